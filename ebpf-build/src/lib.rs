@@ -1,0 +1,1 @@
+//! Finds the BPF compiler and linker and builds the programs.

@@ -1,0 +1,24 @@
+//! The version of everything that outlives one daemon: map layouts and events.
+
+/// Goes up with every change of a type in [`crate::maps`] or [`crate::event`].
+///
+/// It is the first field of the pinned `config` map; a daemon that finds
+/// another number there refuses to start rather than guess.
+pub const ABI: u32 = 1;
+
+/// Asserts at compile time that a shared type has exactly this many bytes.
+///
+/// A wrong size means that the layout changed: raise [`ABI`].
+#[macro_export]
+macro_rules! assert_layout {
+    ($type:ty, $size:expr) => {
+        const _: () = assert!(
+            core::mem::size_of::<$type>() == $size,
+            concat!("the layout of ", stringify!($type), " changed: raise ABI")
+        );
+        // SAFETY: the type is `repr(C)`, made of integers and byte arrays only,
+        // and its size is the sum of its fields' (no padding), as asserted here.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    };
+}

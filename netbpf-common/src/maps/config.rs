@@ -1,0 +1,21 @@
+//! `config`: an array of one entry, what all programs need to know.
+
+use crate::assert_layout;
+
+/// The only entry of `config`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// [`crate::abi::ABI`] of the daemon that made the maps.
+    pub abi: u32,
+    /// Not 0 while somebody reads `events`; events are made only then.
+    pub events: u32,
+    /// First and last outside port that masquerade may give out.
+    pub masquerade_first: u16,
+    pub masquerade_last: u16,
+    /// The MAC that every container sees as its gateway's.
+    pub gateway_mac: [u8; 6],
+    /// Explicit padding, 0.
+    pub reserved: [u8; 6],
+}
+assert_layout!(Config, 24);

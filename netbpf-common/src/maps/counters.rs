@@ -1,0 +1,28 @@
+//! `endpoint_stats` (per CPU, by endpoint index), `drops` (per CPU, by the
+//! number of the reason) and `endpoint_drops`.
+
+use crate::assert_layout;
+
+/// Value of `endpoint_stats`, as the container sees it: rx is into it. Bytes
+/// count the Ethernet header, a GSO packet counts as its segments.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointStats {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub dropped_packets: u64,
+}
+assert_layout!(EndpointStats, 40);
+
+/// Key of `endpoint_drops`, whose value is a count.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DropKey {
+    /// Index in `endpoint_stats`.
+    pub endpoint: u32,
+    /// Number of the [`crate::drop::DropReason`].
+    pub reason: u32,
+}
+assert_layout!(DropKey, 8);

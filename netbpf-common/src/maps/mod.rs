@@ -1,0 +1,26 @@
+//! One file per table: key, value, size. Every type is `repr(C)`, made of
+//! integers and byte arrays, without implicit padding: what is not named is
+//! still compared in a key.
+//!
+//! Addresses are in network byte order, ports and all other numbers in the
+//! byte order of the machine, so that `bpftool map dump` reads right.
+
+pub mod config;
+pub mod counters;
+pub mod endpoints;
+pub mod flows;
+pub mod locals;
+pub mod mappings;
+pub mod ports;
+pub mod subnets;
+pub mod uplinks;
+
+pub use config::Config;
+pub use counters::{DropKey, EndpointStats};
+pub use endpoints::{Endpoint, EndpointKey, Veth};
+pub use flows::{Flow, FlowKey};
+pub use locals::{Local, LocalKey};
+pub use mappings::{Mapping, MappingKey, Outside, OutsideKey};
+pub use ports::{Port, PortData, PortKey};
+pub use subnets::{Subnet, SubnetData, SubnetKey};
+pub use uplinks::Uplink;

@@ -1,0 +1,72 @@
+//! Names of maps and programs, as they are pinned and shown. Map names hold to
+//! the kernel's limit of 15 characters (`BPF_OBJ_NAME_LEN`).
+
+pub const CONFIG: &str = "config";
+pub const ENDPOINTS: &str = "endpoints";
+pub const VETHS: &str = "veths";
+pub const UPLINKS: &str = "uplinks";
+pub const LOCALS: &str = "locals";
+pub const SUBNETS: &str = "subnets";
+pub const PORTS: &str = "ports";
+pub const GENERATIONS: &str = "generations";
+pub const FLOWS4: &str = "flows4";
+pub const FLOWS6: &str = "flows6";
+pub const TRANSIENT4: &str = "transient4";
+pub const TRANSIENT6: &str = "transient6";
+pub const MAPPINGS4: &str = "mappings4";
+pub const MAPPINGS6: &str = "mappings6";
+pub const OUTSIDE4: &str = "outside4";
+pub const OUTSIDE6: &str = "outside6";
+pub const ENDPOINT_STATS: &str = "endpoint_stats";
+pub const ENDPOINT_DROPS: &str = "endpoint_drops";
+pub const DROPS: &str = "drops";
+pub const EVENTS: &str = "events";
+/// Per-CPU working space of a program, of no interest outside of it.
+pub const SCRATCH: &str = "scratch";
+
+/// Every map, in the order of docs/maps.md.
+pub const MAPS: &[&str] = &[
+    CONFIG,
+    ENDPOINTS,
+    VETHS,
+    UPLINKS,
+    LOCALS,
+    SUBNETS,
+    PORTS,
+    GENERATIONS,
+    FLOWS4,
+    FLOWS6,
+    TRANSIENT4,
+    TRANSIENT6,
+    MAPPINGS4,
+    MAPPINGS6,
+    OUTSIDE4,
+    OUTSIDE6,
+    ENDPOINT_STATS,
+    ENDPOINT_DROPS,
+    DROPS,
+    EVENTS,
+    SCRATCH,
+];
+
+/// TC ingress of a container's host-side veth.
+pub const FROM_CONTAINER: &str = "from_container";
+/// TC egress of a container's host-side veth.
+pub const TO_CONTAINER: &str = "to_container";
+/// TC ingress of an uplink with Ethernet header.
+pub const FROM_UPLINK: &str = "from_uplink";
+/// TC ingress of an uplink without Ethernet header (tun, WireGuard, ppp).
+pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
+
+/// Every program.
+pub const PROGRAMS: &[&str] = &[FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_UPLINK_L3];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_keeps_the_whole_name() {
+        for name in super::MAPS.iter().chain(super::PROGRAMS) {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a program knows of an IP packet after parsing it once.
+
+use super::{
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Read, icmp, tcp,
+};
+use crate::maps::FlowKey;
+
+/// The network header, with `l4` the offset of what follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip<A> {
+    pub src: A,
+    pub dst: A,
+    pub protocol: u8,
+    pub hop_limit: u8,
+    /// Bytes of the packet from the network header on, as it says itself.
+    pub total_len: u16,
+    pub l4: usize,
+    pub more_fragments: bool,
+    /// A fragment other than the first: no ports are in it.
+    pub later_fragment: bool,
+    pub dont_fragment: bool,
+}
+
+/// What a flow needs of the transport header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    pub sport: u16,
+    pub dport: u16,
+    pub kind: TransportKind,
+    /// TCP flags, ICMP type, else 0.
+    pub flags: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TransportKind {
+    Tcp,
+    Udp,
+    Sctp,
+    EchoRequest,
+    EchoReply,
+    /// Another ICMP message.
+    Icmp,
+    Other,
+}
+
+/// Parses the transport header at `l4`; `None` when it is cut short.
+#[inline(always)]
+pub fn transport(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Option<Transport> {
+    match protocol {
+        IPPROTO_TCP => {
+            let b = packet.bytes::<14>(l4)?;
+            Some(ports(&b, TransportKind::Tcp, b[tcp::FLAGS]))
+        }
+        IPPROTO_UDP => Some(ports(&packet.bytes::<8>(l4)?, TransportKind::Udp, 0)),
+        IPPROTO_SCTP => Some(ports(&packet.bytes::<12>(l4)?, TransportKind::Sctp, 0)),
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+            let b = packet.bytes::<8>(l4)?;
+            let id = u16::from_be_bytes([b[icmp::ID], b[icmp::ID + 1]]);
+            let (sport, dport, kind) = match (protocol, b[0]) {
+                (IPPROTO_ICMP, icmp::ECHO_REQUEST) | (IPPROTO_ICMPV6, icmp::V6_ECHO_REQUEST) => {
+                    (id, 0, TransportKind::EchoRequest)
+                }
+                (IPPROTO_ICMP, icmp::ECHO_REPLY) | (IPPROTO_ICMPV6, icmp::V6_ECHO_REPLY) => {
+                    (0, id, TransportKind::EchoReply)
+                }
+                _ => (0, 0, TransportKind::Icmp),
+            };
+            Some(Transport {
+                sport,
+                dport,
+                kind,
+                flags: b[0],
+            })
+        }
+        _ => Some(Transport {
+            sport: 0,
+            dport: 0,
+            kind: TransportKind::Other,
+            flags: 0,
+        }),
+    }
+}
+
+#[inline(always)]
+fn ports<const N: usize>(b: &[u8; N], kind: TransportKind, flags: u8) -> Transport {
+    Transport {
+        sport: u16::from_be_bytes([b[0], b[1]]),
+        dport: u16::from_be_bytes([b[2], b[3]]),
+        kind,
+        flags,
+    }
+}
+
+impl<A: Copy> Ip<A> {
+    /// The key under which the packet's flow is found.
+    #[inline(always)]
+    pub fn key(&self, transport: &Transport, scope: u16) -> FlowKey<A> {
+        FlowKey {
+            src: self.src,
+            dst: self.dst,
+            sport: transport.sport,
+            dport: transport.dport,
+            protocol: self.protocol,
+            reserved: 0,
+            scope,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_reply_is_the_reverse_of_its_request() {
+        let request = transport(&[8, 0, 0, 0, 0x12, 0x34, 0, 1][..], IPPROTO_ICMP, 0).unwrap();
+        let reply = transport(&[0, 0, 0, 0, 0x12, 0x34, 0, 1][..], IPPROTO_ICMP, 0).unwrap();
+        assert_eq!((request.sport, request.dport), (reply.dport, reply.sport));
+    }
+
+    #[test]
+    fn a_header_cut_short_is_none() {
+        assert!(transport(&[0; 13][..], IPPROTO_TCP, 0).is_none());
+        assert!(transport(&[0; 7][..], IPPROTO_UDP, 0).is_none());
+    }
+}

@@ -1,0 +1,214 @@
+//! What the rest of the daemon says to the datapath, and hears from it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use netbpf_common::{drop::DropReason, flow::State, maps::EndpointStats};
+
+/// A device of the daemon's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Device {
+    pub name: String,
+    pub ifindex: u32,
+}
+
+/// What the datapath is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A directory in a bpffs; exists.
+    pub bpffs: PathBuf,
+    /// Most flows of each family that are established at a time; entries of the
+    /// flow tables are twice that.
+    pub max_flows: u32,
+    pub max_endpoints: u32,
+    /// Outside ports that masquerade may give out.
+    pub masquerade_ports: RangeInclusive<u16>,
+    /// Use clsact also where the kernel has TCX.
+    pub force_clsact: bool,
+}
+
+/// Properties of a network that the programs act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkFlags {
+    pub icc: bool,
+    pub internal: bool,
+    pub masquerade: bool,
+}
+
+/// An endpoint as the programs see it. `index` (1…max_endpoints-1) is chosen by
+/// the caller and not reused while the endpoint lives, nor is `network`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointEntry {
+    pub index: u32,
+    pub network: u32,
+    pub flags: NetworkFlags,
+    /// Host-side veth.
+    pub device: Device,
+    pub mac: [u8; 6],
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub gateway4: Option<Ipv4Addr>,
+    pub gateway6: Option<Ipv6Addr>,
+    pub mtu: u16,
+}
+
+/// A device by which packets leave and come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkEntry {
+    pub device: Device,
+    pub mtu: u32,
+    /// False for devices without Ethernet header (tun, WireGuard, ppp).
+    pub ethernet: bool,
+    /// Fallback source addresses for masquerade.
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+/// An address of the host itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalEntry {
+    pub addr: IpAddr,
+    /// The network whose gateway it is.
+    pub gateway_of: Option<u32>,
+}
+
+/// A subnet of one of our networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetEntry {
+    pub subnet: IpNet,
+    pub network: u32,
+    pub flags: NetworkFlags,
+}
+
+/// A published port or range. Host and container ports go in step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortEntry {
+    /// 0…max_ports-1, chosen by the caller, one per published range.
+    pub slot: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// `None`: all addresses of the host, in the families that the endpoint has.
+    pub host_ip: Option<IpAddr>,
+    pub host_ports: RangeInclusive<u16>,
+    /// Container port of the first host port.
+    pub container_port: u16,
+    pub endpoint: EndpointEntry,
+}
+
+/// A flow, both halves put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    pub protocol: u8,
+    pub endpoint: u32,
+    /// `publish` or `masquerade`.
+    pub kind: &'static str,
+    pub state: State,
+    /// Tuple of the packet that made the flow, as it came.
+    pub src: (IpAddr, u16),
+    pub dst: (IpAddr, u16),
+    /// Tuple of its answers, as they come.
+    pub reply_src: (IpAddr, u16),
+    pub reply_dst: (IpAddr, u16),
+    pub age_seconds: u64,
+    pub expires_in_seconds: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapUsage {
+    pub name: String,
+    /// `None` for maps whose fill says nothing (arrays, ring buffer).
+    pub entries: Option<u64>,
+    pub max_entries: u64,
+}
+
+/// A program and where it hangs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramUsage {
+    pub name: String,
+    pub id: u32,
+    pub verified_instructions: Option<u32>,
+    /// `device direction (tcx|clsact)`.
+    pub attached_to: Vec<String>,
+}
+
+/// What a collection of dead flows removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    pub flows: u64,
+    pub mappings: u64,
+}
+
+/// How programs are held in place on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachKind {
+    /// TCX links, pinned (6.6 and newer).
+    Tcx,
+    /// clsact filters with a fixed handle.
+    Clsact,
+}
+
+pub use netbpf_common::maps::EndpointStats as Stats;
+
+/// Drops of one reason.
+pub type DropCount = (DropReason, u64);
+
+/// Why the datapath refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error(
+        "the maps under {path} have layout {found}, this netbpf needs {wanted}: run `netbpf teardown` with the version that made them, or use another --bpffs"
+    )]
+    Layout {
+        path: PathBuf,
+        found: u32,
+        wanted: u32,
+    },
+    #[error("the kernel refused program {program}: {message}")]
+    Verifier { program: String, message: String },
+    #[error("this process lacks {capability}")]
+    MissingCapability { capability: &'static str },
+    #[error("this kernel lacks {feature}")]
+    UnsupportedKernel { feature: String },
+    #[error("map {map} is full ({max_entries} entries)")]
+    Full { map: &'static str, max_entries: u32 },
+    #[error("device {device} is gone")]
+    DeviceGone { device: String },
+    #[error("{step}: {source}")]
+    Io {
+        step: String,
+        source: std::io::Error,
+    },
+    #[error("{step}: {message}")]
+    Other { step: String, message: String },
+}
+
+impl DatapathError {
+    pub(crate) fn other(step: impl Into<String>, error: impl std::fmt::Display) -> Self {
+        DatapathError::Other {
+            step: step.into(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Counters of an endpoint summed over all CPUs.
+pub fn sum(per_cpu: impl IntoIterator<Item = EndpointStats>) -> EndpointStats {
+    per_cpu
+        .into_iter()
+        .fold(EndpointStats::default(), |a, b| EndpointStats {
+            rx_packets: a.rx_packets + b.rx_packets,
+            rx_bytes: a.rx_bytes + b.rx_bytes,
+            tx_packets: a.tx_packets + b.tx_packets,
+            tx_bytes: a.tx_bytes + b.tx_bytes,
+            dropped_packets: a.dropped_packets + b.dropped_packets,
+        })
+}

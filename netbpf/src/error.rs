@@ -1,0 +1,111 @@
+//! The one error of the API: a stable code and a message that names the object
+//! and the value. Components have errors of their own and turn into this.
+
+use crate::model::{ErrorBody, ErrorInfo};
+
+/// Stable codes, as interface and API promise them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    InvalidArgument,
+    NotFound,
+    AlreadyExists,
+    NetworkInUse,
+    SubnetOverlap,
+    AddressInUse,
+    AddressNotInSubnet,
+    PoolExhausted,
+    PortInUse,
+    InterfaceExists,
+    MissingCapability,
+    UnsupportedKernel,
+    StoreUnavailable,
+    StoreCorrupt,
+    ClusterUnavailable,
+    Conflict,
+    NotImplemented,
+    Internal,
+}
+
+impl Code {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Code::InvalidArgument => "invalid_argument",
+            Code::NotFound => "not_found",
+            Code::AlreadyExists => "already_exists",
+            Code::NetworkInUse => "network_in_use",
+            Code::SubnetOverlap => "subnet_overlap",
+            Code::AddressInUse => "address_in_use",
+            Code::AddressNotInSubnet => "address_not_in_subnet",
+            Code::PoolExhausted => "pool_exhausted",
+            Code::PortInUse => "port_in_use",
+            Code::InterfaceExists => "interface_exists",
+            Code::MissingCapability => "missing_capability",
+            Code::UnsupportedKernel => "unsupported_kernel",
+            Code::StoreUnavailable => "store_unavailable",
+            Code::StoreCorrupt => "store_corrupt",
+            Code::ClusterUnavailable => "cluster_unavailable",
+            Code::Conflict => "conflict",
+            Code::NotImplemented => "not_implemented",
+            Code::Internal => "internal",
+        }
+    }
+
+    /// HTTP status of an answer with this code.
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Code::InvalidArgument | Code::AddressNotInSubnet => 400,
+            Code::NotFound => 404,
+            Code::AlreadyExists
+            | Code::NetworkInUse
+            | Code::SubnetOverlap
+            | Code::AddressInUse
+            | Code::PortInUse
+            | Code::InterfaceExists
+            | Code::Conflict => 409,
+            Code::PoolExhausted => 507,
+            Code::NotImplemented => 501,
+            Code::StoreUnavailable | Code::ClusterUnavailable => 503,
+            Code::MissingCapability
+            | Code::UnsupportedKernel
+            | Code::StoreCorrupt
+            | Code::Internal => 500,
+        }
+    }
+}
+
+/// A refusal or failure, ready to be shown.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub code: Code,
+    pub message: String,
+}
+
+impl Error {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Error::new(Code::InvalidArgument, message)
+    }
+
+    pub fn internal(message: impl std::fmt::Display) -> Self {
+        Error::new(Code::Internal, message.to_string())
+    }
+
+    /// The body of an HTTP answer.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: ErrorInfo {
+                code: self.code.as_str().into(),
+                message: self.message.clone(),
+            },
+        }
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,6 @@
+//! netbpf: container networking in eBPF. A library with a thin `main`, so that
+//! tests use the datapath and the control code as they are.
+
+pub mod datapath;
+pub mod error;
+pub mod model;
