@@ -1,6 +1,8 @@
 //! netbpf: container networking in eBPF. A library with a thin `main`, so that
 //! tests use the datapath and the control code as they are.
 
+pub mod control;
 pub mod datapath;
 pub mod error;
 pub mod model;
+pub mod settings;
