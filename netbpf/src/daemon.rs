@@ -1,0 +1,210 @@
+//! The daemon's life: listen, bring the kernel to what the store says, answer,
+//! and end without touching the datapath unless that is asked for.
+
+use std::{
+    future::Future,
+    io,
+    time::{Duration, Instant},
+};
+
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    api::{self, Api, Service, Socket},
+    control::Control,
+    error::{Error, Result},
+    settings::Settings,
+};
+
+/// How long requests that run when the daemon is told to end may go on.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until it is told to end.
+pub fn run(settings: Settings) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Requests are few and short; the packets are the kernel's business.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(format!("runtime: {e}")))?;
+    let ended = runtime.block_on(live(settings, Control::start));
+    // A request that did not finish in time may still hold a blocking thread.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    ended
+}
+
+/// One life, with what `start` makes of the settings behind the API.
+async fn live<S, F, Fut>(settings: Settings, start: F) -> Result<()>
+where
+    S: Service,
+    F: FnOnce(Settings) -> Fut,
+    Fut: Future<Output = Result<S>>,
+{
+    let began = Instant::now();
+    let mut signals = Signals::new().map_err(|e| Error::internal(format!("signals: {e}")))?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        node = settings.node,
+        "starting"
+    );
+    // Bound before anything is touched: if another daemon answers there, this
+    // is none of our business. Who connects meanwhile waits for the answer.
+    let mut socket = Socket::bind(&settings.socket, &settings.socket_group)?;
+    let teardown_on_exit = settings.teardown_on_exit;
+    let path = settings.socket.clone();
+
+    let service = tokio::select! {
+        started = start(settings) => started?,
+        // What is half-done is finished or undone at the next start.
+        () = signals.end() => return Ok(()),
+    };
+    let api = Api::new(service.clone());
+    let (busy, mut torn_down) = (api.busy.clone(), api.torn_down.subscribe());
+    let stop = watch::Sender::new(false);
+    let mut server = tokio::spawn(api::serve(socket.listener()?, api, stopped(&stop)));
+
+    info!(socket = %path.display(), after = ?began.elapsed(), "ready");
+    tell_systemd(NotifyState::Ready);
+    let was_torn_down = tokio::select! {
+        () = signals.end() => false,
+        Ok(_) = torn_down.wait_for(|torn_down| *torn_down) => true,
+        served = &mut server => {
+            return Err(Error::internal(format!("the API ended: {served:?}")));
+        }
+    };
+
+    tell_systemd(NotifyState::Stopping);
+    stop.send_replace(true);
+    tokio::select! {
+        in_time = finish(server, &busy) => if !in_time {
+            warn!("requests did not finish within {FINISH:?}");
+        },
+        () = signals.end() => warn!("told to end again: requests are not waited for"),
+    }
+    if teardown_on_exit && !was_torn_down {
+        service.teardown(false).await?;
+    }
+    info!("ended");
+    Ok(())
+}
+
+/// Waits for the open connections, and for requests whose client is gone.
+async fn finish(server: tokio::task::JoinHandle<io::Result<()>>, busy: &api::Busy) -> bool {
+    let began = Instant::now();
+    let served = tokio::time::timeout(FINISH, server).await;
+    served.is_ok() && busy.idle(FINISH.saturating_sub(began.elapsed())).await
+}
+
+/// Ready when `stop` was sent.
+fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stop = stop.subscribe();
+    async move {
+        // An error means that nobody is left who could stop us: stop, then.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+fn tell_systemd(state: NotifyState<'_>) {
+    // Without systemd there is nobody to tell, which is no error.
+    if let Err(e) = sd_notify::notify(&[state]) {
+        debug!("systemd is not told: {e}");
+    }
+}
+
+/// The signals that the daemon listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to end.
+    async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return info!("SIGTERM: ending"),
+                _ = self.interrupt.recv() => return info!("SIGINT: ending"),
+                _ = self.hangup.recv() => {
+                    info!("SIGHUP: nothing is read anew, settings change by a restart");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::fake::Fake, client::Client};
+
+    fn settings(dir: &std::path::Path) -> Settings {
+        Settings {
+            socket: dir.join("s.sock"),
+            socket_group: String::new(),
+            ..Settings::default()
+        }
+    }
+
+    async fn until_answered(client: &Client) {
+        for _ in 0..200 {
+            if client.status().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no answer on {}", client.socket().display());
+    }
+
+    #[tokio::test]
+    async fn teardown_is_answered_and_ends_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let client = Client::new(&settings.socket);
+        let fake = Fake::default();
+        let service = fake.clone();
+        let life = tokio::spawn(live(settings, |_| async { Ok(service) }));
+        until_answered(&client).await;
+        client.teardown(true).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(3), life)
+            .await
+            .expect("the daemon ends")
+            .unwrap()
+            .unwrap();
+        assert_eq!(fake.torn_down(), [true]);
+        assert!(!client.socket().exists());
+    }
+
+    #[tokio::test]
+    async fn failed_start_leaves_no_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let socket = settings.socket.clone();
+        let failed = live::<Fake, _, _>(settings, |_| async { Err(Error::invalid("no")) }).await;
+        assert_eq!(failed.unwrap_err().message, "no");
+        assert!(!socket.exists());
+    }
+
+    #[tokio::test]
+    async fn second_daemon_is_refused_before_it_touches_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let _first = Socket::bind(&settings.socket, "").unwrap();
+        let refused = live::<Fake, _, _>(settings, |_| async { panic!("started") }).await;
+        assert_eq!(refused.unwrap_err().code, crate::error::Code::Conflict);
+    }
+}
