@@ -26,27 +26,6 @@ const FINISH: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end.
 pub fn run(settings: Settings) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        // Requests are few and short; the packets are the kernel's business.
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::internal(format!("runtime: {e}")))?;
-    let ended = runtime.block_on(live(settings, Control::start));
-    // A request that did not finish in time may still hold a blocking thread.
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    ended
-}
-
-/// One life, with what `start` makes of the settings behind the API.
-async fn live<S, F, Fut>(settings: Settings, start: F) -> Result<()>
-where
-    S: Service,
-    F: FnOnce(Settings) -> Fut,
-    Fut: Future<Output = Result<S>>,
-{
-    let began = Instant::now();
-    let mut signals = Signals::new().map_err(|e| Error::internal(format!("signals: {e}")))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -56,6 +35,29 @@ where
     // Bound before anything is touched: if another daemon answers there, this
     // is none of our business. Who connects meanwhile waits for the answer.
     let mut socket = Socket::bind(&settings.socket, &settings.socket_group)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Requests are few and short; the packets are the kernel's business.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(format!("runtime: {e}")))?;
+    let ended = runtime.block_on(live(settings, &mut socket, Control::start));
+    // A request that did not finish in time may still hold a blocking thread.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    // Its file goes last: then nothing of ours is held any more.
+    drop(socket);
+    ended
+}
+
+/// One life, with what `start` makes of the settings behind the API.
+async fn live<S, F, Fut>(settings: Settings, socket: &mut Socket, start: F) -> Result<()>
+where
+    S: Service,
+    F: FnOnce(Settings) -> Fut,
+    Fut: Future<Output = Result<S>>,
+{
+    let began = Instant::now();
+    let mut signals = Signals::new().map_err(|e| Error::internal(format!("signals: {e}")))?;
     let teardown_on_exit = settings.teardown_on_exit;
     let path = settings.socket.clone();
 
@@ -174,10 +176,14 @@ mod tests {
     async fn teardown_is_answered_and_ends_the_daemon() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
+        let mut socket = Socket::bind(&settings.socket, "").unwrap();
         let client = Client::new(&settings.socket);
         let fake = Fake::default();
         let service = fake.clone();
-        let life = tokio::spawn(live(settings, |_| async { Ok(service) }));
+        let life =
+            tokio::spawn(
+                async move { live(settings, &mut socket, |_| async { Ok(service) }).await },
+            );
         until_answered(&client).await;
         client.teardown(true).await.unwrap();
         tokio::time::timeout(Duration::from_secs(3), life)
@@ -190,21 +196,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_start_leaves_no_socket() {
+    async fn who_connects_while_it_starts_is_answered() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
-        let socket = settings.socket.clone();
-        let failed = live::<Fake, _, _>(settings, |_| async { Err(Error::invalid("no")) }).await;
-        assert_eq!(failed.unwrap_err().message, "no");
-        assert!(!socket.exists());
+        let mut socket = Socket::bind(&settings.socket, "").unwrap();
+        let client = Client::new(&settings.socket);
+        let life = tokio::spawn(async move {
+            let slow = |_| async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(Fake::default())
+            };
+            live(settings, &mut socket, slow).await
+        });
+        client.status().await.unwrap();
+        client.teardown(false).await.unwrap();
+        life.await.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn second_daemon_is_refused_before_it_touches_anything() {
+    async fn failed_start_is_handed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let mut socket = Socket::bind(&settings.socket, "").unwrap();
+        let start = |_| async { Err::<Fake, _>(Error::invalid("no")) };
+        let failed = live(settings, &mut socket, start).await;
+        assert_eq!(failed.unwrap_err().message, "no");
+    }
+
+    #[test]
+    fn second_daemon_is_refused_before_it_touches_anything() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         let _first = Socket::bind(&settings.socket, "").unwrap();
-        let refused = live::<Fake, _, _>(settings, |_| async { panic!("started") }).await;
+        let refused = run(settings);
         assert_eq!(refused.unwrap_err().code, crate::error::Code::Conflict);
     }
 }

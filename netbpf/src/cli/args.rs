@@ -49,7 +49,13 @@ pub struct Cli {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Socket of the daemon [default: /run/netbpf/netbpf.sock]
-    #[arg(long, global = true, env = "NETBPF_SOCKET", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "NETBPF_SOCKET",
+        hide_env_values = true,
+        value_name = "PATH"
+    )]
     pub socket: Option<PathBuf>,
     /// Print JSON, errors too
     #[arg(short, long, global = true)]

@@ -1,6 +1,7 @@
 //! Where answers go: text for people, JSON for programs, names for scripts.
 
 use std::{
+    cell::RefCell,
     fmt,
     io::{self, IsTerminal, Write},
 };
@@ -27,6 +28,7 @@ pub trait Show: Serialize {
 pub struct Output {
     mode: Mode,
     terminal: bool,
+    to: RefCell<Box<dyn Write>>,
 }
 
 impl Output {
@@ -34,14 +36,25 @@ impl Output {
         Output {
             mode,
             terminal: io::stdout().is_terminal(),
+            to: RefCell::new(Box::new(io::stdout())),
+        }
+    }
+
+    /// Not a terminal.
+    #[cfg(test)]
+    pub fn to(mode: Mode, to: impl Write + 'static) -> Self {
+        Output {
+            mode,
+            terminal: false,
+            to: RefCell::new(Box::new(to)),
         }
     }
 
     pub fn show(&self, value: &impl Show) -> io::Result<()> {
         let text = self.render(value)?;
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.flush()
+        let mut to = self.to.borrow_mut();
+        to.write_all(text.as_bytes())?;
+        to.flush()
     }
 
     fn render(&self, value: &impl Show) -> io::Result<String> {

@@ -128,6 +128,7 @@ Examples:
 
 An endpoint that is not there is no error.")]
 pub struct Detach {
+    /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// From this network only
@@ -144,6 +145,7 @@ Examples:
 
 With -j an endpoint in several networks is an array unless --network is given.")]
 pub struct InspectEndpoint {
+    /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// On this network only
@@ -159,6 +161,7 @@ Examples:
   netbpf publish web --network front -p 53:53/udp -p 53:53/tcp
   netbpf publish web -p published=8080,target=80,host_ip=192.0.2.1")]
 pub struct Publish {
+    /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// On this network [default: the one with the default route]
@@ -178,6 +181,7 @@ Examples:
   netbpf unpublish web -p 8443:443
   netbpf unpublish web --network front -p 53:53/udp")]
 pub struct Unpublish {
+    /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// On this network [default: the one with the default route]

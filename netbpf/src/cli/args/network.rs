@@ -50,6 +50,7 @@ pub enum NetworkVerb {
 
 #[derive(Debug, Args)]
 pub struct Named {
+    /// Name of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
 }
@@ -63,6 +64,7 @@ Examples:
   netbpf network create dual --subnet 10.8.0.0/24 --subnet fd00:8::/64
   netbpf network create auto6 --ipv6 --label team=web")]
 pub struct CreateNetwork {
+    /// Name of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
     /// What it is made of: a private network of this host

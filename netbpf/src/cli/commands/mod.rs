@@ -4,6 +4,8 @@ mod endpoint;
 mod network;
 mod observe;
 mod teardown;
+#[cfg(test)]
+mod tests;
 
 use super::{
     args::{Command, DEFAULT_SOCKET, Daemon, Global},
