@@ -231,4 +231,91 @@ mod tests {
         let refused = run(settings);
         assert_eq!(refused.unwrap_err().code, crate::error::Code::Conflict);
     }
+
+    /// A life in a process of its own, so that signals reach nobody else; it
+    /// writes with which `purge` it was torn down.
+    #[test]
+    #[ignore = "runs within the tests of signals"]
+    fn life_in_a_process() {
+        let Some(dir) = std::env::var_os("NETBPF_TEST_DIR") else {
+            return;
+        };
+        let dir = std::path::Path::new(&dir);
+        let settings = Settings {
+            teardown_on_exit: dir.join("teardown-on-exit").exists(),
+            ..settings(dir)
+        };
+        let mut socket = Socket::bind(&settings.socket, "").unwrap();
+        let fake = Fake::default();
+        let service = fake.clone();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let life = live(settings, &mut socket, |_| async { Ok(service) });
+        runtime.block_on(life).unwrap();
+        std::fs::write(dir.join("ended"), format!("{:?}", fake.torn_down())).unwrap();
+    }
+
+    fn start_process(dir: &std::path::Path) -> std::process::Child {
+        let name = "daemon::tests::life_in_a_process";
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--ignored"])
+            .env("NETBPF_TEST_DIR", dir)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn send(signal: &str, process: &std::process::Child) {
+        let line = format!("kill -{signal} {}", process.id());
+        let sent = std::process::Command::new("sh")
+            .args(["-c", &line])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn sigterm_ends_it_and_leaves_the_datapath() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = Client::new(dir.path().join("s.sock"));
+        let mut process = start_process(dir.path());
+        until_answered(&client).await;
+        send("HUP", &process);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.status().await.expect("SIGHUP changes nothing");
+        send("TERM", &process);
+        assert!(process.wait().unwrap().success());
+        let ended = std::fs::read_to_string(dir.path().join("ended")).unwrap();
+        assert_eq!(ended, "[]");
+        assert!(!client.socket().exists());
+    }
+
+    #[tokio::test]
+    async fn teardown_on_exit_tears_down() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("teardown-on-exit"), "").unwrap();
+        let client = Client::new(dir.path().join("s.sock"));
+        let mut process = start_process(dir.path());
+        until_answered(&client).await;
+        send("INT", &process);
+        assert!(process.wait().unwrap().success());
+        let ended = std::fs::read_to_string(dir.path().join("ended")).unwrap();
+        assert_eq!(ended, "[false]");
+    }
+
+    #[tokio::test]
+    async fn hanging_requests_hold_it_no_longer_than_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = Client::new(dir.path().join("s.sock"));
+        let mut process = start_process(dir.path());
+        until_answered(&client).await;
+        let hanging = client.clone();
+        let hanging = tokio::spawn(async move { hanging.network("hang").await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        send("TERM", &process);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(process.try_wait().unwrap().is_none(), "it waits");
+        // Told again, it waits no more.
+        send("TERM", &process);
+        assert!(process.wait().unwrap().success());
+        assert!(hanging.await.unwrap().is_err());
+    }
 }

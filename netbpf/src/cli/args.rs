@@ -48,14 +48,8 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Socket of the daemon [default: /run/netbpf/netbpf.sock]
-    #[arg(
-        long,
-        global = true,
-        env = "NETBPF_SOCKET",
-        hide_env_values = true,
-        value_name = "PATH"
-    )]
+    /// Socket of the daemon [env: NETBPF_SOCKET] [default: /run/netbpf/netbpf.sock]
+    #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Print JSON, errors too
     #[arg(short, long, global = true)]
@@ -72,7 +66,7 @@ pub struct Global {
 pub enum Command {
     Daemon(Daemon),
     Network(Network),
-    Attach(Attach),
+    Attach(Box<Attach>),
     Detach(Detach),
     Ps(Ps),
     Inspect(InspectEndpoint),

@@ -24,7 +24,7 @@ fn attach(line: &[&str]) -> AttachSpec {
     let base = ["attach", "--name", "web", "--netns", "ns1"];
     let line: Vec<&str> = base.iter().chain(line).copied().collect();
     match parse(&line).command {
-        Some(Command::Attach(attach)) => attach.into(),
+        Some(Command::Attach(attach)) => (*attach).into(),
         other => panic!("{other:?}"),
     }
 }
@@ -138,7 +138,7 @@ fn exactly_one_namespace_is_needed() {
     else {
         panic!("attach was typed");
     };
-    assert_eq!(AttachSpec::from(by_pid).netns, NetnsRef::Pid(7));
+    assert_eq!(AttachSpec::from(*by_pid).netns, NetnsRef::Pid(7));
     refused(&["attach", "--name", "a"]);
     refused(&["attach", "--name", "a", "--pid", "7", "--netns", "x"]);
     refused(&["attach", "--name", "a", "--pid", "0"]);

@@ -9,7 +9,10 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 pub use self::options::{NotYet, Options};
 use crate::{
@@ -28,13 +31,13 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// Puts everything together. `socket` is the global flag (or its variable).
+/// Puts everything together. `socket` is the global flag.
 pub fn load(flags: Options, socket: Option<PathBuf>, file: Option<&Path>) -> Result<Config> {
-    load_with(flags, socket, file, &|name| std::env::var(name).ok())
+    load_with(flags, socket, file, &|name| std::env::var_os(name))
 }
 
-/// The value of an environment variable.
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// The value of an environment variable; an empty one counts as none.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 fn load_with(
     flags: Options,
@@ -42,6 +45,8 @@ fn load_with(
     file: Option<&Path>,
     environment: Environment<'_>,
 ) -> Result<Config> {
+    let environment: Environment<'_> =
+        &|name: &str| environment(name).filter(|value| !value.is_empty());
     let flags = Options { socket, ..flags };
     let from_environment = options::from_environment(environment)?;
     let named = environment("NETBPF_CONFIG").map(PathBuf::from);

@@ -1,6 +1,12 @@
 //! What can be set, each thing left out or given.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::{ArgAction, Args, FromArgMatches, builder::BoolishValueParser};
 use ipnet::IpNet;
@@ -171,23 +177,21 @@ impl Options {
 /// The environment: `NETBPF_STATE_DIR` is parsed as `--state-dir`, lists are
 /// split at commas.
 pub fn from_environment(environment: Environment<'_>) -> Result<Options> {
-    let parser = Options::augment_args(clap::Command::new("netbpf"));
-    let mut all = Options::default();
+    let parser = Options::augment_args(clap::Command::new("netbpf")).no_binary_name(true);
+    let mut all = Options {
+        // Its flag is none of ours.
+        socket: environment("NETBPF_SOCKET").map(PathBuf::from),
+        ..Options::default()
+    };
     for arg in parser.get_arguments() {
         let Some(flag) = arg.get_long() else { continue };
         let variable = format!("NETBPF_{}", flag.to_uppercase().replace('-', "_"));
         let Some(value) = environment(&variable) else {
             continue;
         };
-        let values = match arg.get_action() {
-            ArgAction::Append => value.split(',').collect(),
-            _ => vec![value.as_str()],
-        };
-        let line = values.iter().map(|value| format!("--{flag}={value}"));
         let one = parser
             .clone()
-            .no_binary_name(true)
-            .try_get_matches_from(line)
+            .try_get_matches_from(as_flags(flag, &value, arg.get_action()))
             .and_then(|matches| Options::from_arg_matches(&matches))
             .map_err(|e| {
                 let reason = crate::cli::usage_reason(&e);
@@ -196,6 +200,22 @@ pub fn from_environment(environment: Environment<'_>) -> Result<Options> {
         all = one.over(all);
     }
     Ok(all)
+}
+
+/// `--flag=value`, several times for a list.
+fn as_flags(flag: &str, value: &OsStr, action: &ArgAction) -> Vec<OsString> {
+    let as_flag = |value: &OsStr| {
+        let mut text = OsString::from(format!("--{flag}="));
+        text.push(value);
+        text
+    };
+    match (action, value.to_str()) {
+        (ArgAction::Append, Some(list)) => list
+            .split(',')
+            .map(|value| as_flag(value.as_ref()))
+            .collect(),
+        _ => vec![as_flag(value)],
+    }
 }
 
 /// The value of an option that a later version brings: given, whatever it is.

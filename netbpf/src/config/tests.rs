@@ -17,7 +17,7 @@ fn load_all(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Co
         panic!("daemon was typed");
     };
     load_with(*daemon.options, cli.global.socket, Some(&path), &|name| {
-        variables.get(name).map(ToString::to_string)
+        variables.get(name).map(OsString::from)
     })
 }
 
@@ -48,10 +48,28 @@ fn flag_beats_environment_beats_file() {
     assert_eq!(settings.bpffs, Path::new("/file"));
     assert_eq!(settings.socket, Path::new("/file"));
 
-    let settings = load_all(&["--socket", "/flag"], &[], file)
+    let variables = [("NETBPF_SOCKET", "/env")];
+    let settings = load_all(&[], &variables, file).unwrap().settings;
+    assert_eq!(settings.socket, Path::new("/env"));
+    let settings = load_all(&["--socket", "/flag"], &variables, file)
         .unwrap()
         .settings;
     assert_eq!(settings.socket, Path::new("/flag"));
+}
+
+#[test]
+fn empty_variable_is_none() {
+    let variables = [
+        ("NETBPF_STATE_DIR", ""),
+        ("NETBPF_SOCKET", ""),
+        ("NETBPF_UPLINK", ""),
+    ];
+    let settings = load_all(&[], &variables, "state-dir = '/file'")
+        .unwrap()
+        .settings;
+    assert_eq!(settings.state_dir, Path::new("/file"));
+    assert_eq!(settings.socket, Settings::default().socket);
+    assert!(settings.uplinks.is_empty());
 }
 
 #[test]
@@ -155,7 +173,8 @@ fn explicit_file_must_exist() {
 
 #[test]
 fn later_options_are_refused_from_anywhere() {
-    let rows: [(&[&str], &[(&str, &str)], &str, &str); 4] = [
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, &'a str);
+    let rows: [Row<'_>; 4] = [
         (&["--etcd", "http://a,http://b"], &[], "", "--etcd "),
         (
             &["--dns-upstream=a", "--dns-upstream=b"],

@@ -7,6 +7,8 @@ mod teardown;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use super::{
     args::{Command, DEFAULT_SOCKET, Daemon, Global},
     failure::Failure,
@@ -30,11 +32,16 @@ pub fn daemon(args: Daemon, global: &Global) -> Done {
 
 /// Runs any other command.
 pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
-    let socket = global.socket.clone();
-    let client = Client::new(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()));
+    let from_environment = || std::env::var_os("NETBPF_SOCKET").filter(|path| !path.is_empty());
+    let socket = global
+        .socket
+        .clone()
+        .or_else(|| from_environment().map(PathBuf::from))
+        .unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let client = Client::new(socket);
     match command {
         Command::Network(network) => network::run(network.verb, &client, output).await,
-        Command::Attach(attach) => endpoint::attach(attach, &client, output).await,
+        Command::Attach(attach) => endpoint::attach(*attach, &client, output).await,
         Command::Detach(detach) => endpoint::detach(detach, &client, output).await,
         Command::Ps(_) => endpoint::ps(&client, output).await,
         Command::Inspect(inspect) => endpoint::inspect(inspect, &client, output).await,
