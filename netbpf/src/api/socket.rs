@@ -35,7 +35,7 @@ impl Socket {
             Error::internal(format!("socket {}: {what}: {e}", path.display()))
         };
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|e| failed("cannot make its directory", e))?;
+            make_directory(parent).map_err(|e| failed("cannot make its directory", e))?;
         }
         refuse_taken(path)?;
 
@@ -77,6 +77,16 @@ impl Drop for Socket {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Makes the directory if it is missing, open to all whatever the umask: members
+/// of the group must reach the socket. One that is there is left as it is.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))
 }
 
 /// Whether something is at `path` that must not be replaced.
@@ -154,6 +164,11 @@ mod tests {
         let socket = Socket::bind(&path, "no-such-group").unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
+        let mode = fs::metadata(path.parent().unwrap())
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o755);
         drop(socket);
         assert!(!path.exists());
     }
