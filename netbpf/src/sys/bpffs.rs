@@ -91,7 +91,7 @@ pub fn release(path: &Path, prepared: Prepared) -> Result<()> {
 }
 
 fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|s| i64::from(s.filesystem_type().0) == BPF_FS_MAGIC)
+    statfs(path).is_ok_and(|s| s.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
 /// The kernel's own `maps.debug` and `progs.debug` do not count.

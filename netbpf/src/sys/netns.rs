@@ -114,8 +114,8 @@ fn is_network_namespace(file: &File) -> bool {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
     const NSFS_MAGIC: i64 = 0x6e73_6673;
     // Asked first, since the request means something else to a device.
-    let on_nsfs = nix::sys::statfs::fstatfs(file)
-        .is_ok_and(|s| i64::from(s.filesystem_type().0) == NSFS_MAGIC);
+    let on_nsfs =
+        nix::sys::statfs::fstatfs(file).is_ok_and(|s| s.filesystem_type().0 == NSFS_MAGIC);
     // SAFETY: the request takes no argument and the descriptor is open.
     on_nsfs && unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) } == libc::CLONE_NEWNET
 }
