@@ -1,0 +1,199 @@
+//! TC ingress of a host-side veth: everything that a container sends.
+//!
+//! parse → anti-spoof → ARP/ND → flow → local → endpoint → masquerade or route
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netbpf_common::{
+    drop::DropReason,
+    maps::{
+        Veth,
+        endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
+        flows::arrival_container,
+    },
+    packet::{
+        Read as _, eth,
+        tuple::{self, Transport, TransportKind},
+    },
+    verdict::{Coded, Kind},
+};
+
+use super::{HEADERS, send};
+use crate::{
+    calls,
+    ctx::Skb,
+    emit,
+    family::{Family, Packet, Room, V4, V6, scratch},
+    stage::{
+        Step, antispoof, arp, deliver,
+        flow::{self, Found},
+        local, masquerade, nd, port, refuse, route,
+    },
+};
+
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    let skb = &Skb::new(&ctx);
+    skb.pull(HEADERS);
+    let Ok(veth) = local::veth(skb) else {
+        return emit::dropped(skb, DropReason::UnknownEndpoint as u32, 0);
+    };
+    let own = veth.endpoint;
+    let Some(header) = skb.bytes::<{ eth::LEN }>(0) else {
+        return emit::dropped(skb, DropReason::Malformed as u32, own);
+    };
+    let src = [
+        header[6], header[7], header[8], header[9], header[10], header[11],
+    ];
+    if antispoof::mac(src, veth).is_err() {
+        return emit::dropped(skb, DropReason::SpoofedMac as u32, own);
+    }
+    if skb.has_vlan_tag() {
+        return emit::dropped(skb, DropReason::Vlan as u32, own);
+    }
+    match u16::from_be_bytes([header[12], header[13]]) {
+        eth::TYPE_IPV4 => ip::<V4>(skb, veth),
+        eth::TYPE_IPV6 => ip::<V6>(skb, veth),
+        eth::TYPE_ARP => finish::<V4>(skb, own, Coded::from_bits(calls::answer_arp(skb.raw()))),
+        _ => emit::dropped(skb, DropReason::EtherType as u32, own),
+    }
+}
+
+#[inline(never)]
+fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
+    let own = veth.endpoint;
+    let Ok((p, room)) = scratch::<F>() else {
+        return emit::SHOT;
+    };
+    if parse::<F>(skb, p).is_none() {
+        return emit::dropped(skb, DropReason::Malformed as u32, own);
+    }
+    let mut verdict = match way::<F>(skb, veth, p, room) {
+        Ok(verdict) => verdict,
+        Err(reason) => Coded::drop(reason),
+    };
+    if let Some(number) = verdict.dropped()
+        && let Some(reason) = DropReason::from_number(number)
+        && F::icmp_error(reason).is_some()
+    {
+        room.answer_from = F::gateway(veth);
+        verdict = F::call_refuse(skb, reason);
+    }
+    finish::<F>(skb, own, verdict)
+}
+
+#[inline(always)]
+fn parse<F: Family>(skb: &Skb, p: &mut Packet<F::Addr>) -> Option<()> {
+    p.l3 = eth::LEN;
+    p.ip = F::parse(skb, eth::LEN)?;
+    p.t = if p.ip.later_fragment {
+        Transport {
+            sport: 0,
+            dport: 0,
+            kind: TransportKind::Other,
+            flags: 0,
+        }
+    } else {
+        tuple::transport(skb, p.ip.protocol, p.ip.l4 & 0x3fff)?
+    };
+    Some(())
+}
+
+#[inline(always)]
+fn way<F: Family>(
+    skb: &Skb,
+    veth: &Veth,
+    p: &mut Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+) -> Step {
+    p.key = p.ip.key(&p.t, arrival_container(veth.scope));
+    let p = &*p;
+    let (ip, t) = (&p.ip, &p.t);
+    if F::IS_V6 && nd::is_nd(ip.protocol, t) {
+        return Ok(Coded::from_bits(calls::answer_nd(skb.raw())));
+    }
+    if F::is_multicast(ip.dst) {
+        return Err(DropReason::Multicast);
+    }
+    antispoof::addr::<F>(ip, veth)?;
+    if F::is_martian(ip.dst) {
+        return Err(DropReason::Martian);
+    }
+    if F::is_link_local(ip.dst) {
+        return Err(DropReason::LinkLocal);
+    }
+
+    if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room)? {
+        return Ok(verdict);
+    }
+
+    if local::host::<F>(room, ip.dst).is_some() {
+        let verdict = F::call_port(skb, true);
+        return Ok(if verdict == Coded::PASS {
+            Coded::TO_HOST
+        } else {
+            verdict
+        });
+    }
+    if let Some(to) = local::endpoint::<F>(room, ip.dst, veth.scope) {
+        local::policy(veth, to)?;
+        let verdict = Coded::deliver(to.ifindex, to.endpoint);
+        deliver::address(skb, eth::LEN, to.mac, F::ETHERTYPE)?;
+        return Ok(verdict);
+    }
+    if let Some(subnet) = local::subnet::<F>(room, ip.dst) {
+        return Err(if subnet.network == veth.network {
+            DropReason::HostUnreachable
+        } else {
+            DropReason::Isolated
+        });
+    }
+    if veth.flags & NETWORK_INTERNAL != 0 {
+        return Err(DropReason::Internal);
+    }
+    if veth.flags & NETWORK_MASQUERADE != 0 {
+        if ip.later_fragment {
+            return Err(DropReason::Fragment);
+        }
+        return Ok(F::call_masquerade(skb));
+    }
+    if ip.hop_limit <= 1 {
+        return Err(DropReason::HopLimit);
+    }
+    route::way::<F>(skb, room, ip.src, ip.dst)?;
+    F::lower_hop_limit(skb, eth::LEN)?;
+    Ok(deliver::forward::<F>(room))
+}
+
+#[inline(always)]
+fn finish<F: Family>(skb: &Skb, own: u32, verdict: Coded) -> i32 {
+    match verdict.kind() {
+        Kind::Pass | Kind::ToHost => {
+            emit::sent(skb, own);
+            skb.for_host();
+            emit::NEXT
+        }
+        Kind::Deliver => {
+            emit::sent(skb, own);
+            emit::received(skb, verdict.endpoint());
+            skb.redirect_peer(verdict.ifindex())
+        }
+        Kind::Forward => {
+            emit::sent(skb, own);
+            send::<F>(skb, verdict.ifindex())
+        }
+        Kind::ForwardBare => {
+            emit::sent(skb, own);
+            skb.redirect(verdict.ifindex())
+        }
+        Kind::Answer => {
+            skb.for_host();
+            skb.redirect_peer(skb.ifindex())
+        }
+        Kind::Refuse => {
+            emit::dropped(skb, verdict.reason(), own);
+            skb.for_host();
+            skb.redirect_peer(skb.ifindex())
+        }
+        Kind::Drop => emit::dropped(skb, verdict.reason(), own),
+    }
+}
