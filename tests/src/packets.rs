@@ -4,9 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpNumber, Ipv4Header, Ipv6Header,
-    PacketBuilder, PacketBuilderStep, IpHeaders, SlicedPacket,
-    icmpv4, icmpv6,
+    EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Header,
+    Ipv6Header, PacketBuilder, PacketBuilderStep, SlicedPacket, icmpv4, icmpv6,
 };
 
 pub type Mac = [u8; 6];
@@ -304,6 +303,28 @@ pub fn icmp_type_code(frame: &[u8]) -> Option<(u8, u8)> {
         TransportSlice::Icmpv4(icmp) => Some((icmp.type_u8(), icmp.code_u8())),
         TransportSlice::Icmpv6(icmp) => Some((icmp.type_u8(), icmp.code_u8())),
         _ => None,
+    }
+}
+
+/// Source and destination address of an IP packet.
+pub fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    use etherparse::NetSlice;
+    match SlicedPacket::from_ethernet(frame).ok()?.net? {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            Some((
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            ))
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            Some((
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            ))
+        }
+        NetSlice::Arp(_) => None,
     }
 }
 

@@ -98,7 +98,9 @@ fn a_wiretap_sends_and_sees_frames() {
             family.ip(HOST),
         );
         other.send(&way.udp(1, 2, b"a frame of ours"));
-        let found = one.find(Duration::from_secs(1), |f| has_payload(f, b"a frame of ours"));
+        let found = one.find(Duration::from_secs(1), |f| {
+            has_payload(f, b"a frame of ours")
+        });
         assert!(found.is_some(), "{family:?}");
     }
 }

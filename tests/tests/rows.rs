@@ -16,9 +16,15 @@ fn arp_for_the_gateway_is_answered() {
         let gateway = FRONT.gateways[0].parse().unwrap();
         let question = arp_request(web.mac(), web.ipv4(), gateway);
         let answer = arp_reply(GATEWAY_MAC, gateway, web.mac(), web.ipv4());
-        Row::new("ARP", FROM_CONTAINER, web.ifindex(), question, Action::Redirect)
-            .out(Out::Frame(answer))
-            .check(rig);
+        Row::new(
+            "ARP",
+            FROM_CONTAINER,
+            web.ifindex(),
+            question,
+            Action::Redirect,
+        )
+        .out(Out::Frame(answer))
+        .check(rig);
     });
 }
 
@@ -33,9 +39,15 @@ fn a_solicitation_for_the_gateway_is_answered() {
             let to_web = frame[..6] == web.mac() && frame[6..12] == GATEWAY_MAC;
             assert!(claims && to_web, "not the answer: {}", describe(frame));
         };
-        Row::new("NS", FROM_CONTAINER, web.ifindex(), question, Action::Redirect)
-            .out(Out::Such(&is_advertisement))
-            .check(rig);
+        Row::new(
+            "NS",
+            FROM_CONTAINER,
+            web.ifindex(),
+            question,
+            Action::Redirect,
+        )
+        .out(Out::Such(&is_advertisement))
+        .check(rig);
     });
 }
 
@@ -108,7 +120,12 @@ fn an_absent_address_is_answered_host_unreachable() {
     with_rig("an_absent_address_is_answered", |rig| {
         for family in Family::BOTH {
             let web = &rig.web;
-            let way = Way::new(web.mac(), GATEWAY_MAC, web.ip(family), family.ip(FRONT.absent));
+            let way = Way::new(
+                web.mac(),
+                GATEWAY_MAC,
+                web.ip(family),
+                family.ip(FRONT.absent),
+            );
             Row::new(
                 format!("{family:?}"),
                 FROM_CONTAINER,

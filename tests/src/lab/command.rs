@@ -217,6 +217,11 @@ impl Background {
         send_signal(self.pid(), what);
     }
 
+    /// What it has printed to stderr so far.
+    pub fn stderr(&self) -> String {
+        read_all(&self.stderr)
+    }
+
     /// What it has printed so far.
     pub fn stdout(&self) -> String {
         read_all(&self.stdout)

@@ -34,7 +34,7 @@ impl Container {
 
     /// Its address on the first network.
     #[track_caller]
-    pub fn ip(&self, family: Family) -> IpAddr {
+    pub fn addr(&self, family: Family) -> IpAddr {
         address_of(&self.info, family)
     }
 

@@ -40,7 +40,11 @@ impl Drops {
     /// not, or when another one has.
     #[track_caller]
     pub fn only(&self, reasons: &[&str]) {
-        let all = || reasons.iter().all(|&reason| self.since().contains_key(reason));
+        let all = || {
+            reasons
+                .iter()
+                .all(|&reason| self.since().contains_key(reason))
+        };
         let complete = until(Duration::from_secs(2), all);
         let since = self.since();
         assert!(complete, "expected drops for {reasons:?}, got {since:?}");

@@ -13,9 +13,7 @@ use netbpf::model::EndpointInfo;
 use nix::{mount::MsFlags, sys::signal::Signal};
 use serde::de::DeserializeOwned;
 
-use super::{
-    Cmd, Container, Drops, Namespace, Output, command, names::Net, sweep, wait::until,
-};
+use super::{Cmd, Container, Drops, Namespace, Output, command, names::Net, sweep, wait::until};
 
 /// The binary under test: `NETBPF_BIN`, else what `cargo build` made.
 pub fn binary() -> PathBuf {
@@ -236,7 +234,9 @@ impl Host {
     /// `netbpf -j …`: what it prints.
     #[track_caller]
     pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
-        let output = self.netbpf(arguments_with_json(arguments).as_slice()).exits(0);
+        let output = self
+            .netbpf(arguments_with_json(arguments).as_slice())
+            .exits(0);
         serde_json::from_str(&output.stdout)
             .unwrap_or_else(|e| panic!("not what interface.md promises: {e}\n{output}"))
     }
@@ -244,7 +244,9 @@ impl Host {
     /// `netbpf -j …` that is refused with exit 1: the stable code and message.
     #[track_caller]
     pub fn refused(&self, arguments: &[&str]) -> (String, String) {
-        let output = self.netbpf(arguments_with_json(arguments).as_slice()).exits(1);
+        let output = self
+            .netbpf(arguments_with_json(arguments).as_slice())
+            .exits(1);
         let error: netbpf::model::ErrorBody = serde_json::from_str(output.stderr.trim())
             .unwrap_or_else(|e| panic!("not an error of one line: {e}\n{output}"));
         (error.error.code, error.error.message)
@@ -316,10 +318,18 @@ impl Host {
     /// Log, status, drops and endpoints.
     pub(super) fn report(&self) -> String {
         let mut report = format!("---- the daemon of {}\n", self.role());
-        for arguments in [["-j", "status"], ["-j", "drops"], ["-j", "ps"], ["-j", "port"]] {
+        for arguments in [
+            ["-j", "status"],
+            ["-j", "drops"],
+            ["-j", "ps"],
+            ["-j", "port"],
+        ] {
             if self.pid().is_some() {
                 let output = self.netbpf(&arguments).output();
-                report += &format!("$ netbpf {}\n{}{}", arguments[1], output.stdout, output.stderr);
+                report += &format!(
+                    "$ netbpf {}\n{}{}",
+                    arguments[1], output.stdout, output.stderr
+                );
             }
         }
         let log = self.log();

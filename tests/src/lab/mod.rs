@@ -113,6 +113,7 @@ impl Lab {
             other.0.name()
         ));
         for (space, device, addresses) in [one, other] {
+            space.sysctl(&format!("net.ipv6.conf.{device}.accept_dad"), "0");
             space.address(device, addresses);
         }
     }
@@ -184,6 +185,36 @@ pub fn street_with(test: &str, flags: &[&str]) -> Street {
 #[track_caller]
 pub fn street(test: &str) -> Street {
     street_with(test, &[])
+}
+
+/// A [`Street`] with the networks `front` and `back`, open and dual-stack.
+#[track_caller]
+pub fn street_with_networks(test: &str, flags: &[&str]) -> Street {
+    let street = street_with(test, flags);
+    street.host.network(&names::FRONT, &[]);
+    street.host.network(&names::BACK, &[]);
+    street
+}
+
+impl Street {
+    /// A container on the network `front`, with further flags.
+    #[track_caller]
+    pub fn front(&self, name: &str, flags: &[&str]) -> Container {
+        self.on("front", name, flags)
+    }
+
+    /// A container on the network `back`, with further flags.
+    #[track_caller]
+    pub fn back(&self, name: &str, flags: &[&str]) -> Container {
+        self.on("back", name, flags)
+    }
+
+    #[track_caller]
+    fn on(&self, network: &str, name: &str, flags: &[&str]) -> Container {
+        let mut all = vec!["--network", network];
+        all.extend(flags);
+        self.host.container(&self.lab, name, &all)
+    }
 }
 
 /// A [`Street`] whose daemon is not started yet.

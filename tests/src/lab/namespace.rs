@@ -59,7 +59,9 @@ impl Namespace {
     /// A command in this namespace.
     pub fn run<S: AsRef<str>>(&self, argv: &[S]) -> Cmd {
         let cgroup = self.0.cgroup.lock().unwrap().clone();
-        Cmd::new(argv).within(&self.0.path).cgroup(cgroup.as_deref())
+        Cmd::new(argv)
+            .within(&self.0.path)
+            .cgroup(cgroup.as_deref())
     }
 
     /// `ip` in this namespace, arguments parted by spaces; its output.
@@ -122,8 +124,8 @@ impl Namespace {
     /// in the namespace that they were made in.
     #[track_caller]
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(&self.0.path)
-            .unwrap_or_else(|e| panic!("namespace {}: {e}", self.name()));
+        let file =
+            File::open(&self.0.path).unwrap_or_else(|e| panic!("namespace {}: {e}", self.name()));
         let result = thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -179,4 +181,3 @@ pub fn parse_mac(text: &str) -> [u8; 6] {
         .collect();
     bytes.try_into().expect("six bytes")
 }
-

@@ -28,9 +28,13 @@ pub(super) fn cgroup_root() -> Option<PathBuf> {
 /// Removes what processes that are gone have left.
 pub(super) fn remove_stale() {
     let mut pids = BTreeSet::new();
-    for dir in [Some("/run/netns".into()), Some(std::env::temp_dir()), cgroup_root()]
-        .into_iter()
-        .flatten()
+    for dir in [
+        Some("/run/netns".into()),
+        Some(std::env::temp_dir()),
+        cgroup_root(),
+    ]
+    .into_iter()
+    .flatten()
     {
         pids.extend(entries(&dir, PREFIX).iter().filter_map(|path| pid_of(path)));
     }

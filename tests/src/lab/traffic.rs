@@ -91,7 +91,16 @@ impl Ping {
 
 impl Namespace {
     fn curl_command(&self, url: &str, seconds: &str) -> Cmd {
-        self.run(&["curl", "-sS", "-g", "--noproxy", "*", "--max-time", seconds, url])
+        self.run(&[
+            "curl",
+            "-sS",
+            "-g",
+            "--noproxy",
+            "*",
+            "--max-time",
+            seconds,
+            url,
+        ])
     }
 
     /// Fetches by curl; the body.

@@ -56,7 +56,10 @@ impl Drop for Tunnel {
 }
 
 fn open_tun(name: &str) -> io::Result<File> {
-    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
     // struct ifreq: the name in 16 bytes, then the flags.
     let mut request = [0_u8; 40];
     request[..name.len()].copy_from_slice(name.as_bytes());

@@ -211,8 +211,8 @@ impl Rig {
     #[track_caller]
     pub fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> (u32, Vec<u8>) {
         let path = self.host.bpffs().join("programs").join(program);
-        let classifier = SchedClassifier::from_pin(&path)
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let classifier =
+            SchedClassifier::from_pin(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut context = [0; CTX_SIZE];
         for offset in [CTX_INGRESS_IFINDEX, CTX_IFINDEX] {
             context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
@@ -252,7 +252,10 @@ fn member(lab: &Lab, host: &Host, index: u32, network: u32, net: &Net, number: u
     let space = lab.space(&format!("m{index}"));
     lab.wire((host, &name, &[]), (&space, "eth0", &[]));
     let gateway_mac: Vec<String> = GATEWAY_MAC.iter().map(|b| format!("{b:02x}")).collect();
-    host.ip(&format!("link set {name} address {}", gateway_mac.join(":")));
+    host.ip(&format!(
+        "link set {name} address {}",
+        gateway_mac.join(":")
+    ));
     // bpf_fib_lookup refuses on a device that does not forward.
     host.sysctl(&format!("net.ipv4.conf.{name}.forwarding"), "1");
     host.sysctl(&format!("net.ipv6.conf.{name}.forwarding"), "1");
