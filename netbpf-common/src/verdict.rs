@@ -14,6 +14,8 @@ pub enum Verdict {
     Deliver { ifindex: u32, endpoint: u32 },
     /// Out by this device; the neighbour is resolved by the kernel.
     Forward { ifindex: u32 },
+    /// The same by a device whose packets have no Ethernet header.
+    ForwardBare { ifindex: u32 },
     /// The packet was rewritten into an answer (ARP, ND, ICMP error) that goes
     /// back where it came from.
     Answer,

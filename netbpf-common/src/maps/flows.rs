@@ -22,20 +22,30 @@ pub struct FlowKey<A> {
     pub protocol: u8,
     /// Explicit padding, 0.
     pub reserved: u8,
-    /// As in [`crate::maps::EndpointKey`], low 16 bits.
-    pub scope: u16,
+    /// The side that the packet arrives from: [`ARRIVAL_UPLINK`] or
+    /// [`arrival_container`]. A packet forged on one side never matches a flow
+    /// of the other.
+    pub arrival: u16,
 }
 assert_layout!(FlowKey<[u8; 4]>, 16);
 assert_layout!(FlowKey<[u8; 16]>, 40);
+
+/// Arrived from an uplink.
+pub const ARRIVAL_UPLINK: u16 = 0;
+
+/// Arrived from a container whose addresses are in this scope (as in
+/// [`crate::maps::EndpointKey`]; below 65,535).
+#[inline(always)]
+pub const fn arrival_container(scope: u32) -> u16 {
+    scope as u16 + 1
+}
 
 /// This half leads into a container, by `ifindex` with `mac` as destination.
 pub const FLOW_TO_CONTAINER: u8 = 1 << 0;
 /// This half is the direction of the packet that made the flow.
 pub const FLOW_ORIGINAL: u8 = 1 << 1;
-/// The hop limit is left alone: within one network.
-pub const FLOW_SAME_NETWORK: u8 = 1 << 2;
 /// The flow stands in `flows*`, not in `transient*`.
-pub const FLOW_ESTABLISHED: u8 = 1 << 3;
+pub const FLOW_ESTABLISHED: u8 = 1 << 2;
 
 /// What made the flow.
 pub const KIND_PUBLISH: u8 = 1;
@@ -54,7 +64,8 @@ pub struct Flow<A> {
     pub dport: u16,
     /// To a container: its host-side veth. Outward: the device of the way out.
     pub ifindex: u32,
-    /// The container's endpoint, on either half.
+    /// The container's endpoint: that of the destination where the half leads
+    /// into a container, else that of the source.
     pub endpoint: u32,
     /// Slot of the published port, and the generation that made the flow.
     pub slot: u32,
@@ -73,11 +84,13 @@ pub struct Flow<A> {
     pub flags: u8,
     /// TCP flags seen in this direction ([`crate::flow::SEEN_SYN`] …).
     pub seen: u8,
-    /// Outward, IPv4: the next hop is an IPv6 neighbour (RFC 5549): 0 or 1. The
-    /// neighbour is then left to the kernel.
+    /// Outward, IPv4: the next hop is an IPv6 neighbour (RFC 5549), which the
+    /// kernel is then left to find: 0 or 1.
     pub foreign_next_hop: u8,
+    /// Outward: the MTU of the way out.
+    pub mtu: u16,
     /// Explicit padding, 0: with it the size is a multiple of 8 in both families.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 4],
     pub reserved_addr: A,
 }
 assert_layout!(Flow<[u8; 4]>, 80);

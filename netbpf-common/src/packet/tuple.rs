@@ -95,7 +95,7 @@ fn ports<const N: usize>(b: &[u8; N], kind: TransportKind, flags: u8) -> Transpo
 impl<A: Copy> Ip<A> {
     /// The key under which the packet's flow is found.
     #[inline(always)]
-    pub fn key(&self, transport: &Transport, scope: u16) -> FlowKey<A> {
+    pub fn key(&self, transport: &Transport, arrival: u16) -> FlowKey<A> {
         FlowKey {
             src: self.src,
             dst: self.dst,
@@ -103,7 +103,7 @@ impl<A: Copy> Ip<A> {
             dport: transport.dport,
             protocol: self.protocol,
             reserved: 0,
-            scope,
+            arrival,
         }
     }
 }

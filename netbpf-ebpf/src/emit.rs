@@ -1,0 +1,144 @@
+//! The only place that turns verdicts into counters, events and return codes.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use netbpf_common::{
+    drop::DropReason,
+    event::{EVENT_DROP, EVENT_NEW, Event},
+    maps::{DropKey, EndpointStats, Flow},
+};
+
+use crate::{
+    ctx::Skb,
+    family::{Family, Packet},
+    maps::{CONFIG, DROPS, ENDPOINT_DROPS, ENDPOINT_STATS, EVENTS},
+};
+
+/// `TC_ACT_UNSPEC`: whatever else hangs on the device gets its turn, then the
+/// kernel's stack.
+pub const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`.
+pub const SHOT: i32 = 2;
+
+/// Adds to a counter that other CPUs may add to as well.
+#[inline(always)]
+fn add(counter: *mut u64, value: u64) {
+    // SAFETY: `counter` points into a map value; this is its only use here.
+    // The target has no fetch_add in Rust.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) counter, v = in(reg) value)
+    };
+}
+
+#[inline(always)]
+fn stats(endpoint: u32) -> Option<&'static mut EndpointStats> {
+    // SAFETY: the slot belongs to this CPU, on which programs do not nest.
+    ENDPOINT_STATS
+        .get_ptr_mut(endpoint)
+        .map(|p| unsafe { &mut *p })
+}
+
+/// A packet that the container sent and that goes on.
+#[inline(always)]
+pub fn sent(skb: &Skb, endpoint: u32) {
+    if let Some(stats) = stats(endpoint) {
+        stats.tx_packets += skb.segments();
+        stats.tx_bytes += u64::from(skb.len());
+    }
+}
+
+/// A packet that reaches the container.
+#[inline(always)]
+pub fn received(skb: &Skb, endpoint: u32) {
+    if let Some(stats) = stats(endpoint) {
+        stats.rx_packets += skb.segments();
+        stats.rx_bytes += u64::from(skb.len());
+    }
+}
+
+/// A packet that goes nowhere. `endpoint` is 0 where none is known.
+#[inline(never)]
+pub fn dropped(skb: &Skb, reason: DropReason, endpoint: u32) {
+    if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: the slot belongs to this CPU, on which programs do not nest.
+        unsafe { *count += 1 };
+    }
+    if endpoint != 0 {
+        if let Some(stats) = stats(endpoint) {
+            stats.dropped_packets += 1;
+        }
+        let key = DropKey {
+            endpoint,
+            reason: reason as u32,
+        };
+        match ENDPOINT_DROPS.get_ptr_mut(&key) {
+            Some(count) => add(count, 1),
+            // Two CPUs may both find nothing: then the first of two drops goes
+            // uncounted here, not in `drops`.
+            None => {
+                let _ = ENDPOINT_DROPS.insert(&key, &1, 0);
+            }
+        }
+    }
+    if listening() {
+        event(skb, EVENT_DROP, endpoint, |event| {
+            event.reason = reason as u8
+        });
+    }
+}
+
+/// A flow began: tell whoever listens. The tuples are those of the packet.
+#[inline(never)]
+pub fn began<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &Flow<F::Addr>) {
+    if listening() {
+        event(skb, EVENT_NEW, new.endpoint, |event| {
+            event.kind = new.kind;
+            event.family = F::VERSION;
+            event.protocol = p.ip.protocol;
+            event.src = F::mapped(p.ip.src);
+            event.dst = F::mapped(p.ip.dst);
+            event.sport = p.t.sport;
+            event.dport = p.t.dport;
+            event.new_src = F::mapped(new.src);
+            event.new_dst = F::mapped(new.dst);
+            event.new_sport = new.sport;
+            event.new_dport = new.dport;
+        });
+    }
+}
+
+#[inline(always)]
+fn listening() -> bool {
+    CONFIG.get(0).is_some_and(|config| config.events != 0)
+}
+
+/// Writes a record in place; when the buffer is full it is lost, which the
+/// reader sees by the kernel's count.
+#[inline(always)]
+fn event(skb: &Skb, event: u8, endpoint: u32, fill: impl FnOnce(&mut Event)) {
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        return;
+    };
+    fill(entry.write(Event {
+        // SAFETY: takes and touches nothing.
+        time: unsafe { bpf_ktime_get_ns() },
+        event,
+        reason: 0,
+        family: 0,
+        protocol: 0,
+        kind: 0,
+        reserved: [0; 3],
+        ifindex: skb.ifindex(),
+        endpoint,
+        len: skb.len(),
+        sport: 0,
+        dport: 0,
+        src: [0; 16],
+        dst: [0; 16],
+        new_src: [0; 16],
+        new_dst: [0; 16],
+        new_sport: 0,
+        new_dport: 0,
+        reserved2: 0,
+    }));
+    entry.submit(0);
+}

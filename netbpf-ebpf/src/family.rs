@@ -1,0 +1,441 @@
+//! What differs between IPv4 and IPv6; all else is written once over [`Family`].
+
+use aya_ebpf::bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_sock_tuple};
+use netbpf_common::{
+    addr::{self, Addr, Addr4, Addr6},
+    drop::DropReason,
+    maps::{Flow, FlowKey, MappingKey, Outside, OutsideKey, Uplink, Veth},
+    packet::{
+        self, checksum, eth, icmp, ipv4, ipv6,
+        tuple::{Ip, Transport},
+    },
+};
+
+use crate::{
+    ctx::{Skb, sum_diff},
+    maps::{self, Flows, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
+};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// Bytes of the offending packet that an ICMP error quotes at most; a multiple
+/// of 4. Past the checksum of TCP behind any header, as `bpf_skb_change_tail`
+/// does not cut in front of a checksum still to be filled in.
+pub const QUOTE: usize = 128;
+
+/// What a program works on that does not fit on the stack; lies in the per-CPU
+/// map `scratch`.
+#[repr(C)]
+pub struct Room<A> {
+    pub forward: Flow<A>,
+    pub reverse: Flow<A>,
+    pub forward_key: FlowKey<A>,
+    pub reverse_key: FlowKey<A>,
+    pub mapping_key: MappingKey<A>,
+    pub outside_key: OutsideKey<A>,
+    pub outside: Outside<A>,
+    pub fib: bpf_fib_lookup,
+    pub socket: bpf_sock_tuple,
+    /// Family 0: the neighbour is the kernel's to find.
+    pub next_hop: bpf_redir_neigh,
+    /// MTU that a packet was too big for.
+    pub mtu: u32,
+    /// Address that an ICMP error comes from.
+    pub answer_from: A,
+    pub quote: [u8; QUOTE],
+}
+
+/// The packet as parsed, and the key that finds its flow.
+#[repr(C)]
+pub struct Packet<A> {
+    /// Offset of the network header: 14 behind Ethernet, else 0.
+    pub l3: usize,
+    pub ip: Ip<A>,
+    pub t: Transport,
+    pub key: FlowKey<A>,
+}
+
+/// Bytes of [`SCRATCH`] in front of the room.
+const PACKET_LEN: usize = 192;
+
+const _: () = assert!(size_of::<Packet<Addr6>>() <= PACKET_LEN);
+const _: () = assert!(size_of::<Room<Addr6>>() <= SCRATCH_LEN - PACKET_LEN);
+
+/// This CPU's packet and working space.
+#[inline(always)]
+pub fn scratch<F: Family>()
+-> Result<(&'static mut Packet<F::Addr>, &'static mut Room<F::Addr>), DropReason> {
+    let scratch = SCRATCH
+        .get_ptr_mut(0)
+        .ok_or(DropReason::Helper)?
+        .cast::<u8>();
+    // SAFETY: the entry belongs to this CPU, on which programs do not nest; the
+    // two parts do not overlap, are large enough and aligned to 8, and are
+    // written before they are read.
+    unsafe {
+        Ok((
+            &mut *scratch.cast::<Packet<F::Addr>>(),
+            &mut *scratch.add(PACKET_LEN).cast::<Room<F::Addr>>(),
+        ))
+    }
+}
+
+/// An address family.
+pub trait Family: Sized {
+    type Addr: Copy + PartialEq + 'static;
+    const VERSION: u8;
+    const ETHERTYPE: u16;
+    /// `AF_INET` or `AF_INET6`.
+    const AF: u8;
+    const IS_V6: bool;
+    const UNSPECIFIED: Self::Addr;
+    /// Bytes of a network header without options.
+    const HEADER: usize;
+    /// Bytes of a socket tuple of the family.
+    const SOCKET_TUPLE: u32;
+
+    fn parse(skb: &Skb, offset: usize) -> Option<Ip<Self::Addr>>;
+    fn mapped(addr: Self::Addr) -> Addr;
+    fn from_mapped(addr: Addr) -> Self::Addr;
+    fn is_multicast(addr: Self::Addr) -> bool;
+    fn is_martian(addr: Self::Addr) -> bool;
+    fn is_link_local(addr: Self::Addr) -> bool;
+
+    fn own(veth: &Veth) -> Self::Addr;
+    fn gateway(veth: &Veth) -> Self::Addr;
+    fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+
+    fn flows() -> &'static Flows<Self::Addr>;
+    fn transient() -> &'static Transient<Self::Addr>;
+    fn mappings() -> &'static Mappings<Self::Addr>;
+    fn outside() -> &'static OutsidePorts<Self::Addr>;
+
+    fn fib_set(fib: &mut bpf_fib_lookup, src: Self::Addr, dst: Self::Addr);
+    fn fib_src(fib: &bpf_fib_lookup) -> Self::Addr;
+    fn fib_dst(fib: &bpf_fib_lookup) -> Self::Addr;
+    fn next_hop_set(params: &mut bpf_redir_neigh, addr: Self::Addr);
+    fn socket_set(tuple: &mut bpf_sock_tuple, remote: (Self::Addr, u16), local: (Self::Addr, u16));
+
+    /// Rewrites the addresses of the network header at `l3`, and lowers the hop
+    /// limit by one. Checksums of the network header are kept right, those of
+    /// the transport header are not touched.
+    fn rewrite(skb: &Skb, l3: usize, src: Self::Addr, dst: Self::Addr) -> Result<(), DropReason>;
+    /// Lowers the hop limit by one.
+    fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason>;
+    /// What the change of both addresses makes to a checksum with pseudo header.
+    fn addr_diff(from: (Self::Addr, Self::Addr), to: (Self::Addr, Self::Addr)) -> u32;
+
+    /// ICMP type and code for a reason, when it is to be answered.
+    fn icmp_error(reason: DropReason) -> Option<(u8, u8)>;
+}
+
+pub enum V4 {}
+pub enum V6 {}
+
+#[inline(always)]
+fn words(a: Addr6) -> [u32; 4] {
+    // SAFETY: same size, any bytes are valid.
+    unsafe { core::mem::transmute(a) }
+}
+
+#[inline(always)]
+fn bytes(w: [u32; 4]) -> Addr6 {
+    // SAFETY: same size, any bytes are valid.
+    unsafe { core::mem::transmute(w) }
+}
+
+/// The checksum of an IPv4 header after 16-bit words changed (RFC 1624 eqn. 3).
+#[inline(always)]
+fn adjust(check: u32, from: u32, to: u32) -> u32 {
+    check + (!from & 0xffff) + (to & 0xffff)
+}
+
+impl Family for V4 {
+    type Addr = Addr4;
+    const VERSION: u8 = 4;
+    const ETHERTYPE: u16 = eth::TYPE_IPV4;
+    const AF: u8 = AF_INET;
+    const IS_V6: bool = false;
+    const UNSPECIFIED: Addr4 = [0; 4];
+    const HEADER: usize = ipv4::LEN;
+    const SOCKET_TUPLE: u32 = 12;
+
+    #[inline(always)]
+    fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr4>> {
+        ipv4::parse(skb, offset)
+    }
+    #[inline(always)]
+    fn mapped(addr: Addr4) -> Addr {
+        addr::mapped(addr)
+    }
+    #[inline(always)]
+    fn from_mapped(a: Addr) -> Addr4 {
+        [a[12], a[13], a[14], a[15]]
+    }
+    #[inline(always)]
+    fn is_multicast(addr: Addr4) -> bool {
+        ipv4::is_multicast(addr)
+    }
+    #[inline(always)]
+    fn is_martian(addr: Addr4) -> bool {
+        ipv4::is_martian(addr)
+    }
+    #[inline(always)]
+    fn is_link_local(addr: Addr4) -> bool {
+        ipv4::is_link_local(addr)
+    }
+    #[inline(always)]
+    fn own(veth: &Veth) -> Addr4 {
+        veth.ipv4
+    }
+    #[inline(always)]
+    fn gateway(veth: &Veth) -> Addr4 {
+        veth.gateway4
+    }
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> Addr4 {
+        uplink.ipv4
+    }
+    #[inline(always)]
+    fn flows() -> &'static Flows<Addr4> {
+        &maps::FLOWS4
+    }
+    #[inline(always)]
+    fn transient() -> &'static Transient<Addr4> {
+        &maps::TRANSIENT4
+    }
+    #[inline(always)]
+    fn mappings() -> &'static Mappings<Addr4> {
+        &maps::MAPPINGS4
+    }
+    #[inline(always)]
+    fn outside() -> &'static OutsidePorts<Addr4> {
+        &maps::OUTSIDE4
+    }
+    #[inline(always)]
+    fn fib_set(fib: &mut bpf_fib_lookup, src: Addr4, dst: Addr4) {
+        fib.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(src);
+        fib.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(dst);
+    }
+    #[inline(always)]
+    fn fib_src(fib: &bpf_fib_lookup) -> Addr4 {
+        // SAFETY: the union holds integers only.
+        unsafe { fib.__bindgen_anon_3.ipv4_src }.to_ne_bytes()
+    }
+    #[inline(always)]
+    fn fib_dst(fib: &bpf_fib_lookup) -> Addr4 {
+        // SAFETY: as above.
+        unsafe { fib.__bindgen_anon_4.ipv4_dst }.to_ne_bytes()
+    }
+    #[inline(always)]
+    fn next_hop_set(params: &mut bpf_redir_neigh, addr: Addr4) {
+        params.nh_family = u32::from(AF_INET);
+        params.__bindgen_anon_1.ipv6_nh = [u32::from_ne_bytes(addr), 0, 0, 0];
+    }
+    #[inline(always)]
+    fn socket_set(tuple: &mut bpf_sock_tuple, remote: (Addr4, u16), local: (Addr4, u16)) {
+        tuple.__bindgen_anon_1.ipv4 =
+            aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+                saddr: u32::from_ne_bytes(remote.0),
+                daddr: u32::from_ne_bytes(local.0),
+                sport: remote.1.to_be(),
+                dport: local.1.to_be(),
+            };
+    }
+    #[inline(always)]
+    fn rewrite(skb: &Skb, l3: usize, src: Addr4, dst: Addr4) -> Result<(), DropReason> {
+        use packet::Read as _;
+        // TTL, protocol, checksum, source, destination: 12 bytes from TTL on.
+        let b = skb
+            .bytes::<12>(l3 + ipv4::TTL)
+            .ok_or(DropReason::Malformed)?;
+        let word = |b: &[u8], i: usize| u32::from(u16::from_be_bytes([b[i], b[i + 1]]));
+        let new = [
+            b[0].wrapping_sub(1),
+            b[1],
+            0,
+            0,
+            src[0],
+            src[1],
+            src[2],
+            src[3],
+            dst[0],
+            dst[1],
+            dst[2],
+            dst[3],
+        ];
+        let mut check = !word(&b, 2) & 0xffff;
+        check = adjust(check, word(&b, 0), word(&new, 0));
+        check = adjust(check, word(&b, 4), word(&new, 4));
+        check = adjust(check, word(&b, 6), word(&new, 6));
+        check = adjust(check, word(&b, 8), word(&new, 8));
+        check = adjust(check, word(&b, 10), word(&new, 10));
+        let c = checksum::finish(check).to_be_bytes();
+        skb.write(
+            l3 + ipv4::TTL,
+            [
+                new[0], new[1], c[0], c[1], new[4], new[5], new[6], new[7], new[8], new[9],
+                new[10], new[11],
+            ],
+        )
+    }
+    #[inline(always)]
+    fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason> {
+        use packet::Read as _;
+        let b = skb
+            .bytes::<4>(l3 + ipv4::TTL)
+            .ok_or(DropReason::Malformed)?;
+        let from = u32::from(u16::from_be_bytes([b[0], b[1]]));
+        let check = u32::from(!u16::from_be_bytes([b[2], b[3]]));
+        let c = checksum::finish(adjust(check, from, from.wrapping_sub(0x100))).to_be_bytes();
+        skb.write(l3 + ipv4::TTL, [b[0].wrapping_sub(1), b[1], c[0], c[1]])
+    }
+    #[inline(always)]
+    fn addr_diff(from: (Addr4, Addr4), to: (Addr4, Addr4)) -> u32 {
+        sum_diff(&join4(from), &join4(to))
+    }
+    #[inline(always)]
+    fn icmp_error(reason: DropReason) -> Option<(u8, u8)> {
+        match reason {
+            DropReason::HostUnreachable => Some((icmp::UNREACHABLE, icmp::HOST_UNREACHABLE)),
+            DropReason::NetUnreachable => Some((icmp::UNREACHABLE, icmp::NET_UNREACHABLE)),
+            DropReason::Prohibited => Some((icmp::UNREACHABLE, icmp::ADMIN_PROHIBITED)),
+            DropReason::HopLimit => Some((icmp::TIME_EXCEEDED, 0)),
+            DropReason::TooBig => Some((icmp::UNREACHABLE, icmp::FRAG_NEEDED)),
+            _ => None,
+        }
+    }
+}
+
+#[inline(always)]
+fn join4((a, b): (Addr4, Addr4)) -> [u8; 8] {
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+}
+
+impl Family for V6 {
+    type Addr = Addr6;
+    const VERSION: u8 = 6;
+    const ETHERTYPE: u16 = eth::TYPE_IPV6;
+    const AF: u8 = AF_INET6;
+    const IS_V6: bool = true;
+    const UNSPECIFIED: Addr6 = [0; 16];
+    const HEADER: usize = ipv6::LEN;
+    const SOCKET_TUPLE: u32 = 36;
+
+    #[inline(always)]
+    fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr6>> {
+        ipv6::parse(skb, offset)
+    }
+    #[inline(always)]
+    fn mapped(addr: Addr6) -> Addr {
+        addr
+    }
+    #[inline(always)]
+    fn from_mapped(a: Addr) -> Addr6 {
+        a
+    }
+    #[inline(always)]
+    fn is_multicast(addr: Addr6) -> bool {
+        ipv6::is_multicast(addr)
+    }
+    #[inline(always)]
+    fn is_martian(addr: Addr6) -> bool {
+        ipv6::is_martian(addr)
+    }
+    #[inline(always)]
+    fn is_link_local(addr: Addr6) -> bool {
+        ipv6::is_link_local(addr)
+    }
+    #[inline(always)]
+    fn own(veth: &Veth) -> Addr6 {
+        veth.ipv6
+    }
+    #[inline(always)]
+    fn gateway(veth: &Veth) -> Addr6 {
+        veth.gateway6
+    }
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> Addr6 {
+        uplink.ipv6
+    }
+    #[inline(always)]
+    fn flows() -> &'static Flows<Addr6> {
+        &maps::FLOWS6
+    }
+    #[inline(always)]
+    fn transient() -> &'static Transient<Addr6> {
+        &maps::TRANSIENT6
+    }
+    #[inline(always)]
+    fn mappings() -> &'static Mappings<Addr6> {
+        &maps::MAPPINGS6
+    }
+    #[inline(always)]
+    fn outside() -> &'static OutsidePorts<Addr6> {
+        &maps::OUTSIDE6
+    }
+    #[inline(always)]
+    fn fib_set(fib: &mut bpf_fib_lookup, src: Addr6, dst: Addr6) {
+        fib.__bindgen_anon_3.ipv6_src = words(src);
+        fib.__bindgen_anon_4.ipv6_dst = words(dst);
+    }
+    #[inline(always)]
+    fn fib_src(fib: &bpf_fib_lookup) -> Addr6 {
+        // SAFETY: the union holds integers only.
+        bytes(unsafe { fib.__bindgen_anon_3.ipv6_src })
+    }
+    #[inline(always)]
+    fn fib_dst(fib: &bpf_fib_lookup) -> Addr6 {
+        // SAFETY: as above.
+        bytes(unsafe { fib.__bindgen_anon_4.ipv6_dst })
+    }
+    #[inline(always)]
+    fn next_hop_set(params: &mut bpf_redir_neigh, addr: Addr6) {
+        params.nh_family = u32::from(AF_INET6);
+        params.__bindgen_anon_1.ipv6_nh = words(addr);
+    }
+    #[inline(always)]
+    fn socket_set(tuple: &mut bpf_sock_tuple, remote: (Addr6, u16), local: (Addr6, u16)) {
+        tuple.__bindgen_anon_1.ipv6 =
+            aya_ebpf::bindings::bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+                saddr: words(remote.0),
+                daddr: words(local.0),
+                sport: remote.1.to_be(),
+                dport: local.1.to_be(),
+            };
+    }
+    #[inline(always)]
+    fn rewrite(skb: &Skb, l3: usize, src: Addr6, dst: Addr6) -> Result<(), DropReason> {
+        Self::lower_hop_limit(skb, l3)?;
+        skb.write(l3 + ipv6::SRC, src)?;
+        skb.write(l3 + ipv6::DST, dst)
+    }
+    #[inline(always)]
+    fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason> {
+        use packet::Read as _;
+        let hop_limit = skb.u8(l3 + ipv6::HOP_LIMIT).ok_or(DropReason::Malformed)?;
+        skb.write(l3 + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])
+    }
+    #[inline(always)]
+    fn addr_diff(from: (Addr6, Addr6), to: (Addr6, Addr6)) -> u32 {
+        // The carries of both differences are folded by whoever adds them.
+        let low = sum_diff(&from.0, &to.0);
+        let high = sum_diff(&from.1, &to.1);
+        let sum = u64::from(low) + u64::from(high);
+        (sum as u32).wrapping_add((sum >> 32) as u32)
+    }
+    #[inline(always)]
+    fn icmp_error(reason: DropReason) -> Option<(u8, u8)> {
+        match reason {
+            DropReason::HostUnreachable => {
+                Some((icmp::V6_UNREACHABLE, icmp::V6_ADDRESS_UNREACHABLE))
+            }
+            DropReason::NetUnreachable => Some((icmp::V6_UNREACHABLE, icmp::V6_NO_ROUTE)),
+            DropReason::Prohibited => Some((icmp::V6_UNREACHABLE, icmp::V6_ADMIN_PROHIBITED)),
+            DropReason::HopLimit => Some((icmp::V6_TIME_EXCEEDED, 0)),
+            DropReason::TooBig => Some((icmp::V6_TOO_BIG, 0)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The maps, with the names of `netbpf_common::names`. Sizes here are the least
+//! that make sense; the loader sets them from the configuration.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use netbpf_common::{
+    addr::{Addr4, Addr6},
+    drop::COUNTERS,
+    event::Event,
+    maps::{
+        Config, DropKey, Endpoint, EndpointKey, EndpointStats, Flow, FlowKey, Local, LocalKey,
+        Mapping, MappingKey, Outside, OutsideKey, Port, PortData, Subnet, SubnetData, Uplink, Veth,
+    },
+};
+
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+#[btf_map(name = "config")]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+#[btf_map(name = "endpoints")]
+pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 1024> = HashMap::new();
+
+#[btf_map(name = "veths")]
+pub static VETHS: HashMap<u32, Veth, 1024> = HashMap::new();
+
+#[btf_map(name = "uplinks")]
+pub static UPLINKS: HashMap<u32, Uplink, 256> = HashMap::new();
+
+#[btf_map(name = "locals")]
+pub static LOCALS: HashMap<LocalKey, Local, 4096> = HashMap::new();
+
+#[btf_map(name = "subnets")]
+pub static SUBNETS: LpmTrie<SubnetData, Subnet, 4096> = LpmTrie::new();
+
+#[btf_map(name = "ports")]
+pub static PORTS: LpmTrie<PortData, Port, 65536> = LpmTrie::new();
+
+#[btf_map(name = "generations")]
+pub static GENERATIONS: Array<u32, 65536> = Array::new();
+
+pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, 1024>;
+pub type Transient<A> = LruHashMap<FlowKey<A>, Flow<A>, 1024>;
+pub type Mappings<A> = HashMap<MappingKey<A>, Mapping, 1024>;
+pub type OutsidePorts<A> = HashMap<OutsideKey<A>, Outside<A>, 1024>;
+
+#[btf_map(name = "flows4")]
+pub static FLOWS4: Flows<Addr4> = HashMap::new();
+#[btf_map(name = "flows6")]
+pub static FLOWS6: Flows<Addr6> = HashMap::new();
+#[btf_map(name = "transient4")]
+pub static TRANSIENT4: Transient<Addr4> = LruHashMap::new();
+#[btf_map(name = "transient6")]
+pub static TRANSIENT6: Transient<Addr6> = LruHashMap::new();
+#[btf_map(name = "mappings4")]
+pub static MAPPINGS4: Mappings<Addr4> = HashMap::new();
+#[btf_map(name = "mappings6")]
+pub static MAPPINGS6: Mappings<Addr6> = HashMap::new();
+#[btf_map(name = "outside4")]
+pub static OUTSIDE4: OutsidePorts<Addr4> = HashMap::new();
+#[btf_map(name = "outside6")]
+pub static OUTSIDE6: OutsidePorts<Addr6> = HashMap::new();
+
+#[btf_map(name = "endpoint_stats")]
+pub static ENDPOINT_STATS: PerCpuArray<EndpointStats, 1024> = PerCpuArray::new();
+
+#[btf_map(name = "endpoint_drops")]
+pub static ENDPOINT_DROPS: HashMap<DropKey, u64, 4096, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "drops")]
+pub static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<Event, { 256 * 1024 }> = RingBuf::new();
+
+/// Bytes of [`SCRATCH`].
+pub const SCRATCH_LEN: usize = 1024;
+
+/// Working space that the 512 bytes of stack have no room for; see
+/// [`crate::family::Room`]. One entry is enough: TC programs run with softirqs
+/// off and do not nest within one CPU.
+#[repr(C, align(8))]
+pub struct Scratch {
+    pub bytes: [u64; SCRATCH_LEN / 8],
+}
+
+#[btf_map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

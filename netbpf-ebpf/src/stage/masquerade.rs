@@ -1,0 +1,287 @@
+//! New flows from a container to the outside, under the address of the way out.
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST},
+    helpers::{bpf_get_prandom_u32, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+};
+use netbpf_common::{
+    drop::DropReason,
+    flow::{SEEN_ANY, seen_tcp},
+    maps::{
+        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
+        flows::{ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE},
+    },
+    packet::{IPPROTO_TCP, IPPROTO_UDP, tcp, tuple::TransportKind},
+    time::Ticks,
+};
+
+use super::{
+    Step, deliver, port,
+    route::{self, Way},
+    translate::{self, NewTuple},
+};
+use crate::{
+    ctx::{Skb, now},
+    emit,
+    family::{Family, Packet, Room},
+    maps::CONFIG,
+};
+
+/// Outside ports that are tried at random before giving up.
+const TRIES: u32 = 32;
+
+#[inline(never)]
+pub fn begin<F: Family>(
+    skb: &Skb,
+    veth: &Veth,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+) -> Step {
+    let (ip, t) = (&p.ip, &p.t);
+    let seen = match t.kind {
+        TransportKind::Tcp if t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN => {
+            seen_tcp(t.flags)
+        }
+        TransportKind::Udp | TransportKind::EchoRequest => SEEN_ANY,
+        TransportKind::Tcp | TransportKind::EchoReply | TransportKind::Icmp => {
+            return Err(DropReason::NoFlow);
+        }
+        TransportKind::Sctp | TransportKind::Other => return Err(DropReason::Protocol),
+    };
+    if ip.hop_limit <= 1 {
+        return Err(DropReason::HopLimit);
+    }
+    let way = route::way::<F>(skb, room, skb.ifindex(), F::UNSPECIFIED, ip.dst)?;
+    if way.src == F::UNSPECIFIED {
+        return Err(DropReason::NoSourceAddress);
+    }
+    let time = now();
+    let outside_port = outside_port::<F>(skb, veth, p, room, way.src, time)?;
+    record::<F>(skb, veth, p, room, &way, outside_port, seen, time)?;
+    emit::began::<F>(skb, p, &room.forward);
+
+    let echo = matches!(t.kind, TransportKind::EchoRequest);
+    let new = NewTuple {
+        src: way.src,
+        dst: ip.dst,
+        sport: outside_port,
+        dport: if echo { 0 } else { t.dport },
+    };
+    translate::rewrite::<F>(skb, p, &new)?;
+    Ok(deliver::forward::<F>(
+        room,
+        way.ifindex,
+        way.ethernet,
+        (!way.foreign).then_some(way.next_hop),
+    ))
+}
+
+/// The port that the container's address and port has outside: the one it has
+/// already (RFC 4787 REQ-1), or a new one.
+#[inline(always)]
+fn outside_port<F: Family>(
+    skb: &Skb,
+    veth: &Veth,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+    outside: F::Addr,
+    time: Ticks,
+) -> Step<u16> {
+    let (ip, t) = (&p.ip, &p.t);
+    room.mapping_key = MappingKey {
+        inside: ip.src,
+        outside,
+        port: t.sport,
+        protocol: ip.protocol,
+        reserved: 0,
+        scope: veth.scope,
+    };
+    if let Some(mapping) = F::mappings().get_ptr_mut(&room.mapping_key) {
+        // SAFETY: the daemon removes a mapping only when it was unused for
+        // long; a slot used again is another mapping, whose port the check of
+        // the reverse half below refuses.
+        let mapping = unsafe { &mut *mapping };
+        mapping.last_used = time;
+        return Ok(mapping.outside_port);
+    }
+    let config = CONFIG.get(0).ok_or(DropReason::Helper)?;
+    let (first, last) = (
+        u32::from(config.masquerade_first),
+        u32::from(config.masquerade_last),
+    );
+    let count = last.wrapping_sub(first).wrapping_add(1) & 0xffff;
+    if count == 0 {
+        return Err(DropReason::PortsExhausted);
+    }
+    room.outside = Outside {
+        inside: ip.src,
+        scope: veth.scope,
+        port: t.sport,
+        reserved: 0,
+    };
+    let own = u32::from(t.sport);
+    for attempt in 0..TRIES {
+        // The container's own port first (RFC 4787 section 4.2.1), then others.
+        let candidate = if attempt == 0 && own >= first && own <= last {
+            own as u16
+        } else {
+            // SAFETY: takes and touches nothing.
+            (first + unsafe { bpf_get_prandom_u32() } % count) as u16
+        };
+        room.outside_key = OutsideKey {
+            outside,
+            port: candidate,
+            protocol: ip.protocol,
+            reserved: 0,
+        };
+        if F::outside()
+            .insert(&room.outside_key, &room.outside, u64::from(BPF_NOEXIST))
+            .is_err()
+        {
+            continue;
+        }
+        let taken = port::lookup::<F>(outside, candidate, ip.protocol).is_some()
+            || host_has::<F>(
+                skb,
+                room,
+                (ip.dst, t.dport),
+                (outside, candidate),
+                ip.protocol,
+            );
+        if taken {
+            let _ = F::outside().remove(&room.outside_key);
+            continue;
+        }
+        let mapping = Mapping {
+            last_used: time,
+            outside_port: candidate,
+            reserved: 0,
+        };
+        if F::mappings()
+            .insert(&room.mapping_key, &mapping, u64::from(BPF_NOEXIST))
+            .is_ok()
+        {
+            return Ok(candidate);
+        }
+        // Another CPU was first with this very mapping, or the table is full.
+        let _ = F::outside().remove(&room.outside_key);
+        // SAFETY: entries of mappings are written once; see above.
+        return match unsafe { F::mappings().get(&room.mapping_key) } {
+            Some(mapping) => Ok(mapping.outside_port),
+            None => Err(DropReason::FlowTableFull),
+        };
+    }
+    Err(DropReason::PortsExhausted)
+}
+
+/// Has a socket of the host this tuple, or the port for itself?
+#[inline(always)]
+pub fn host_has<F: Family>(
+    skb: &Skb,
+    room: &mut Room<F::Addr>,
+    remote: (F::Addr, u16),
+    local: (F::Addr, u16),
+    protocol: u8,
+) -> bool {
+    let netns = BPF_F_CURRENT_NETNS as u64;
+    F::socket_set(&mut room.socket, remote, local);
+    let tuple = &raw mut room.socket;
+    // SAFETY: the tuple is as long as said; a socket found is released.
+    unsafe {
+        let socket = match protocol {
+            IPPROTO_TCP => bpf_skc_lookup_tcp(skb.as_ptr(), tuple, F::SOCKET_TUPLE, netns, 0),
+            IPPROTO_UDP => bpf_sk_lookup_udp(skb.as_ptr(), tuple, F::SOCKET_TUPLE, netns, 0),
+            _ => return false,
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
+    true
+}
+
+/// Writes both halves; the reverse one first, since it must not be another's.
+#[inline(always)]
+fn record<F: Family>(
+    skb: &Skb,
+    veth: &Veth,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+    way: &Way<F::Addr>,
+    outside_port: u16,
+    seen: u8,
+    time: Ticks,
+) -> Step<()> {
+    let (ip, t) = (&p.ip, &p.t);
+    let echo = matches!(t.kind, TransportKind::EchoRequest);
+    room.forward_key = p.key;
+    room.reverse_key = FlowKey {
+        src: ip.dst,
+        dst: way.src,
+        sport: if echo { 0 } else { t.dport },
+        dport: outside_port,
+        protocol: ip.protocol,
+        reserved: 0,
+        arrival: ARRIVAL_UPLINK,
+    };
+    room.forward = Flow {
+        packets: skb.segments(),
+        bytes: u64::from(skb.len()),
+        src: way.src,
+        dst: ip.dst,
+        sport: outside_port,
+        dport: if echo { 0 } else { t.dport },
+        ifindex: way.ifindex,
+        endpoint: veth.endpoint,
+        slot: 0,
+        generation: 0,
+        last_seen: time,
+        created: time,
+        checked: time,
+        next_hop: way.next_hop,
+        mac: [0; 6],
+        kind: KIND_MASQUERADE,
+        flags: FLOW_ORIGINAL,
+        seen,
+        foreign_next_hop: u8::from(way.foreign),
+        mtu: if way.mtu > 0xffff {
+            0xffff
+        } else {
+            way.mtu as u16
+        },
+        reserved: [0; 4],
+        reserved_addr: F::UNSPECIFIED,
+    };
+    room.reverse = Flow {
+        packets: 0,
+        bytes: 0,
+        src: ip.dst,
+        dst: ip.src,
+        sport: if echo { 0 } else { t.dport },
+        dport: t.sport,
+        ifindex: skb.ifindex(),
+        next_hop: F::UNSPECIFIED,
+        mac: veth.mac,
+        flags: FLOW_TO_CONTAINER,
+        seen: 0,
+        mtu: 0,
+        ..room.forward
+    };
+    if let Some(held) = super::flow::find::<F>(&room.reverse_key)
+        && (held.dst != ip.src || held.dport != t.sport)
+    {
+        return Err(DropReason::PortsExhausted);
+    }
+    let transient = F::transient();
+    if transient
+        .insert(&room.reverse_key, &room.reverse, 0)
+        .is_err()
+        || transient
+            .insert(&room.forward_key, &room.forward, 0)
+            .is_err()
+    {
+        return Err(DropReason::FlowTableFull);
+    }
+    Ok(())
+}

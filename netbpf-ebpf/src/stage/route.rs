@@ -1,0 +1,117 @@
+//! The way out, as the host's own routing says it for the destination.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NO_SRC_ADDR,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup,
+    },
+    helpers::bpf_fib_lookup as fib_lookup,
+};
+use netbpf_common::{
+    drop::DropReason,
+    maps::{Uplink, uplinks::UPLINK_ETHERNET},
+};
+
+use super::Step;
+use crate::{
+    ctx::Skb,
+    family::{Family, Room},
+    maps::UPLINKS,
+};
+
+/// Extra flags for the lookup, set by the loader to what the kernel knows:
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` (6.3) and `BPF_FIB_LOOKUP_SRC` (6.7).
+#[unsafe(no_mangle)]
+static FIB_FLAGS: u32 = 0;
+
+const FIB_LOOKUP_SRC: u32 = 16;
+
+/// A way out.
+#[derive(Clone, Copy)]
+pub struct Way<A> {
+    pub ifindex: u32,
+    pub next_hop: A,
+    /// IPv4 by way of an IPv6 neighbour.
+    pub foreign: bool,
+    pub mtu: u32,
+    /// The address that the host would send from.
+    pub src: A,
+    pub ethernet: bool,
+}
+
+/// The uplink behind an ifindex.
+#[inline(always)]
+pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    unsafe { UPLINKS.get(&ifindex) }
+}
+
+/// Asks the FIB for the way from `src` (unspecified: the host chooses) to `dst`.
+/// `asking` is a device of ours with forwarding on, or the kernel refuses.
+#[inline(always)]
+pub fn way<F: Family>(
+    skb: &Skb,
+    room: &mut Room<F::Addr>,
+    asking: u32,
+    src: F::Addr,
+    dst: F::Addr,
+) -> Step<Way<F::Addr>> {
+    // SAFETY: a constant that the loader wrote before the program was verified.
+    let flags = unsafe { core::ptr::read_volatile(&raw const FIB_FLAGS) };
+    let choose = src == F::UNSPECIFIED && flags & FIB_LOOKUP_SRC != 0;
+    let fib = &mut room.fib;
+    // SAFETY: all fields are integers, for which 0 is valid.
+    *fib = unsafe { core::mem::zeroed() };
+    fib.family = F::AF;
+    fib.ifindex = asking;
+    F::fib_set(fib, src, dst);
+    let flags = if choose {
+        flags
+    } else {
+        flags & !FIB_LOOKUP_SRC
+    };
+    // SAFETY: `fib` is a whole structure.
+    let ret = unsafe {
+        fib_lookup(
+            skb.as_ptr(),
+            core::ptr::from_mut(fib),
+            size_of::<bpf_fib_lookup>() as i32,
+            flags,
+        )
+    };
+    if ret < 0 {
+        return Err(DropReason::NetUnreachable);
+    }
+    match ret as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {}
+        BPF_FIB_LKUP_RET_UNREACHABLE => return Err(DropReason::HostUnreachable),
+        BPF_FIB_LKUP_RET_PROHIBIT => return Err(DropReason::Prohibited),
+        BPF_FIB_LKUP_RET_NO_SRC_ADDR => return Err(DropReason::NoSourceAddress),
+        // Local, broadcast and multicast destinations end here as well, but are
+        // dealt with before.
+        BPF_FIB_LKUP_RET_NOT_FWDED => return Err(DropReason::NetUnreachable),
+        _ => return Err(DropReason::NetUnreachable),
+    }
+    let ifindex = fib.ifindex;
+    let uplink = uplink(ifindex).ok_or(DropReason::NotUplink)?;
+    let chosen = if src != F::UNSPECIFIED {
+        src
+    } else if choose {
+        F::fib_src(fib)
+    } else {
+        F::uplink_addr(uplink)
+    };
+    if ret as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED && !skb.is_gso() {
+        room.mtu = uplink.mtu;
+        return Err(DropReason::TooBig);
+    }
+    Ok(Way {
+        ifindex,
+        next_hop: F::fib_dst(fib),
+        foreign: fib.family != F::AF,
+        mtu: uplink.mtu,
+        src: chosen,
+        ethernet: uplink.flags & UPLINK_ETHERNET != 0,
+    })
+}
