@@ -11,7 +11,7 @@ use netbpf_tests::lab::{
 };
 
 #[test]
-fn the_host_reaches_containers_and_is_seen_as_the_gateway() {
+fn the_host_reaches_containers_under_an_address_of_its_own() {
     let street = street_with_networks("the_host_reaches_containers", &[]);
     let web = street.front("web", &[]);
     let _http = Http::start(&web, 80);
@@ -21,9 +21,9 @@ fn the_host_reaches_containers_and_is_seen_as_the_gateway() {
         let address = web.addr(family);
         street.host.ping(address);
         street.host.fetch_big(address, 80);
-        let gateway = web.gateway(family);
-        assert_eq!(street.host.fetch(address, 80).peer, gateway);
-        assert_eq!(street.host.ask_udp(address, 53), gateway);
+        let own = [web.gateway(family), family.ip(HOST)];
+        assert!(own.contains(&street.host.fetch(address, 80).peer));
+        assert!(own.contains(&street.host.ask_udp(address, 53)));
     }
     drops.none();
 }

@@ -10,9 +10,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use netbpf_tests::{
     lab::{
-        Family, Http, Lab, Ping, Pulse, TcpEcho, UdpEcho, Wiretap,
+        Cmd, Family, Http, Lab, Ping, Pulse, TcpEcho, UdpEcho, Wiretap,
         names::{self, CLIENT, CLIENT_B, HOST, HOST_B},
-        street_without_daemon,
+        remove_stale, street_without_daemon,
     },
     packets::{Way, has_payload},
 };
@@ -31,7 +31,7 @@ fn a_wire_carries_ping_curl_and_datagrams_in_both_families() {
         assert_eq!(seen.local, SocketAddr::new(host, 80));
         street.client.fetch_big(host, 80);
         assert_eq!(street.client.ask_udp(host, 53), client);
-        street.client.cannot_fetch(host, 81);
+        street.client.is_refused(host, 81);
         street.client.cannot_ask_udp(host, 54);
         street.client.cannot_ping(family.ip(names::NOWHERE));
     }
@@ -131,4 +131,23 @@ fn a_command_has_a_time_limit() {
         .run(&["sleep", "30"])
         .timeout(Duration::from_millis(100))
         .ok();
+}
+
+#[test]
+fn what_a_killed_run_left_is_removed_by_the_next() {
+    let ended = Cmd::new(&["sleep", "0"]).spawn();
+    let pid = ended.pid();
+    ended.wait();
+    let name = format!("nbt-{pid}-1-left");
+    Cmd::new(&["ip", "netns", "add", &name]).ok();
+    let dir = std::env::temp_dir().join(format!("nbt-{pid}-1"));
+    let mount = dir.join("host/bpffs");
+    std::fs::create_dir_all(&mount).expect("make a directory");
+    let target = mount.display().to_string();
+    Cmd::new(&["mount", "-t", "bpf", "bpf", &target]).ok();
+    remove_stale();
+    let left = [PathBuf::from("/run/netns").join(&name), dir];
+    for path in left {
+        assert!(!path.exists(), "{} is left", path.display());
+    }
 }

@@ -149,6 +149,10 @@ impl Host {
             self.role(),
             self.log()
         );
+        let mut daemon = self.0.daemon.lock().unwrap();
+        let child = daemon.child.as_mut().expect("just started");
+        let ended = child.try_wait().expect("our child");
+        assert!(ended.is_none(), "the daemon has ended: {ended:?}");
     }
 
     fn daemon_command(&self, flags: &[String]) -> Cmd {

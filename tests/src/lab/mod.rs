@@ -28,6 +28,7 @@ use std::{
         Arc, Mutex, Once,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 pub use command::{Background, Cmd, Output};
@@ -39,7 +40,7 @@ pub use namespace::{Namespace, parse_mac};
 pub use pulse::Pulse;
 pub use server::{Http, TcpEcho, UdpEcho};
 pub use settings::{Settings, firewall, sysctls};
-pub use sweep::remove_of;
+pub use sweep::{remove_of, remove_stale};
 pub use traffic::{Family, Ping, Seen, ask, url};
 pub use tunnel::Tunnel;
 pub use wait::{until, within};
@@ -69,7 +70,7 @@ impl Lab {
             nix::unistd::geteuid().is_root(),
             "the lab makes network namespaces: run the tests as root (cargo xtask test does)"
         );
-        SWEEP.call_once(sweep::remove_stale);
+        SWEEP.call_once(remove_stale);
         let dir = std::env::temp_dir().join(format!("{}{}", sweep::own_prefix(), next_number()));
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("cannot make {}: {e}", dir.display()));
         Lab {
@@ -115,6 +116,13 @@ impl Lab {
         for (space, device, addresses) in [one, other] {
             space.sysctl(&format!("net.ipv6.conf.{device}.accept_dad"), "0");
             space.address(device, addresses);
+        }
+        // Until the kernel has noticed the carrier, IPv6 has no routes there.
+        for (space, device, _) in [one, other] {
+            within(Duration::from_secs(5), "the wire is up", || {
+                let links = space.ip_json(&format!("link show dev {device}"));
+                links[0]["operstate"] == "UP"
+            });
         }
     }
 

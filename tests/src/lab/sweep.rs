@@ -26,7 +26,7 @@ pub(super) fn cgroup_root() -> Option<PathBuf> {
 }
 
 /// Removes what processes that are gone have left.
-pub(super) fn remove_stale() {
+pub fn remove_stale() {
     let mut pids = BTreeSet::new();
     for dir in [
         Some("/run/netns".into()),

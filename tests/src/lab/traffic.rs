@@ -129,6 +129,13 @@ impl Namespace {
         self.curl_command(&url(address, port, ""), "1").fails()
     }
 
+    /// Fails when something can be fetched there, or nobody says so at once.
+    #[track_caller]
+    pub fn is_refused(&self, address: IpAddr, port: u16) {
+        // 7: could not connect; 28 would be a time-out.
+        self.curl_command(&url(address, port, ""), "1").exits(7);
+    }
+
     fn ping_command(&self, address: IpAddr, arguments: &[&str]) -> Cmd {
         let address = address.to_string();
         let mut argv = vec!["ping", "-n"];
