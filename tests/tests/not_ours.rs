@@ -16,7 +16,7 @@ use netbpf_tests::{
     lab::{
         Family, Http, Namespace, Street, UdpEcho, Wiretap, has_tools,
         names::{CLIENT, HOST},
-        street_with_networks, street_without_daemon,
+        street_with_networks, street_without_daemon, within,
     },
     packets::{Way, has_payload, vlan_tagged},
 };
@@ -167,6 +167,12 @@ fn docker_beside(street: &Street) -> Namespace {
     host.sysctl("net.ipv6.conf.all.forwarding", "1");
     foreign.route("0.0.0.0/0", "via 172.17.0.1");
     foreign.route("::/0", "via fd17::1");
+    for gateway in ["172.17.0.1", "fd17::1"] {
+        let gateway = gateway.parse().expect("an address");
+        within(Duration::from_secs(5), "the bridge forwards", || {
+            foreign.ping_with(gateway, &[]).status.success()
+        });
+    }
     for tool in ["iptables", "ip6tables"] {
         let net = if tool == "iptables" {
             "172.17.0.0/16"
