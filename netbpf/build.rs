@@ -15,9 +15,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            for line in error.to_string().lines() {
-                println!("cargo::error={line}");
-            }
+            // cargo takes one line for one error.
+            let text = error.to_string().replace('\n', "; ");
+            println!("cargo::error={text}");
             ExitCode::FAILURE
         }
     }

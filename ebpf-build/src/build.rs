@@ -5,7 +5,7 @@ use crate::{
     compiler::{TARGET, choose},
     inspect::inspect,
     linker::find,
-    strip::strip_debug,
+    strip::finish,
 };
 use std::{
     env,
@@ -56,7 +56,7 @@ pub fn build(places: &Places) -> Result<Built> {
         )));
     }
     let object = places.object();
-    write_if_changed(&object, &strip_debug(&data)?)?;
+    write_if_changed(&object, &finish(&data)?)?;
     Ok(Built {
         object,
         compiler,
@@ -88,8 +88,9 @@ fn cargo(places: &Places, compiler: &Compiler, linker: &Linker) -> Command {
     if compiler.core == CoreLibrary::FromSource {
         command.args(["-Z", "build-std=core"]);
     }
-    if let Some(libraries) = &compiler.libraries {
-        command.env("LD_LIBRARY_PATH", libraries);
+    // Both the unpacked compiler and the linker built beside it want them.
+    if compiler.libraries.is_some() || linker.path.starts_with(&places.tools) {
+        command.env("LD_LIBRARY_PATH", places.debian_libraries());
     }
     command
 }

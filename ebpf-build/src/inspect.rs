@@ -10,6 +10,8 @@ use crate::{
 use std::{collections::BTreeSet, fmt};
 
 const INSTRUCTION: usize = 8;
+/// MAX_BPF_STACK, for a program with the functions it calls.
+const STACK_LIMIT: usize = 512;
 /// The frame pointer.
 const R10: u8 = 10;
 
@@ -34,6 +36,8 @@ pub struct Program {
     /// Stack in bytes of the deepest chain of calls. The kernel allows 512 and
     /// rounds each frame up to 32 (16 in newer ones); so does this.
     pub stack: usize,
+    /// The functions of that chain, with their own frames.
+    pub chain: Vec<(String, usize)>,
 }
 
 /// Looks at an object as the linker left it.
@@ -46,13 +50,17 @@ pub fn inspect(object: &[u8]) -> Result<Report> {
         .filter(|(_, f)| !f.section.starts_with(".text"))
         .map(|(index, function)| {
             let mut seen = BTreeSet::new();
-            let stack = deepest(&functions, index, &mut Vec::new(), &mut seen)?;
+            let (stack, chain) = deepest(&functions, index, &mut Vec::new(), &mut seen)?;
             Ok(Program {
                 name: function.name.clone(),
                 section: function.section.clone(),
                 instructions: seen.iter().map(|i| functions[*i].instructions).sum(),
                 functions: seen.len() - 1,
                 stack,
+                chain: chain
+                    .into_iter()
+                    .map(|i| (readable(&functions[i].name), functions[i].frame))
+                    .collect(),
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -199,13 +207,14 @@ fn frame(body: &[u8]) -> usize {
     lowest.unsigned_abs() as usize
 }
 
-/// Stack of the deepest chain of calls from `index`; notes every function on the way.
+/// Stack of the deepest chain of calls from `index`, and that chain; notes every
+/// function on the way.
 fn deepest(
     functions: &[Function],
     index: usize,
     chain: &mut Vec<usize>,
     seen: &mut BTreeSet<usize>,
-) -> Result<usize> {
+) -> Result<(usize, Vec<usize>)> {
     const ROUND: usize = 32;
     let function = &functions[index];
     if chain.contains(&index) {
@@ -213,13 +222,15 @@ fn deepest(
     }
     chain.push(index);
     seen.insert(index);
-    let mut below = 0;
+    let mut below = (0, Vec::new());
     for call in &function.calls {
         below = below.max(deepest(functions, *call, chain, seen)?);
     }
     chain.pop();
     // The kernel takes an empty frame for one of a byte.
-    Ok(function.frame.max(1).next_multiple_of(ROUND) + below)
+    let frame = function.frame.max(1).next_multiple_of(ROUND);
+    let path = [index].into_iter().chain(below.1).collect();
+    Ok((frame + below.0, path))
 }
 
 /// Who calls the panic machinery. The linker drops what nobody calls.
@@ -292,6 +303,19 @@ impl fmt::Display for Report {
                 p.name, p.section, p.instructions, p.functions, p.stack
             )?;
         }
+        for p in self.programs.iter().filter(|p| p.stack > STACK_LIMIT) {
+            let chain: Vec<_> = p
+                .chain
+                .iter()
+                .map(|(f, own)| format!("{f} ({own})"))
+                .collect();
+            writeln!(
+                f,
+                "{} has more than {STACK_LIMIT} bytes of stack, which the verifier may refuse: {}",
+                p.name,
+                chain.join(" > ")
+            )?;
+        }
         Ok(())
     }
 }
@@ -345,8 +369,9 @@ mod tests {
             function(0, &[]),
         ];
         let mut seen = BTreeSet::new();
-        let stack = deepest(&all, 0, &mut Vec::new(), &mut seen).expect("no recursion");
-        assert_eq!((stack, seen.len()), (64 + 128, 4));
+        let deepest_of_all = deepest(&all, 0, &mut Vec::new(), &mut seen).expect("no recursion");
+        assert_eq!(deepest_of_all, (64 + 128, vec![0, 2]));
+        assert_eq!(seen.len(), 4);
         let circle = [function(8, &[1]), function(8, &[0])];
         assert!(deepest(&circle, 0, &mut Vec::new(), &mut BTreeSet::new()).is_err());
     }

@@ -1,15 +1,20 @@
-//! Takes the DWARF out of an object: 200 KB become 32. BTF and BTF.ext, which
-//! hold the source lines that the verifier and bpftool show, stay.
+//! Makes of the linker's output the object that is embedded: without DWARF (a
+//! tenth of the size), BTF and BTF.ext, which hold the source lines that the
+//! verifier and bpftool show, kept and tidied ([`line_info`](crate::line_info)).
 //!
 //! `llvm-strip -g` does the same, but comes in a package of its own.
 
 use crate::{
     Error, Result,
-    elf::{Elf, SECTION_HEADER, SHT_NOBITS, SHT_REL, SHT_RELA, SHT_SYMTAB, SYMBOL, u16_at, u64_at},
+    elf::{
+        Elf, SECTION_HEADER, SHT_NOBITS, SHT_REL, SHT_RELA, SHT_SYMTAB, SYMBOL, Section, u16_at,
+        u64_at,
+    },
+    line_info::{Tidied, tidy},
 };
 
-/// The object without `.debug_*` and what refers to it.
-pub(crate) fn strip_debug(object: &[u8]) -> Result<Vec<u8>> {
+/// The object without `.debug_*` and what refers to it, with tidy line information.
+pub(crate) fn finish(object: &[u8]) -> Result<Vec<u8>> {
     let elf = Elf::parse(object)?;
     stripped(&elf).ok_or_else(|| Error::new("the object's sections do not fit together"))
 }
@@ -25,18 +30,27 @@ fn is_debug(name: &str) -> bool {
 fn stripped(elf: &Elf<'_>) -> Option<Vec<u8>> {
     let sections = numbering(elf.sections.iter().map(|s| !is_debug(s.name)));
     let symbols = numbering(kept_symbols(elf, &sections)?.into_iter());
+    let ext = elf.sections.iter().position(|s| s.name == ".BTF.ext");
+    let tidied = match ext {
+        Some(index) => Some(tidy(elf.sections[index].content)?),
+        None => None,
+    };
     let mut out = elf.data.get(..SECTION_HEADER)?.to_vec();
     let mut headers = Vec::new();
     let kept = elf.sections.iter().zip(&sections);
-    for (section, _) in kept.filter(|(_, new)| new.is_some()) {
+    for (index, (section, _)) in kept.enumerate().filter(|(_, (_, new))| new.is_some()) {
         let (content, info) = match section.kind {
+            _ if Some(index) == ext => (tidied.as_ref()?.content.clone(), section.info),
             SHT_SYMTAB => (
                 symbol_table(section.content, &sections, &symbols)?,
                 // The first global symbol's index.
                 symbols.get(..section.info)?.iter().flatten().count(),
             ),
             SHT_REL | SHT_RELA => (
-                relocation_table(section.content, section.kind, &symbols)?,
+                {
+                    let lines = tidied.as_ref().filter(|_| Some(section.info) == ext);
+                    relocation_table(section, &symbols, lines)?
+                },
                 (*sections.get(section.info)?)?,
             ),
             _ => (section.content.to_vec(), section.info),
@@ -114,13 +128,33 @@ fn symbol_table(
     Some(new)
 }
 
-fn relocation_table(old: &[u8], kind: u32, symbols: &[Option<usize>]) -> Option<Vec<u8>> {
-    let size = if kind == SHT_REL { 16 } else { 24 };
-    let mut new = old.to_vec();
-    for entry in new.chunks_exact_mut(size) {
+/// `lines`: of the section that the relocations are for, where it was tidied.
+fn relocation_table(
+    section: &Section<'_>,
+    symbols: &[Option<usize>],
+    lines: Option<&Tidied>,
+) -> Option<Vec<u8>> {
+    let size = if section.kind == SHT_REL { 16 } else { 24 };
+    let mut new = Vec::new();
+    for entry in section.content.chunks_exact(size) {
+        let place = u64_at(entry, 0)?;
+        let place = match lines {
+            Some(lines) => match lines.moved(place as usize) {
+                Some(moved) => moved as u64,
+                None => continue,
+            },
+            None => place,
+        };
         let info = u64_at(entry, 8)?;
         let symbol = (*symbols.get((info >> 32) as usize)?)? as u64;
-        put(entry, 8, &(symbol << 32 | info & 0xffff_ffff).to_le_bytes());
+        let mut entry = entry.to_vec();
+        put(&mut entry, 0, &place.to_le_bytes());
+        put(
+            &mut entry,
+            8,
+            &(symbol << 32 | info & 0xffff_ffff).to_le_bytes(),
+        );
+        new.extend(entry);
     }
     Some(new)
 }

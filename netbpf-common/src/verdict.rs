@@ -2,26 +2,146 @@
 
 use crate::drop::DropReason;
 
-/// Every path through a program ends in one of these, and one place
-/// (`emit` in `netbpf-ebpf`) turns it into counters, events and a return code.
+/// The kinds of a [`Coded`] verdict. Every path through a program ends in one of
+/// these, and one place turns it into counters, events and a return code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Kind {
     /// Not ours, or for the host: the kernel's stack takes it as it is.
     Pass,
     /// For the host's own stack, from a container: counted as sent by it.
     ToHost,
-    /// Into the container behind this host-side veth.
-    Deliver { ifindex: u32, endpoint: u32 },
-    /// Out by this device; the neighbour is resolved by the kernel.
-    Forward { ifindex: u32 },
+    /// Into the container behind a host-side veth.
+    Deliver,
+    /// Out by a device; the neighbour is resolved by the kernel.
+    Forward,
     /// The same by a device whose packets have no Ethernet header.
-    ForwardBare { ifindex: u32 },
-    /// The packet was rewritten into an answer (ARP, ND, ICMP error) that goes
-    /// back where it came from.
+    ForwardBare,
+    /// The packet was rewritten into an answer (ARP, ND) that goes back where it
+    /// came from.
     Answer,
     /// Answered with an ICMP error in place of the packet, which counts as
-    /// dropped under this reason.
-    Refuse(DropReason),
+    /// dropped.
+    Refuse,
     /// Thrown away.
-    Drop(DropReason),
+    Drop,
+}
+
+/// A verdict in one register.
+///
+/// An enum that goes through the stack of an eBPF program has fields that only
+/// some variants set; the compiler loads them before it looks which variant it
+/// is, and the verifier refuses the load. Here every bit is always set.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coded(u64);
+
+const PASS: u64 = 0;
+const TO_HOST: u64 = 1;
+const DELIVER: u64 = 2;
+const FORWARD: u64 = 3;
+const FORWARD_BARE: u64 = 4;
+const ANSWER: u64 = 5;
+const REFUSE: u64 = 6;
+const DROP: u64 = 7;
+
+/// The largest endpoint index that a coded verdict holds.
+pub const MAX_ENDPOINT: u32 = 0xffff;
+
+impl Coded {
+    pub const PASS: Coded = Coded(PASS);
+    pub const TO_HOST: Coded = Coded(TO_HOST);
+    pub const ANSWER: Coded = Coded(ANSWER);
+
+    #[inline(always)]
+    pub const fn deliver(ifindex: u32, endpoint: u32) -> Coded {
+        Coded(DELIVER | ((endpoint & MAX_ENDPOINT) as u64) << 16 | (ifindex as u64) << 32)
+    }
+
+    #[inline(always)]
+    pub const fn forward(ifindex: u32, ethernet: bool) -> Coded {
+        Coded(if ethernet { FORWARD } else { FORWARD_BARE } | (ifindex as u64) << 32)
+    }
+
+    #[inline(always)]
+    pub const fn refuse(reason: DropReason) -> Coded {
+        Coded(REFUSE | (reason as u64) << 8)
+    }
+
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Coded {
+        Coded(DROP | (reason as u64) << 8)
+    }
+
+    /// The reason, when this drops without an answer.
+    #[inline(always)]
+    pub const fn dropped(self) -> Option<u8> {
+        if self.0 as u8 as u64 == DROP {
+            Some((self.0 >> 8) as u8)
+        } else {
+            None
+        }
+    }
+
+    /// What kind of verdict it is; the operands are read by the methods below,
+    /// each where it means something.
+    #[inline(always)]
+    pub const fn kind(self) -> Kind {
+        match self.0 & 0xff {
+            PASS => Kind::Pass,
+            TO_HOST => Kind::ToHost,
+            DELIVER => Kind::Deliver,
+            FORWARD => Kind::Forward,
+            FORWARD_BARE => Kind::ForwardBare,
+            ANSWER => Kind::Answer,
+            REFUSE => Kind::Refuse,
+            _ => Kind::Drop,
+        }
+    }
+
+    /// Number of the drop reason.
+    #[inline(always)]
+    pub const fn reason(self) -> u32 {
+        (self.0 >> 8) as u32 & 0xff
+    }
+
+    #[inline(always)]
+    pub const fn endpoint(self) -> u32 {
+        (self.0 >> 16) as u32 & MAX_ENDPOINT
+    }
+
+    #[inline(always)]
+    pub const fn ifindex(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// As a function's return value.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Coded {
+        Coded(bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_are_read_back() {
+        let deliver = Coded::deliver(u32::MAX, 4095);
+        assert_eq!(deliver.kind(), Kind::Deliver);
+        assert_eq!((deliver.ifindex(), deliver.endpoint()), (u32::MAX, 4095));
+        assert_eq!(Coded::forward(7, true).kind(), Kind::Forward);
+        assert_eq!(Coded::forward(7, false).kind(), Kind::ForwardBare);
+        assert_eq!(Coded::forward(7, false).ifindex(), 7);
+        let reason = DropReason::HostUnreachable;
+        assert_eq!(Coded::refuse(reason).kind(), Kind::Refuse);
+        assert_eq!(Coded::refuse(reason).reason(), reason as u32);
+        assert_eq!(Coded::drop(reason).dropped(), Some(reason as u8));
+        assert_eq!(Coded::refuse(reason).dropped(), None);
+    }
 }

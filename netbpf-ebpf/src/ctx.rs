@@ -39,8 +39,10 @@ const HELPER: DropReason = DropReason::Helper;
 /// forms that the verifier does not understand.
 #[inline(always)]
 fn opaque(mut value: usize) -> usize {
-    // SAFETY: the assembly is empty; it only claims to change the register.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) value) };
+    // SAFETY: the assembly is empty; it only claims to change the register. (Not
+    // even a comment may stand in it: it would get line information of its own,
+    // which the kernel then refuses.)
+    unsafe { core::arch::asm!("", inout("r0") value) };
     value
 }
 
@@ -50,6 +52,16 @@ impl Skb {
         Skb {
             skb: ctx.as_ptr().cast(),
         }
+    }
+
+    #[inline(always)]
+    pub fn from_raw(skb: *mut __sk_buff) -> Self {
+        Skb { skb }
+    }
+
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.skb
     }
 
     /// Makes sure that `len` bytes, or all there are, can be read directly.

@@ -2,12 +2,12 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netbpf_common::{
-    drop::DropReason,
     event::{EVENT_DROP, EVENT_NEW, Event},
     maps::{DropKey, EndpointStats, Flow},
 };
 
 use crate::{
+    calls,
     ctx::Skb,
     family::{Family, Packet},
     maps::{CONFIG, DROPS, ENDPOINT_DROPS, ENDPOINT_STATS, EVENTS},
@@ -55,10 +55,17 @@ pub fn received(skb: &Skb, endpoint: u32) {
     }
 }
 
-/// A packet that goes nowhere. `endpoint` is 0 where none is known.
-#[inline(never)]
-pub fn dropped(skb: &Skb, reason: DropReason, endpoint: u32) {
-    if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+/// A packet that goes nowhere; the code to return. `endpoint` is 0 where none is
+/// known.
+#[inline(always)]
+pub fn dropped(skb: &Skb, reason: u32, endpoint: u32) -> i32 {
+    calls::count_drop(skb.raw(), reason, endpoint)
+}
+
+/// The counting of [`dropped`].
+#[inline(always)]
+pub fn count_drop(skb: &Skb, reason: u32, endpoint: u32) {
+    if let Some(count) = DROPS.get_ptr_mut(reason) {
         // SAFETY: the slot belongs to this CPU, on which programs do not nest.
         unsafe { *count += 1 };
     }
@@ -66,10 +73,7 @@ pub fn dropped(skb: &Skb, reason: DropReason, endpoint: u32) {
         if let Some(stats) = stats(endpoint) {
             stats.dropped_packets += 1;
         }
-        let key = DropKey {
-            endpoint,
-            reason: reason as u32,
-        };
+        let key = DropKey { endpoint, reason };
         match ENDPOINT_DROPS.get_ptr_mut(&key) {
             Some(count) => add(count, 1),
             // Two CPUs may both find nothing: then the first of two drops goes
@@ -86,8 +90,8 @@ pub fn dropped(skb: &Skb, reason: DropReason, endpoint: u32) {
     }
 }
 
-/// A flow began: tell whoever listens. The tuples are those of the packet.
-#[inline(never)]
+/// A flow began: tells whoever listens.
+#[inline(always)]
 pub fn began<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &Flow<F::Addr>) {
     if listening() {
         event(skb, EVENT_NEW, new.endpoint, |event| {

@@ -1,19 +1,28 @@
 //! What differs between IPv4 and IPv6; all else is written once over [`Family`].
 
-use aya_ebpf::bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_sock_tuple};
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_sock_tuple},
+    maps::lpm_trie::Key,
+};
 use netbpf_common::{
     addr::{self, Addr, Addr4, Addr6},
     drop::DropReason,
-    maps::{Flow, FlowKey, MappingKey, Outside, OutsideKey, Uplink, Veth},
+    maps::{
+        EndpointKey, Flow, FlowKey, LocalKey, MappingKey, Outside, OutsideKey, PortData,
+        SubnetData, Uplink, Veth,
+    },
     packet::{
         self, checksum, eth, icmp, ipv4, ipv6,
         tuple::{Ip, Transport},
     },
+    verdict::Coded,
 };
 
 use crate::{
+    calls,
     ctx::{Skb, sum_diff},
     maps::{self, Flows, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
+    stage::{route::Way, translate::NewTuple},
 };
 
 const AF_INET: u8 = 2;
@@ -23,6 +32,11 @@ const AF_INET6: u8 = 10;
 /// of 4. Past the checksum of TCP behind any header, as `bpf_skb_change_tail`
 /// does not cut in front of a checksum still to be filled in.
 pub const QUOTE: usize = 128;
+
+/// The bytes quoted, aligned so that they are cleared in few stores.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Quote(pub [u8; QUOTE]);
 
 /// What a program works on that does not fit on the stack; lies in the per-CPU
 /// map `scratch`.
@@ -35,7 +49,16 @@ pub struct Room<A> {
     pub mapping_key: MappingKey<A>,
     pub outside_key: OutsideKey<A>,
     pub outside: Outside<A>,
+    /// What is asked of the FIB.
+    pub route_src: A,
+    pub route_dst: A,
     pub fib: bpf_fib_lookup,
+    pub way: Way<A>,
+    pub new: NewTuple<A>,
+    pub local_key: LocalKey,
+    pub endpoint_key: EndpointKey,
+    pub subnet_key: Key<SubnetData>,
+    pub port_key: Key<PortData>,
     pub socket: bpf_sock_tuple,
     /// Family 0: the neighbour is the kernel's to find.
     pub next_hop: bpf_redir_neigh,
@@ -43,7 +66,7 @@ pub struct Room<A> {
     pub mtu: u32,
     /// Address that an ICMP error comes from.
     pub answer_from: A,
-    pub quote: [u8; QUOTE],
+    pub quote: Quote,
 }
 
 /// The packet as parsed, and the key that finds its flow.
@@ -128,6 +151,13 @@ pub trait Family: Sized {
 
     /// ICMP type and code for a reason, when it is to be answered.
     fn icmp_error(reason: DropReason) -> Option<(u8, u8)>;
+
+    /// The steps that are functions of their own; see [`crate::calls`].
+    fn call_route(skb: &Skb) -> Coded;
+    fn call_masquerade(skb: &Skb) -> Coded;
+    fn call_port(skb: &Skb, from_container: bool) -> Coded;
+    fn call_refuse(skb: &Skb, reason: DropReason) -> Coded;
+    fn call_advance(seen: u8, opens: bool) -> Coded;
 }
 
 pub enum V4 {}
@@ -161,6 +191,26 @@ impl Family for V4 {
     const HEADER: usize = ipv4::LEN;
     const SOCKET_TUPLE: u32 = 12;
 
+    #[inline(always)]
+    fn call_route(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::route_v4(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_masquerade(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::masquerade_v4(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_port(skb: &Skb, from_container: bool) -> Coded {
+        Coded::from_bits(calls::port_v4(skb.raw(), u32::from(from_container)))
+    }
+    #[inline(always)]
+    fn call_refuse(skb: &Skb, reason: DropReason) -> Coded {
+        Coded::from_bits(calls::refuse_v4(skb.raw(), reason as u32))
+    }
+    #[inline(always)]
+    fn call_advance(seen: u8, opens: bool) -> Coded {
+        Coded::from_bits(calls::advance_v4(u32::from(seen), u32::from(opens)))
+    }
     #[inline(always)]
     fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr4>> {
         ipv4::parse(skb, offset)
@@ -323,6 +373,26 @@ impl Family for V6 {
     const HEADER: usize = ipv6::LEN;
     const SOCKET_TUPLE: u32 = 36;
 
+    #[inline(always)]
+    fn call_route(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::route_v6(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_masquerade(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::masquerade_v6(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_port(skb: &Skb, from_container: bool) -> Coded {
+        Coded::from_bits(calls::port_v6(skb.raw(), u32::from(from_container)))
+    }
+    #[inline(always)]
+    fn call_refuse(skb: &Skb, reason: DropReason) -> Coded {
+        Coded::from_bits(calls::refuse_v6(skb.raw(), reason as u32))
+    }
+    #[inline(always)]
+    fn call_advance(seen: u8, opens: bool) -> Coded {
+        Coded::from_bits(calls::advance_v6(u32::from(seen), u32::from(opens)))
+    }
     #[inline(always)]
     fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr6>> {
         ipv6::parse(skb, offset)

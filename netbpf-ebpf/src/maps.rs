@@ -76,7 +76,7 @@ pub static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 pub static EVENTS: RingBuf<Event, { 256 * 1024 }> = RingBuf::new();
 
 /// Bytes of [`SCRATCH`].
-pub const SCRATCH_LEN: usize = 1024;
+pub const SCRATCH_LEN: usize = 1536;
 
 /// Working space that the 512 bytes of stack have no room for; see
 /// [`crate::family::Room`]. One entry is enough: TC programs run with softirqs

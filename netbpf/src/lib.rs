@@ -1,7 +1,12 @@
 //! netbpf: container networking in eBPF. A library with a thin `main`, so that
 //! tests use the datapath and the control code as they are.
 
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod error;
 pub mod model;

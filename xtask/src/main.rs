@@ -1,11 +1,22 @@
 //! The project's own commands: `cargo xtask --help`.
 
 mod build_ebpf;
+mod ci;
+mod demo;
+mod preflight;
+mod privilege;
+mod setup;
+mod step;
+mod summary;
+mod test;
+mod vm;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use ebpf_build::Places;
+use setup::Consent;
 use std::{path::Path, process::ExitCode};
+use summary::Summary;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, tests and shows netbpf")]
@@ -16,17 +27,58 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Bring the BPF compiler and linker under target/tools, install missing commands
+    Setup(Agreement),
     /// Build the eBPF programs and print their instructions and stack
     BuildEbpf {
         /// The programs are always optimised: the verifier takes no other code
         #[arg(long, hide = true)]
         release: bool,
     },
+    /// Show the main job on namespaces of its own, and leave nothing behind
+    Demo {
+        #[command(flatten)]
+        agreement: Agreement,
+        /// For the demo
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run every test
+    Test {
+        #[command(flatten)]
+        agreement: Agreement,
+        /// For each test program, as behind `cargo test --`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Check form and lints, run every test, then the virtual machine
+    Ci(Agreement),
+    /// Check the product on another kernel, in QEMU
+    Vm {
+        /// Series of the kernel
+        #[arg(default_value = "6.1")]
+        kernel: String,
+        #[command(flatten)]
+        agreement: Agreement,
+    },
+}
+
+#[derive(Args)]
+struct Agreement {
+    /// Install what is missing without asking
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Agreement {
+    fn consent(&self) -> Consent {
+        Consent::new(self.yes)
+    }
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -34,12 +86,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("xtask lies in no workspace")?;
     let places = Places::new(root);
     match arguments.command {
-        Command::BuildEbpf { release: _ } => build_ebpf::run(&places),
+        Command::Setup(agreement) => setup::run(&places, agreement.consent())?,
+        Command::BuildEbpf { release: _ } => build_ebpf::run(&places)?,
+        Command::Demo {
+            agreement,
+            arguments,
+        } => return demo::run(&places, agreement.consent(), &arguments),
+        Command::Test {
+            agreement,
+            arguments,
+        } => return Ok(close(test::run(&places, agreement.consent(), &arguments)?)),
+        Command::Ci(agreement) => return Ok(close(ci::run(&places, agreement.consent())?)),
+        Command::Vm { kernel, agreement } => {
+            return Ok(close(vm::run(&places, agreement.consent(), &kernel)?));
+        }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the closing line.
+fn close(summary: Summary) -> ExitCode {
+    println!("{summary}");
+    ExitCode::from(u8::from(summary.failed > 0))
 }

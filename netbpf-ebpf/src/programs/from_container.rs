@@ -14,15 +14,15 @@ use netbpf_common::{
         Read as _, eth,
         tuple::{self, Transport, TransportKind},
     },
-    verdict::Verdict,
+    verdict::{Coded, Kind},
 };
 
 use super::{HEADERS, send};
 use crate::{
+    calls,
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
-    maps::VETHS,
     stage::{
         Step, antispoof, arp, deliver,
         flow::{self, Found},
@@ -32,61 +32,53 @@ use crate::{
 
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
+    let skb = &Skb::new(&ctx);
     skb.pull(HEADERS);
-    let ifindex = skb.ifindex();
-    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
-    let Some(veth) = (unsafe { VETHS.get(&ifindex) }) else {
-        emit::dropped(&skb, DropReason::UnknownEndpoint, 0);
-        return emit::SHOT;
+    let Ok(veth) = local::veth(skb) else {
+        return emit::dropped(skb, DropReason::UnknownEndpoint as u32, 0);
     };
+    let own = veth.endpoint;
     let Some(header) = skb.bytes::<{ eth::LEN }>(0) else {
-        emit::dropped(&skb, DropReason::Malformed, veth.endpoint);
-        return emit::SHOT;
+        return emit::dropped(skb, DropReason::Malformed as u32, own);
     };
     let src = [
         header[6], header[7], header[8], header[9], header[10], header[11],
     ];
-    let ethertype = u16::from_be_bytes([header[12], header[13]]);
-    if let Err(reason) = antispoof::mac(src, veth) {
-        emit::dropped(&skb, reason, veth.endpoint);
-        return emit::SHOT;
+    if antispoof::mac(src, veth).is_err() {
+        return emit::dropped(skb, DropReason::SpoofedMac as u32, own);
     }
     if skb.has_vlan_tag() {
-        emit::dropped(&skb, DropReason::Vlan, veth.endpoint);
-        return emit::SHOT;
+        return emit::dropped(skb, DropReason::Vlan as u32, own);
     }
-    match ethertype {
-        eth::TYPE_IPV4 => ip::<V4>(&skb, veth),
-        eth::TYPE_IPV6 => ip::<V6>(&skb, veth),
-        eth::TYPE_ARP => {
-            let verdict = arp::answer(&skb, veth).unwrap_or_else(Verdict::Drop);
-            finish::<V4>(&skb, veth, verdict)
-        }
-        _ => {
-            emit::dropped(&skb, DropReason::EtherType, veth.endpoint);
-            emit::SHOT
-        }
+    match u16::from_be_bytes([header[12], header[13]]) {
+        eth::TYPE_IPV4 => ip::<V4>(skb, veth),
+        eth::TYPE_IPV6 => ip::<V6>(skb, veth),
+        eth::TYPE_ARP => finish::<V4>(skb, own, Coded::from_bits(calls::answer_arp(skb.raw()))),
+        _ => emit::dropped(skb, DropReason::EtherType as u32, own),
     }
 }
 
 #[inline(never)]
 fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
+    let own = veth.endpoint;
     let Ok((p, room)) = scratch::<F>() else {
         return emit::SHOT;
     };
-    let verdict = match parse::<F>(skb, p) {
-        Some(()) => match way::<F>(skb, veth, p, room) {
-            Ok(verdict) => verdict,
-            Err(reason) if F::icmp_error(reason).is_some() => {
-                room.answer_from = F::gateway(veth);
-                refuse::answer::<F>(skb, p, room, reason)
-            }
-            Err(reason) => Verdict::Drop(reason),
-        },
-        None => Verdict::Drop(DropReason::Malformed),
+    if parse::<F>(skb, p).is_none() {
+        return emit::dropped(skb, DropReason::Malformed as u32, own);
+    }
+    let mut verdict = match way::<F>(skb, veth, p, room) {
+        Ok(verdict) => verdict,
+        Err(reason) => Coded::drop(reason),
     };
-    finish::<F>(skb, veth, verdict)
+    if let Some(number) = verdict.dropped()
+        && let Some(reason) = DropReason::from_number(number)
+        && F::icmp_error(reason).is_some()
+    {
+        room.answer_from = F::gateway(veth);
+        verdict = F::call_refuse(skb, reason);
+    }
+    finish::<F>(skb, own, verdict)
 }
 
 #[inline(always)]
@@ -117,7 +109,7 @@ fn way<F: Family>(
     let p = &*p;
     let (ip, t) = (&p.ip, &p.t);
     if F::IS_V6 && nd::is_nd(ip.protocol, t) {
-        return nd::answer::<F>(skb, veth, p);
+        return Ok(Coded::from_bits(calls::answer_nd(skb.raw())));
     }
     if F::is_multicast(ip.dst) {
         return Err(DropReason::Multicast);
@@ -134,19 +126,21 @@ fn way<F: Family>(
         return Ok(verdict);
     }
 
-    if local::host::<F>(ip.dst).is_some() {
-        return Ok(port::begin::<F>(skb, p, room, Some(veth))?.unwrap_or(Verdict::ToHost));
+    if local::host::<F>(room, ip.dst).is_some() {
+        let verdict = F::call_port(skb, true);
+        return Ok(if verdict == Coded::PASS {
+            Coded::TO_HOST
+        } else {
+            verdict
+        });
     }
-    if let Some(to) = local::endpoint::<F>(ip.dst, veth.scope) {
+    if let Some(to) = local::endpoint::<F>(room, ip.dst, veth.scope) {
         local::policy(veth, to)?;
-        let verdict = Verdict::Deliver {
-            ifindex: to.ifindex,
-            endpoint: to.endpoint,
-        };
+        let verdict = Coded::deliver(to.ifindex, to.endpoint);
         deliver::address(skb, eth::LEN, to.mac, F::ETHERTYPE)?;
         return Ok(verdict);
     }
-    if let Some(subnet) = local::subnet::<F>(ip.dst) {
+    if let Some(subnet) = local::subnet::<F>(room, ip.dst) {
         return Err(if subnet.network == veth.network {
             DropReason::HostUnreachable
         } else {
@@ -160,54 +154,46 @@ fn way<F: Family>(
         if ip.later_fragment {
             return Err(DropReason::Fragment);
         }
-        return masquerade::begin::<F>(skb, veth, p, room);
+        return Ok(F::call_masquerade(skb));
     }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    let way = route::way::<F>(skb, room, skb.ifindex(), ip.src, ip.dst)?;
+    route::way::<F>(skb, room, ip.src, ip.dst)?;
     F::lower_hop_limit(skb, eth::LEN)?;
-    Ok(deliver::forward::<F>(
-        room,
-        way.ifindex,
-        way.ethernet,
-        (!way.foreign).then_some(way.next_hop),
-    ))
+    Ok(deliver::forward::<F>(room))
 }
 
 #[inline(always)]
-fn finish<F: Family>(skb: &Skb, veth: &Veth, verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Pass | Verdict::ToHost => {
-            emit::sent(skb, veth.endpoint);
+fn finish<F: Family>(skb: &Skb, own: u32, verdict: Coded) -> i32 {
+    match verdict.kind() {
+        Kind::Pass | Kind::ToHost => {
+            emit::sent(skb, own);
             skb.for_host();
             emit::NEXT
         }
-        Verdict::Deliver { ifindex, endpoint } => {
-            emit::sent(skb, veth.endpoint);
-            emit::received(skb, endpoint);
-            skb.redirect_peer(ifindex)
+        Kind::Deliver => {
+            emit::sent(skb, own);
+            emit::received(skb, verdict.endpoint());
+            skb.redirect_peer(verdict.ifindex())
         }
-        Verdict::Forward { ifindex } => {
-            emit::sent(skb, veth.endpoint);
-            send::<F>(skb, ifindex)
+        Kind::Forward => {
+            emit::sent(skb, own);
+            send::<F>(skb, verdict.ifindex())
         }
-        Verdict::ForwardBare { ifindex } => {
-            emit::sent(skb, veth.endpoint);
-            skb.redirect(ifindex)
+        Kind::ForwardBare => {
+            emit::sent(skb, own);
+            skb.redirect(verdict.ifindex())
         }
-        Verdict::Answer => {
+        Kind::Answer => {
             skb.for_host();
             skb.redirect_peer(skb.ifindex())
         }
-        Verdict::Refuse(reason) => {
-            emit::dropped(skb, reason, veth.endpoint);
+        Kind::Refuse => {
+            emit::dropped(skb, verdict.reason(), own);
             skb.for_host();
             skb.redirect_peer(skb.ifindex())
         }
-        Verdict::Drop(reason) => {
-            emit::dropped(skb, reason, veth.endpoint);
-            emit::SHOT
-        }
+        Kind::Drop => emit::dropped(skb, verdict.reason(), own),
     }
 }

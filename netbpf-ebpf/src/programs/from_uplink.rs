@@ -11,7 +11,7 @@ use netbpf_common::{
         eth,
         tuple::{self, Ip},
     },
-    verdict::Verdict,
+    verdict::{Coded, Kind},
 };
 
 use super::HEADERS;
@@ -80,14 +80,17 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
         return emit::NEXT;
     }
     p.key = p.ip.key(&p.t, ARRIVAL_UPLINK);
-    let verdict = match way::<F>(skb, p, room) {
+    let mut verdict = match way::<F>(skb, p, room) {
         Ok(verdict) => verdict,
-        Err(reason) if F::icmp_error(reason).is_some() => {
-            room.answer_from = p.ip.dst;
-            refuse::answer::<F>(skb, p, room, reason)
-        }
-        Err(reason) => Verdict::Drop(reason),
+        Err(reason) => Coded::drop(reason),
     };
+    if let Some(number) = verdict.dropped()
+        && let Some(reason) = DropReason::from_number(number)
+        && F::icmp_error(reason).is_some()
+    {
+        room.answer_from = p.ip.dst;
+        verdict = F::call_refuse(skb, reason);
+    }
     finish(skb, verdict)
 }
 
@@ -98,8 +101,7 @@ fn martian<F: Family>(skb: &Skb, ip: &Ip<F::Addr>) -> i32 {
     if ip.src == F::UNSPECIFIED && !F::is_martian(ip.dst) {
         return emit::NEXT;
     }
-    emit::dropped(skb, DropReason::Martian, 0);
-    emit::SHOT
+    emit::dropped(skb, DropReason::Martian as u32, 0)
 }
 
 #[inline(always)]
@@ -108,31 +110,28 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room)? {
         return Ok(verdict);
     }
-    if local::subnet::<F>(ip.src).is_some() {
+    if local::subnet::<F>(room, ip.src).is_some() {
         return Err(DropReason::SpoofedSubnet);
     }
-    if let Some(own) = local::host::<F>(ip.dst) {
+    if let Some(own) = local::host::<F>(room, ip.dst) {
         if own.flags & LOCAL_GATEWAY != 0 {
             return Err(DropReason::GatewayAddress);
         }
-        return Ok(port::begin::<F>(skb, p, room, None)?.unwrap_or(Verdict::Pass));
+        return Ok(F::call_port(skb, false));
     }
-    let Some(subnet) = local::subnet::<F>(ip.dst) else {
-        return Ok(Verdict::Pass);
+    let Some(subnet) = local::subnet::<F>(room, ip.dst) else {
+        return Ok(Coded::PASS);
     };
     if !local::is_routed(subnet.flags) {
         return Err(DropReason::ContainerAddress);
     }
-    let Some(to) = local::endpoint::<F>(ip.dst, 0) else {
+    let Some(to) = local::endpoint::<F>(room, ip.dst, 0) else {
         return Err(DropReason::HostUnreachable);
     };
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    let verdict = Verdict::Deliver {
-        ifindex: to.ifindex,
-        endpoint: to.endpoint,
-    };
+    let verdict = Coded::deliver(to.ifindex, to.endpoint);
     let mac = to.mac;
     F::lower_hop_limit(skb, p.l3 & 0xf)?;
     deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
@@ -140,24 +139,17 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
 }
 
 #[inline(always)]
-fn finish(skb: &Skb, verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Deliver { ifindex, endpoint } => {
-            emit::received(skb, endpoint);
-            skb.redirect_peer(ifindex)
+fn finish(skb: &Skb, verdict: Coded) -> i32 {
+    match verdict.kind() {
+        Kind::Deliver => {
+            emit::received(skb, verdict.endpoint());
+            skb.redirect_peer(verdict.ifindex())
         }
-        Verdict::Refuse(reason) => {
-            emit::dropped(skb, reason, 0);
+        Kind::Refuse => {
+            emit::dropped(skb, verdict.reason(), 0);
             skb.redirect(skb.ifindex())
         }
-        Verdict::Drop(reason) => {
-            emit::dropped(skb, reason, 0);
-            emit::SHOT
-        }
-        Verdict::Pass
-        | Verdict::ToHost
-        | Verdict::Answer
-        | Verdict::Forward { .. }
-        | Verdict::ForwardBare { .. } => emit::NEXT,
+        Kind::Drop => emit::dropped(skb, verdict.reason(), 0),
+        _ => emit::NEXT,
     }
 }

@@ -15,8 +15,7 @@ pub fn to_container(ctx: TcContext) -> i32 {
     // Something beside us made the host a router: nobody asked it to forward
     // into our networks, past their policy.
     if skb.ingress_ifindex() != 0 {
-        emit::dropped(&skb, DropReason::KernelForwarded, endpoint);
-        return emit::SHOT;
+        return emit::dropped(&skb, DropReason::KernelForwarded as u32, endpoint);
     }
     emit::received(&skb, endpoint);
     emit::NEXT

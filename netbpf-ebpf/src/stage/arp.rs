@@ -4,19 +4,19 @@
 
 use netbpf_common::{
     drop::DropReason,
-    maps::Veth,
     packet::{
         arp::{self, Arp, REPLY, REQUEST},
         eth,
     },
-    verdict::Verdict,
+    verdict::Coded,
 };
 
-use super::Step;
+use super::{Step, local};
 use crate::{ctx::Skb, maps::CONFIG};
 
 #[inline(always)]
-pub fn answer(skb: &Skb, veth: &Veth) -> Step {
+pub fn answer(skb: &Skb) -> Step {
+    let veth = local::veth(skb)?;
     let arp = arp::parse(skb, eth::LEN).ok_or(DropReason::Malformed)?;
     if arp.sender_mac != veth.mac {
         return Err(DropReason::SpoofedNeighbour);
@@ -40,5 +40,5 @@ pub fn answer(skb: &Skb, veth: &Veth) -> Step {
     };
     skb.store(0, &eth::header(veth.mac, gateway_mac, eth::TYPE_ARP))?;
     skb.store(eth::LEN, &reply.to_bytes())?;
-    Ok(Verdict::Answer)
+    Ok(Coded::ANSWER)
 }

@@ -1,6 +1,6 @@
 //! Puts the link header of the next stretch on a packet.
 
-use netbpf_common::{drop::DropReason, packet::eth, verdict::Verdict};
+use netbpf_common::{drop::DropReason, packet::eth, verdict::Coded};
 
 use super::Step;
 use crate::{
@@ -20,20 +20,17 @@ pub fn address(skb: &Skb, l3: usize, mac: [u8; 6], ethertype: u16) -> Step<()> {
     skb.write(0, eth::header(mac, gateway_mac, ethertype))
 }
 
-/// Out by a device; `None`: the neighbour is the kernel's to find.
+/// Out by the way in the room.
 #[inline(always)]
-pub fn forward<F: Family>(
-    room: &mut Room<F::Addr>,
-    ifindex: u32,
-    ethernet: bool,
-    next_hop: Option<F::Addr>,
-) -> Verdict {
-    if !ethernet {
-        return Verdict::ForwardBare { ifindex };
+pub fn forward<F: Family>(room: &mut Room<F::Addr>) -> Coded {
+    let ifindex = room.way.ifindex;
+    if room.way.ethernet == 0 {
+        return Coded::forward(ifindex, false);
     }
-    match next_hop {
-        Some(addr) => F::next_hop_set(&mut room.next_hop, addr),
-        None => room.next_hop.nh_family = 0,
+    if room.way.foreign == 0 {
+        F::next_hop_set(&mut room.next_hop, room.way.next_hop);
+    } else {
+        room.next_hop.nh_family = 0;
     }
-    Verdict::Forward { ifindex }
+    Coded::forward(ifindex, true)
 }

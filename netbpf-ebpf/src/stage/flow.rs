@@ -14,7 +14,7 @@ use netbpf_common::{
     },
     packet::{tcp, tuple::TransportKind},
     time::{TICKS_PER_SECOND, since},
-    verdict::Verdict,
+    verdict::Coded,
 };
 
 use super::{
@@ -29,7 +29,7 @@ use crate::{
 
 pub enum Found {
     /// The packet was translated and goes this way.
-    Sent(Verdict),
+    Sent(Coded),
     /// No flow, or one that is over.
     None,
 }
@@ -92,14 +92,11 @@ pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr
     let turn = is_tcp && t.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
     if !settled || turn {
         let opens = is_tcp && t.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-        match advance::<F>(key, flow, room, seen, opens) {
-            Advance::Over => return Ok(Found::None),
-            Advance::Stayed => {}
+        match F::call_advance(seen, opens) {
+            STAYED => {}
             // The entry that we hold is gone, the flow is in the other table.
-            Advance::Moved => match find::<F>(key) {
-                Some(moved) => flow = moved,
-                None => return Err(DropReason::NoFlow),
-            },
+            MOVED => flow = find::<F>(key).ok_or(DropReason::NoFlow)?,
+            _ => return Ok(Found::None),
         }
     } else if flow.seen & seen != seen {
         flow.seen |= seen;
@@ -108,11 +105,9 @@ pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr
         return Err(DropReason::HopLimit);
     }
 
-    let verdict = if flow.flags & FLOW_TO_CONTAINER != 0 {
-        Verdict::Deliver {
-            ifindex: flow.ifindex,
-            endpoint: flow.endpoint,
-        }
+    let to_container = flow.flags & FLOW_TO_CONTAINER != 0;
+    let verdict = if to_container {
+        Coded::deliver(flow.ifindex, flow.endpoint)
     } else {
         outward::<F>(skb, flow, room)?
     };
@@ -132,8 +127,8 @@ pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr
         dport: flow.dport,
     };
     let mac = flow.mac;
-    translate::rewrite::<F>(skb, p, &new)?;
-    if let Verdict::Deliver { .. } = verdict {
+    translate::rewrite::<F>(skb, p, &room.new)?;
+    if to_container {
         deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
     }
     Ok(Found::Sent(verdict))
@@ -145,38 +140,38 @@ pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr
 fn outward<F: Family>(skb: &Skb, flow: &mut Flow<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let time = now();
     if flow.ifindex == 0 || since(time, flow.checked) >= TICKS_PER_SECOND {
-        let way = route::way::<F>(skb, room, skb.ifindex(), flow.src, flow.dst)?;
+        // Copied: the entry is not for functions to point at.
+        let (src, dst) = (flow.src, flow.dst);
+        route::way::<F>(skb, room, src, dst)?;
+        let way = &room.way;
         flow.ifindex = way.ifindex;
         flow.next_hop = way.next_hop;
-        flow.foreign_next_hop = u8::from(way.foreign);
+        flow.foreign_next_hop = way.foreign as u8;
         flow.mtu = if way.mtu > 0xffff {
             0xffff
         } else {
             way.mtu as u16
         };
         flow.checked = time;
+    } else {
+        room.way.ifindex = flow.ifindex;
+        room.way.next_hop = flow.next_hop;
+        room.way.foreign = u32::from(flow.foreign_next_hop);
+        room.way.ethernet =
+            route::uplink(flow.ifindex).map_or(0, |uplink| uplink.flags & UPLINK_ETHERNET);
     }
     if !skb.is_gso() && flow.mtu != 0 && skb.len() > u32::from(flow.mtu) + 14 {
         room.mtu = u32::from(flow.mtu);
         return Err(DropReason::TooBig);
     }
-    let ethernet = route::uplink(flow.ifindex).is_some_and(|u| u.flags & UPLINK_ETHERNET != 0);
-    Ok(deliver::forward::<F>(
-        room,
-        flow.ifindex,
-        ethernet,
-        (flow.foreign_next_hop == 0).then_some(flow.next_hop),
-    ))
+    Ok(deliver::forward::<F>(room))
 }
 
-/// What became of a flow's place.
-enum Advance {
-    Stayed,
-    /// Into the other table; entries held before are gone.
-    Moved,
-    /// Removed: a SYN begins a new flow in its place.
-    Over,
-}
+/// Outcomes of [`advance`]: the flow is where it was; it is in the other table,
+/// and entries held before are gone; it is over, a SYN begins a new one.
+const STAYED: Coded = Coded::PASS;
+const MOVED: Coded = Coded::TO_HOST;
+const OVER: Coded = Coded::ANSWER;
 
 /// Notes what was seen and moves the flow between the tables as its state
 /// changes.
@@ -184,14 +179,17 @@ enum Advance {
 /// Both CPUs of a flow's two directions may get here at once. Each copies what
 /// it sees, so that at worst a flag seen by one is missing in the copy of the
 /// other: the flow then changes tables with its next packet.
-#[inline(never)]
-fn advance<F: Family>(
-    key: &FlowKey<F::Addr>,
-    flow: &mut Flow<F::Addr>,
+#[inline(always)]
+pub fn advance<F: Family>(
+    p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     seen: u8,
     opens: bool,
-) -> Advance {
+) -> Step {
+    let key = &p.key;
+    let Some(flow) = find::<F>(key) else {
+        return Ok(OVER);
+    };
     room.reverse_key = reverse_key(key, flow, other_arrival(flow));
     room.forward_key = *key;
     let other = find::<F>(&room.reverse_key);
@@ -199,12 +197,12 @@ fn advance<F: Family>(
     let before = both(flow, key.protocol, flow.seen, other_seen);
     if opens && before.is_over() {
         forget::<F>(key, flow, room);
-        return Advance::Over;
+        return Ok(OVER);
     }
     flow.seen |= seen;
     let state = both(flow, key.protocol, flow.seen, other_seen);
     let Some(other) = other else {
-        return Advance::Stayed;
+        return Ok(STAYED);
     };
     let settled = flow.flags & FLOW_ESTABLISHED != 0;
     if !settled && matches!(state, State::Established | State::HalfClosed) {
@@ -215,7 +213,7 @@ fn advance<F: Family>(
             if flows.insert(&room.reverse_key, &*other, 0).is_ok() {
                 let _ = transient.remove(&room.forward_key);
                 let _ = transient.remove(&room.reverse_key);
-                return Advance::Moved;
+                return Ok(MOVED);
             }
             let _ = flows.remove(&room.forward_key);
         }
@@ -231,10 +229,10 @@ fn advance<F: Family>(
         {
             let _ = flows.remove(&room.forward_key);
             let _ = flows.remove(&room.reverse_key);
-            return Advance::Moved;
+            return Ok(MOVED);
         }
     }
-    Advance::Stayed
+    Ok(STAYED)
 }
 
 #[inline(always)]

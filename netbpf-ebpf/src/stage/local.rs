@@ -1,5 +1,6 @@
 //! The host's own addresses, our endpoints and our subnets.
 
+use aya_ebpf::maps::lpm_trie::Key;
 use netbpf_common::{
     drop::DropReason,
     maps::{
@@ -10,38 +11,51 @@ use netbpf_common::{
 
 use super::Step;
 use crate::{
-    family::Family,
-    maps::{ENDPOINTS, LOCALS, SUBNETS},
+    ctx::Skb,
+    family::{Family, Room},
+    maps::{ENDPOINTS, LOCALS, SUBNETS, VETHS},
 };
 
+/// The container behind the device whose hook runs.
 #[inline(always)]
-pub fn host<F: Family>(addr: F::Addr) -> Option<&'static Local> {
-    let key = LocalKey {
-        addr: F::mapped(addr),
-    };
+pub fn veth(skb: &Skb) -> Step<&'static Veth> {
+    let ifindex = skb.ifindex();
     // SAFETY: entries are replaced whole by the daemon; a reader sees either.
-    unsafe { LOCALS.get(&key) }
+    unsafe { VETHS.get(&ifindex) }.ok_or(DropReason::UnknownEndpoint)
 }
 
 #[inline(always)]
-pub fn endpoint<F: Family>(addr: F::Addr, scope: u32) -> Option<&'static Endpoint> {
-    let key = EndpointKey {
+pub fn host<F: Family>(room: &mut Room<F::Addr>, addr: F::Addr) -> Option<&'static Local> {
+    room.local_key = LocalKey {
+        addr: F::mapped(addr),
+    };
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    unsafe { LOCALS.get(&room.local_key) }
+}
+
+#[inline(always)]
+pub fn endpoint<F: Family>(
+    room: &mut Room<F::Addr>,
+    addr: F::Addr,
+    scope: u32,
+) -> Option<&'static Endpoint> {
+    room.endpoint_key = EndpointKey {
         scope,
         addr: F::mapped(addr),
     };
     // SAFETY: as above.
-    unsafe { ENDPOINTS.get(&key) }
+    unsafe { ENDPOINTS.get(&room.endpoint_key) }
 }
 
 #[inline(always)]
-pub fn subnet<F: Family>(addr: F::Addr) -> Option<&'static Subnet> {
-    let key = aya_ebpf::maps::lpm_trie::Key::new(
+pub fn subnet<F: Family>(room: &mut Room<F::Addr>, addr: F::Addr) -> Option<&'static Subnet> {
+    room.subnet_key = Key::new(
         128,
         SubnetData {
             addr: F::mapped(addr),
         },
     );
-    SUBNETS.get(&key)
+    SUBNETS.get(&room.subnet_key)
 }
 
 /// May this container talk to that endpoint?

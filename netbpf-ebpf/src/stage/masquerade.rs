@@ -16,13 +16,12 @@ use netbpf_common::{
 };
 
 use super::{
-    Step, deliver, port,
-    route::{self, Way},
+    Step, deliver, local, port, route,
     translate::{self, NewTuple},
 };
 use crate::{
+    calls,
     ctx::{Skb, now},
-    emit,
     family::{Family, Packet, Room},
     maps::CONFIG,
 };
@@ -30,13 +29,9 @@ use crate::{
 /// Outside ports that are tried at random before giving up.
 const TRIES: u32 = 32;
 
-#[inline(never)]
-pub fn begin<F: Family>(
-    skb: &Skb,
-    veth: &Veth,
-    p: &Packet<F::Addr>,
-    room: &mut Room<F::Addr>,
-) -> Step {
+#[inline(always)]
+pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
+    let veth = local::veth(skb)?;
     let (ip, t) = (&p.ip, &p.t);
     let seen = match t.kind {
         TransportKind::Tcp if t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN => {
@@ -51,29 +46,24 @@ pub fn begin<F: Family>(
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    let way = route::way::<F>(skb, room, skb.ifindex(), F::UNSPECIFIED, ip.dst)?;
-    if way.src == F::UNSPECIFIED {
+    route::way::<F>(skb, room, F::UNSPECIFIED, ip.dst)?;
+    if room.way.src == F::UNSPECIFIED {
         return Err(DropReason::NoSourceAddress);
     }
     let time = now();
-    let outside_port = outside_port::<F>(skb, veth, p, room, way.src, time)?;
-    record::<F>(skb, veth, p, room, &way, outside_port, seen, time)?;
-    emit::began::<F>(skb, p, &room.forward);
+    let outside_port = outside_port::<F>(skb, veth, p, room, time)?;
+    record::<F>(skb, veth, p, room, outside_port, seen, time)?;
+    calls::tell_began(skb.raw(), u32::from(F::VERSION));
 
     let echo = matches!(t.kind, TransportKind::EchoRequest);
-    let new = NewTuple {
-        src: way.src,
+    room.new = NewTuple {
+        src: room.way.src,
         dst: ip.dst,
         sport: outside_port,
         dport: if echo { 0 } else { t.dport },
     };
-    translate::rewrite::<F>(skb, p, &new)?;
-    Ok(deliver::forward::<F>(
-        room,
-        way.ifindex,
-        way.ethernet,
-        (!way.foreign).then_some(way.next_hop),
-    ))
+    translate::rewrite::<F>(skb, p, &room.new)?;
+    Ok(deliver::forward::<F>(room))
 }
 
 /// The port that the container's address and port has outside: the one it has
@@ -84,10 +74,9 @@ fn outside_port<F: Family>(
     veth: &Veth,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
-    outside: F::Addr,
     time: Ticks,
 ) -> Step<u16> {
-    let (ip, t) = (&p.ip, &p.t);
+    let (ip, t, outside) = (&p.ip, &p.t, room.way.src);
     room.mapping_key = MappingKey {
         inside: ip.src,
         outside,
@@ -140,7 +129,7 @@ fn outside_port<F: Family>(
         {
             continue;
         }
-        let taken = port::lookup::<F>(outside, candidate, ip.protocol).is_some()
+        let taken = port::lookup::<F>(room, outside, candidate, ip.protocol).is_some()
             || host_has::<F>(
                 skb,
                 room,
@@ -208,12 +197,12 @@ fn record<F: Family>(
     veth: &Veth,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
-    way: &Way<F::Addr>,
     outside_port: u16,
     seen: u8,
     time: Ticks,
 ) -> Step<()> {
     let (ip, t) = (&p.ip, &p.t);
+    let way = &room.way;
     let echo = matches!(t.kind, TransportKind::EchoRequest);
     room.forward_key = p.key;
     room.reverse_key = FlowKey {
@@ -244,7 +233,7 @@ fn record<F: Family>(
         kind: KIND_MASQUERADE,
         flags: FLOW_ORIGINAL,
         seen,
-        foreign_next_hop: u8::from(way.foreign),
+        foreign_next_hop: way.foreign as u8,
         mtu: if way.mtu > 0xffff {
             0xffff
         } else {
@@ -253,21 +242,20 @@ fn record<F: Family>(
         reserved: [0; 4],
         reserved_addr: F::UNSPECIFIED,
     };
-    room.reverse = Flow {
-        packets: 0,
-        bytes: 0,
-        src: ip.dst,
-        dst: ip.src,
-        sport: if echo { 0 } else { t.dport },
-        dport: t.sport,
-        ifindex: skb.ifindex(),
-        next_hop: F::UNSPECIFIED,
-        mac: veth.mac,
-        flags: FLOW_TO_CONTAINER,
-        seen: 0,
-        mtu: 0,
-        ..room.forward
-    };
+    // Field by field: a whole flow built on the stack would not fit there.
+    room.reverse = room.forward;
+    room.reverse.packets = 0;
+    room.reverse.bytes = 0;
+    room.reverse.src = ip.dst;
+    room.reverse.dst = ip.src;
+    room.reverse.sport = if echo { 0 } else { t.dport };
+    room.reverse.dport = t.sport;
+    room.reverse.ifindex = skb.ifindex();
+    room.reverse.next_hop = F::UNSPECIFIED;
+    room.reverse.mac = veth.mac;
+    room.reverse.flags = FLOW_TO_CONTAINER;
+    room.reverse.seen = 0;
+    room.reverse.mtu = 0;
     if let Some(held) = super::flow::find::<F>(&room.reverse_key)
         && (held.dst != ip.src || held.dport != t.sport)
     {

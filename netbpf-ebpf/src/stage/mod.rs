@@ -1,4 +1,4 @@
-//! The steps of a packet's way. Each ends in a `Verdict` or hands on.
+//! The steps of a packet's way. Each ends in a `Coded` or hands on.
 
 pub mod antispoof;
 pub mod arp;
@@ -12,7 +12,7 @@ pub mod refuse;
 pub mod route;
 pub mod translate;
 
-use netbpf_common::{drop::DropReason, verdict::Verdict};
+use netbpf_common::{drop::DropReason, verdict::Coded};
 
 /// A step's outcome: `Err` is a drop without an answer.
-pub type Step<T = Verdict> = Result<T, DropReason>;
+pub type Step<T = Coded> = Result<T, DropReason>;

@@ -2,15 +2,14 @@
 
 use netbpf_common::{
     drop::DropReason,
-    maps::Veth,
     packet::{IPPROTO_ICMPV6, Read as _, checksum, eth, ipv6, nd, tuple::Transport},
-    verdict::Verdict,
+    verdict::Coded,
 };
 
-use super::Step;
+use super::{Step, local};
 use crate::{
     ctx::{Skb, sum},
-    family::{Family, Packet},
+    family::Packet,
     maps::CONFIG,
 };
 
@@ -22,10 +21,11 @@ pub fn is_nd(protocol: u8, transport: &Transport) -> bool {
         && transport.flags <= nd::REDIRECT
 }
 
-#[inline(never)]
-pub fn answer<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>) -> Step {
+#[inline(always)]
+pub fn answer(skb: &Skb, p: &Packet<[u8; 16]>) -> Step {
+    let veth = local::veth(skb)?;
     let (ip, t) = (&p.ip, &p.t);
-    let (src, l4) = (F::mapped(ip.src), ip.l4 & 0x3fff);
+    let (src, l4) = (ip.src, ip.l4 & 0x3fff);
     // RFC 4861 section 7.1.1: what crossed a router is not ND.
     if ip.hop_limit != 255 || ip.l4 != eth::LEN + ipv6::LEN {
         return Err(DropReason::Malformed);
@@ -111,5 +111,5 @@ pub fn answer<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>) -> Step {
     skb.store(eth::LEN + ipv6::SRC, &target)?;
     skb.store(eth::LEN + ipv6::DST, &src)?;
     skb.store(eth::LEN + ipv6::LEN, &message)?;
-    Ok(Verdict::Answer)
+    Ok(Coded::ANSWER)
 }

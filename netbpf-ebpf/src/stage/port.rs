@@ -1,28 +1,29 @@
 //! Published ports: new flows from outside, or from a container by an address
 //! of the host, to the container behind the port.
 
+use aya_ebpf::maps::lpm_trie::Key;
 use netbpf_common::{
     addr::ANY,
     drop::DropReason,
     flow::{SEEN_ANY, seen_tcp},
     maps::{
-        Flow, FlowKey, Port, PortData, Veth,
+        Flow, FlowKey, Port, PortData,
         endpoints::NETWORK_INTERNAL,
         flows::{FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_PUBLISH, arrival_container},
         ports::PORT_PREFIX,
     },
     packet::{tcp, tuple::TransportKind},
-    verdict::Verdict,
+    verdict::Coded,
 };
 
 use super::{
-    Step, deliver,
+    Step, deliver, local,
     masquerade::host_has,
     translate::{self, NewTuple},
 };
 use crate::{
+    calls,
     ctx::{Skb, now},
-    emit,
     family::{Family, Packet, Room},
     maps::{GENERATIONS, PORTS},
 };
@@ -33,8 +34,13 @@ const TRIES: u16 = 16;
 
 /// The published port for an address of the host, else for any of them.
 #[inline(always)]
-pub fn lookup<F: Family>(addr: F::Addr, port: u16, protocol: u8) -> Option<&'static Port> {
-    let mut key = aya_ebpf::maps::lpm_trie::Key::new(
+pub fn lookup<F: Family>(
+    room: &mut Room<F::Addr>,
+    addr: F::Addr,
+    port: u16,
+    protocol: u8,
+) -> Option<&'static Port> {
+    room.port_key = Key::new(
         PORT_PREFIX,
         PortData {
             protocol,
@@ -43,36 +49,40 @@ pub fn lookup<F: Family>(addr: F::Addr, port: u16, protocol: u8) -> Option<&'sta
             port_be: port.to_be_bytes(),
         },
     );
-    if let Some(port) = PORTS.get(&key) {
+    if let Some(port) = PORTS.get(&room.port_key) {
         return Some(port);
     }
-    key.data.addr = ANY;
-    PORTS.get(&key)
+    room.port_key.data.addr = ANY;
+    PORTS.get(&room.port_key)
 }
 
-/// Begins a flow to a published port. `None`: nothing is published there, or
-/// the packet cannot begin a flow; it is the host's. `client`: the container
-/// that asks, or nobody of ours.
-#[inline(never)]
+/// Begins a flow to a published port. `PASS`: nothing is published there, or the
+/// packet cannot begin a flow; it is the host's.
+#[inline(always)]
 pub fn begin<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
-    client: Option<&Veth>,
-) -> Step<Option<Verdict>> {
+    from_container: bool,
+) -> Step {
+    let client = if from_container {
+        Some(local::veth(skb)?)
+    } else {
+        None
+    };
     let (ip, t) = (&p.ip, &p.t);
     let seen = match t.kind {
         TransportKind::Tcp if t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN => {
             seen_tcp(t.flags)
         }
         TransportKind::Udp => SEEN_ANY,
-        _ => return Ok(None),
+        _ => return Ok(Coded::PASS),
     };
-    let Some(port) = lookup::<F>(ip.dst, t.dport, ip.protocol) else {
-        return Ok(None);
+    let Some(port) = lookup::<F>(room, ip.dst, t.dport, ip.protocol) else {
+        return Ok(Coded::PASS);
     };
     if GENERATIONS.get(port.slot).copied().unwrap_or(0) != port.generation {
-        return Ok(None);
+        return Ok(Coded::PASS);
     }
     if let Some(veth) = client
         && veth.flags & NETWORK_INTERNAL != 0
@@ -86,7 +96,7 @@ pub fn begin<F: Family>(
         && client.is_none()
         && host_has::<F>(skb, room, (ip.src, t.sport), (ip.dst, t.dport), ip.protocol)
     {
-        return Ok(None);
+        return Ok(Coded::PASS);
     }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
@@ -127,19 +137,18 @@ pub fn begin<F: Family>(
         reserved: [0; 4],
         reserved_addr: F::UNSPECIFIED,
     };
-    room.reverse = Flow {
-        packets: 0,
-        bytes: 0,
-        src: ip.dst,
-        dst: ip.src,
-        sport: t.dport,
-        dport: t.sport,
-        ifindex: 0,
-        mac: [0; 6],
-        flags: 0,
-        seen: 0,
-        ..room.forward
-    };
+    // Field by field: a whole flow built on the stack would not fit there.
+    room.reverse = room.forward;
+    room.reverse.packets = 0;
+    room.reverse.bytes = 0;
+    room.reverse.src = ip.dst;
+    room.reverse.dst = ip.src;
+    room.reverse.sport = t.dport;
+    room.reverse.dport = t.sport;
+    room.reverse.ifindex = 0;
+    room.reverse.mac = [0; 6];
+    room.reverse.flags = 0;
+    room.reverse.seen = 0;
     if let Some(veth) = client {
         room.reverse.ifindex = skb.ifindex();
         room.reverse.endpoint = veth.endpoint;
@@ -156,22 +165,19 @@ pub fn begin<F: Family>(
         arrival: arrival_container(0),
     };
     record::<F>(room, t.sport)?;
-    emit::began::<F>(skb, p, &room.forward);
+    calls::tell_began(skb.raw(), u32::from(F::VERSION));
 
-    let new = NewTuple {
+    room.new = NewTuple {
         src,
         dst: backend,
         sport: room.forward.sport,
         dport: backend_port,
     };
-    let verdict = Verdict::Deliver {
-        ifindex: port.ifindex,
-        endpoint: port.endpoint,
-    };
+    let verdict = Coded::deliver(port.ifindex, port.endpoint);
     let mac = port.mac;
-    translate::rewrite::<F>(skb, p, &new)?;
+    translate::rewrite::<F>(skb, p, &room.new)?;
     deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
-    Ok(Some(verdict))
+    Ok(verdict)
 }
 
 /// Writes both halves; where the tuple towards the container is another flow's,

@@ -4,13 +4,13 @@ use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use netbpf_common::{
     drop::DropReason,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Read as _, checksum, eth, icmp, ipv4, ipv6},
-    verdict::Verdict,
+    verdict::Coded,
 };
 
 use super::Step;
 use crate::{
     ctx::{Skb, now, sum},
-    family::{Family, Packet, QUOTE, Room},
+    family::{Family, Packet, QUOTE, Quote, Room},
 };
 
 /// Errors that a CPU sends per tick of 16.8 ms: about 1,000 a second, as Linux
@@ -49,16 +49,16 @@ pub fn answer<F: Family>(
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     reason: DropReason,
-) -> Verdict {
-    match error::<F>(skb, p, room, reason) {
-        Ok(true) => Verdict::Refuse(reason),
-        Ok(false) => Verdict::Drop(reason),
-        Err(failed) => Verdict::Drop(failed),
+) -> Step {
+    if error::<F>(skb, p, room, reason)? {
+        Ok(Coded::refuse(reason))
+    } else {
+        Err(reason)
     }
 }
 
 /// `false`: not to be answered.
-#[inline(never)]
+#[inline(always)]
 fn error<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
@@ -86,8 +86,8 @@ fn error<F: Family>(
     } else {
         available
     };
-    room.quote = [0; QUOTE];
-    skb.load(l3 as u32, &mut room.quote, quoted)?;
+    room.quote = Quote([0; QUOTE]);
+    skb.load(l3 as u32, &mut room.quote.0, quoted)?;
 
     let added = F::HEADER + 8;
     skb.change_tail(l3 as u32 + quoted)?;
@@ -100,7 +100,7 @@ fn error<F: Family>(
         DropReason::TooBig => [m[0], m[1], 0, 0, next[0], next[1], next[2], next[3]],
         _ => [m[0], m[1], 0, 0, 0, 0, 0, 0],
     };
-    let mut seed = sum(&room.quote, sum(&message, 0));
+    let mut seed = sum(&room.quote.0, sum(&message, 0));
     if F::IS_V6 {
         let len = (message_len as u16).to_be_bytes();
         seed = sum(&[0, 0, len[0], len[1], 0, 0, 0, IPPROTO_ICMPV6], seed);

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use netbpf_common::{
     drop::DropReason,
     maps::{Uplink, uplinks::UPLINK_ETHERNET},
+    verdict::Coded,
 };
 
 use super::Step;
@@ -28,16 +29,18 @@ static FIB_FLAGS: u32 = 0;
 const FIB_LOOKUP_SRC: u32 = 16;
 
 /// A way out.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Way<A> {
     pub ifindex: u32,
-    pub next_hop: A,
-    /// IPv4 by way of an IPv6 neighbour.
-    pub foreign: bool,
     pub mtu: u32,
+    pub next_hop: A,
     /// The address that the host would send from.
     pub src: A,
-    pub ethernet: bool,
+    /// Not 0: IPv4 by way of an IPv6 neighbour.
+    pub foreign: u32,
+    /// Not 0: the device carries Ethernet frames.
+    pub ethernet: u32,
 }
 
 /// The uplink behind an ifindex.
@@ -48,15 +51,22 @@ pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
 }
 
 /// Asks the FIB for the way from `src` (unspecified: the host chooses) to `dst`.
-/// `asking` is a device of ours with forwarding on, or the kernel refuses.
+/// The answer stands in `room.way`. The kernel answers only to a device with
+/// forwarding on: our host-side veths, by which these packets come.
 #[inline(always)]
-pub fn way<F: Family>(
-    skb: &Skb,
-    room: &mut Room<F::Addr>,
-    asking: u32,
-    src: F::Addr,
-    dst: F::Addr,
-) -> Step<Way<F::Addr>> {
+pub fn way<F: Family>(skb: &Skb, room: &mut Room<F::Addr>, src: F::Addr, dst: F::Addr) -> Step<()> {
+    room.route_src = src;
+    room.route_dst = dst;
+    match F::call_route(skb).dropped() {
+        None => Ok(()),
+        Some(number) => Err(DropReason::from_number(number).unwrap_or(DropReason::Helper)),
+    }
+}
+
+/// The asking itself.
+#[inline(always)]
+pub fn ask<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> Step {
+    let (src, dst) = (room.route_src, room.route_dst);
     // SAFETY: a constant that the loader wrote before the program was verified.
     let flags = unsafe { core::ptr::read_volatile(&raw const FIB_FLAGS) };
     let choose = src == F::UNSPECIFIED && flags & FIB_LOOKUP_SRC != 0;
@@ -64,7 +74,7 @@ pub fn way<F: Family>(
     // SAFETY: all fields are integers, for which 0 is valid.
     *fib = unsafe { core::mem::zeroed() };
     fib.family = F::AF;
-    fib.ifindex = asking;
+    fib.ifindex = skb.ifindex();
     F::fib_set(fib, src, dst);
     let flags = if choose {
         flags
@@ -106,12 +116,13 @@ pub fn way<F: Family>(
         room.mtu = uplink.mtu;
         return Err(DropReason::TooBig);
     }
-    Ok(Way {
+    room.way = Way {
         ifindex,
-        next_hop: F::fib_dst(fib),
-        foreign: fib.family != F::AF,
         mtu: uplink.mtu,
+        next_hop: F::fib_dst(&room.fib),
         src: chosen,
-        ethernet: uplink.flags & UPLINK_ETHERNET != 0,
-    })
+        foreign: u32::from(room.fib.family != F::AF),
+        ethernet: uplink.flags & UPLINK_ETHERNET,
+    };
+    Ok(Coded::PASS)
 }

@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// What a packet's tuple becomes.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct NewTuple<A> {
     pub src: A,

@@ -4,18 +4,53 @@
 //! All methods block for microseconds to a few milliseconds (`open`: some
 //! hundred) and may be called from any thread of the daemon's network namespace.
 
+mod attach;
+mod blocks;
+mod flows;
+mod load;
+mod pins;
+mod tables;
 mod types;
 
 pub use types::*;
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{Ebpf, maps::MapInfo as KernelMapInfo, programs::SchedClassifier};
+use netbpf_common::{
+    drop::DropReason,
+    maps::{EndpointStats, OutsideKey},
+    names,
+    time::ticks,
+};
+
+use attach::{monotonic, name_of};
+use load::chain;
+use pins::{Direction, Hook};
+use tables::{Tables, removed, write_error};
 
 /// The MAC that every container sees as its gateway's, and that every host-side
 /// veth has, so that the kernel takes frames to it as its own.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x65, 0x74, 0x62, 0x70];
 
 /// Programs and maps in the kernel.
-pub struct Datapath {}
+pub struct Datapath {
+    bpffs: PathBuf,
+    kind: AttachKind,
+    max_endpoints: u32,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    ebpf: Ebpf,
+    tables: Tables,
+    suspects4: HashSet<OutsideKey<[u8; 4]>>,
+    suspects6: HashSet<OutsideKey<[u8; 16]>>,
+}
 
 pub type Result<T, E = DatapathError> = std::result::Result<T, E>;
 
@@ -24,123 +59,483 @@ impl Datapath {
     /// the programs of this binary and pins them. Attachments of an earlier
     /// daemon go on with the earlier programs until they are attached anew.
     pub fn open(options: &Options) -> Result<Self> {
-        let _ = options;
-        unimplemented!()
+        let mut ebpf = load::load(options)?;
+        let tables = Tables::open(&mut ebpf)?;
+        Ok(Datapath {
+            bpffs: options.bpffs.clone(),
+            kind: attach::kind(options.force_clsact),
+            max_endpoints: options.max_endpoints,
+            inner: Mutex::new(Inner {
+                ebpf,
+                tables,
+                suspects4: HashSet::new(),
+                suspects6: HashSet::new(),
+            }),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic between two map writes leaves nothing that the next write
+        // would not put right.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How programs hang on devices on this kernel.
     pub fn attach_kind(&self) -> AttachKind {
-        unimplemented!()
+        self.kind
     }
 
     /// Hangs `from_container` and `to_container` on a host-side veth; replaces
     /// the programs atomically where they hang already.
     pub fn attach_veth(&self, device: &Device) -> Result<()> {
-        let _ = device;
-        unimplemented!()
+        let ebpf = &mut self.inner().ebpf;
+        // What guards against the container comes first.
+        let (ingress, egress) = (Direction::Ingress, Direction::Egress);
+        attach::attach(
+            ebpf,
+            &self.bpffs,
+            names::FROM_CONTAINER,
+            device,
+            ingress,
+            self.kind,
+        )?;
+        attach::attach(
+            ebpf,
+            &self.bpffs,
+            names::TO_CONTAINER,
+            device,
+            egress,
+            self.kind,
+        )
     }
 
     /// Hangs `from_uplink` on an uplink and writes its entry.
     pub fn attach_uplink(&self, uplink: &UplinkEntry) -> Result<()> {
-        let _ = uplink;
-        unimplemented!()
+        let mut inner = self.inner();
+        inner
+            .tables
+            .uplinks
+            .insert(uplink.device.ifindex, tables::uplink(uplink), 0)
+            .map_err(|e| write_error(names::UPLINKS, 256, &e))?;
+        let program = if uplink.ethernet {
+            names::FROM_UPLINK
+        } else {
+            names::FROM_UPLINK_L3
+        };
+        let ingress = Direction::Ingress;
+        attach::attach(
+            &mut inner.ebpf,
+            &self.bpffs,
+            program,
+            &uplink.device,
+            ingress,
+            self.kind,
+        )
     }
 
     /// Takes our programs off a device, and its pins and entries away; a device
     /// that is gone is success.
     pub fn detach(&self, device: &Device) -> Result<()> {
-        let _ = device;
-        unimplemented!()
+        removed(
+            names::UPLINKS,
+            self.inner().tables.uplinks.remove(&device.ifindex),
+        )?;
+        for direction in Direction::BOTH {
+            for (clsact, kind) in [(false, AttachKind::Tcx), (true, AttachKind::Clsact)] {
+                if pins::link(&self.bpffs, device.ifindex, direction, kind).exists() {
+                    let hook = Hook {
+                        ifindex: device.ifindex,
+                        direction,
+                        clsact,
+                    };
+                    attach::detach(&self.bpffs, hook)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Devices that have pins of ours, by ifindex.
     pub fn attached(&self) -> Result<HashSet<u32>> {
-        unimplemented!()
+        Ok(pins::hooks(&self.bpffs)?
+            .into_iter()
+            .map(|hook| hook.ifindex)
+            .collect())
     }
 
     /// Writes an endpoint's entries, new or changed.
     pub fn set_endpoint(&self, endpoint: &EndpointEntry) -> Result<()> {
-        let _ = endpoint;
-        unimplemented!()
+        let max = self.max_endpoints;
+        if endpoint.index == 0 || endpoint.index >= max {
+            return Err(DatapathError::Full {
+                map: names::ENDPOINT_STATS,
+                max_entries: max,
+            });
+        }
+        let tables = &mut self.inner().tables;
+        tables
+            .veths
+            .insert(endpoint.device.ifindex, tables::veth(endpoint), 0)
+            .map_err(|e| write_error(names::VETHS, max, &e))?;
+        for key in tables::endpoint_keys(endpoint) {
+            tables
+                .endpoints
+                .insert(key, tables::endpoint(endpoint), 0)
+                .map_err(|e| write_error(names::ENDPOINTS, max * 2, &e))?;
+        }
+        Ok(())
     }
 
-    /// Removes an endpoint's entries, flows and counters; idempotent.
+    /// Removes an endpoint's entries and counters; idempotent. Its masqueraded
+    /// flows are followed no more, and collected with the next [`Self::collect`].
     pub fn remove_endpoint(&self, endpoint: &EndpointEntry) -> Result<()> {
-        let _ = endpoint;
-        unimplemented!()
+        let tables = &mut self.inner().tables;
+        for key in tables::endpoint_keys(endpoint) {
+            // The address may be another's by now.
+            if tables
+                .endpoints
+                .get(&key, 0)
+                .is_ok_and(|e| e.endpoint == endpoint.index)
+            {
+                removed(names::ENDPOINTS, tables.endpoints.remove(&key))?;
+            }
+        }
+        removed(names::VETHS, tables.veths.remove(&endpoint.device.ifindex))?;
+        reset_counters(tables, endpoint.index)
     }
 
     /// Removes entries of endpoints other than these indexes; returns how many.
     pub fn retain_endpoints(&self, indexes: &HashSet<u32>) -> Result<usize> {
-        let _ = indexes;
-        unimplemented!()
+        let tables = &mut self.inner().tables;
+        let gone: Vec<_> = tables
+            .endpoints
+            .iter()
+            .flatten()
+            .filter(|(_, e)| !indexes.contains(&e.endpoint))
+            .collect();
+        for (key, _) in &gone {
+            removed(names::ENDPOINTS, tables.endpoints.remove(key))?;
+        }
+        let veths: Vec<_> = tables
+            .veths
+            .iter()
+            .flatten()
+            .filter(|(_, veth)| !indexes.contains(&veth.endpoint))
+            .collect();
+        for (ifindex, veth) in &veths {
+            removed(names::VETHS, tables.veths.remove(ifindex))?;
+            reset_counters(tables, veth.endpoint)?;
+        }
+        Ok(gone.len().max(veths.len()))
     }
 
     /// Makes the table of the host's own addresses just this.
     pub fn set_locals(&self, locals: &[LocalEntry]) -> Result<()> {
-        let _ = locals;
-        unimplemented!()
+        let wanted: HashMap<_, _> = locals.iter().map(tables::local).collect();
+        let table = &mut self.inner().tables.locals;
+        let held: HashMap<_, _> = table.iter().flatten().collect();
+        for (key, value) in &wanted {
+            if held.get(key) != Some(value) {
+                table
+                    .insert(key, value, 0)
+                    .map_err(|e| write_error(names::LOCALS, 4096, &e))?;
+            }
+        }
+        for key in held.keys().filter(|key| !wanted.contains_key(key)) {
+            removed(names::LOCALS, table.remove(key))?;
+        }
+        Ok(())
     }
 
     /// Makes the table of our subnets just this.
     pub fn set_subnets(&self, subnets: &[SubnetEntry]) -> Result<()> {
-        let _ = subnets;
-        unimplemented!()
+        let wanted: Vec<_> = subnets.iter().map(tables::subnet).collect();
+        let table = &mut self.inner().tables.subnets;
+        let held: Vec<_> = table.keys().flatten().collect();
+        for (key, value) in &wanted {
+            table
+                .insert(key, value, 0)
+                .map_err(|e| write_error(names::SUBNETS, 4096, &e))?;
+        }
+        let same = |a: &aya::maps::lpm_trie::Key<_>, b: &aya::maps::lpm_trie::Key<_>| {
+            a.prefix_len() == b.prefix_len() && a.data() == b.data()
+        };
+        for key in held
+            .iter()
+            .filter(|key| !wanted.iter().any(|(w, _)| same(w, key)))
+        {
+            removed(names::SUBNETS, table.remove(key))?;
+        }
+        Ok(())
     }
 
-    /// Publishes a port or range; replaces what the same slot had.
+    /// Publishes a port or range. What is published so already stays as it is,
+    /// with its flows; another range of the same slot is to be taken back first.
     pub fn publish(&self, port: &PortEntry) -> Result<()> {
-        let _ = port;
-        unimplemented!()
+        let tables = &mut self.inner().tables;
+        let held = tables
+            .generations
+            .get(&port.slot, 0)
+            .map_err(|e| slot_error(port, &e))?;
+        let same = tables::port(port, held)
+            .iter()
+            .all(|(key, value)| tables.ports.get(key, 0).is_ok_and(|found| found == *value));
+        if same {
+            return Ok(());
+        }
+        let generation = held.wrapping_add(1).max(1);
+        tables
+            .generations
+            .set(port.slot, generation, 0)
+            .map_err(|e| slot_error(port, &e))?;
+        for (key, value) in tables::port(port, generation) {
+            tables
+                .ports
+                .insert(&key, value, 0)
+                .map_err(|e| write_error(names::PORTS, 65_536, &e))?;
+        }
+        Ok(())
     }
 
     /// Takes a published port back; its flows are followed no more. Idempotent.
     pub fn unpublish(&self, port: &PortEntry) -> Result<()> {
-        let _ = port;
-        unimplemented!()
+        let tables = &mut self.inner().tables;
+        for (key, _) in tables::port(port, 0) {
+            // The port may be another's by now.
+            if tables
+                .ports
+                .get(&key, 0)
+                .is_ok_and(|found| found.slot == port.slot)
+            {
+                removed(names::PORTS, tables.ports.remove(&key))?;
+            }
+        }
+        let held = tables
+            .generations
+            .get(&port.slot, 0)
+            .map_err(|e| slot_error(port, &e))?;
+        tables
+            .generations
+            .set(port.slot, held.wrapping_add(1), 0)
+            .map_err(|e| slot_error(port, &e))
     }
 
     /// Removes entries of slots other than these; returns how many.
     pub fn retain_ports(&self, slots: &HashSet<u32>) -> Result<usize> {
-        let _ = slots;
-        unimplemented!()
+        let tables = &mut self.inner().tables;
+        let gone: Vec<_> = tables
+            .ports
+            .iter()
+            .flatten()
+            .filter(|(_, port)| !slots.contains(&port.slot))
+            .collect();
+        let mut ended = HashSet::new();
+        for (key, port) in &gone {
+            removed(names::PORTS, tables.ports.remove(key))?;
+            if ended.insert(port.slot) {
+                let next = port.generation.wrapping_add(1);
+                tables
+                    .generations
+                    .set(port.slot, next, 0)
+                    .map_err(|e| write_error(names::GENERATIONS, 65_536, &e))?;
+            }
+        }
+        Ok(gone.len())
     }
 
     /// An endpoint's counters.
     pub fn stats(&self, index: u32) -> Result<Stats> {
-        let _ = index;
-        unimplemented!()
+        let values = self
+            .inner()
+            .tables
+            .endpoint_stats
+            .get(&index, 0)
+            .map_err(|e| DatapathError::other(format!("read counters of {index}"), chain(&e)))?;
+        Ok(sum(values.iter().copied()))
     }
 
     /// Drops by reason: of all, or of one endpoint. Reasons without drops are
     /// left out.
     pub fn drops(&self, endpoint: Option<u32>) -> Result<Vec<DropCount>> {
-        let _ = endpoint;
-        unimplemented!()
+        let tables = &self.inner().tables;
+        let mut counts = Vec::new();
+        for &reason in DropReason::ALL {
+            let number = reason as u32;
+            let count = match endpoint {
+                Some(endpoint) => {
+                    let key = netbpf_common::maps::DropKey {
+                        endpoint,
+                        reason: number,
+                    };
+                    tables.endpoint_drops.get(&key, 0).unwrap_or(0)
+                }
+                None => tables
+                    .drops
+                    .get(&number, 0)
+                    .map_err(|e| DatapathError::other("read drops", chain(&e)))?
+                    .iter()
+                    .sum(),
+            };
+            if count != 0 {
+                counts.push((reason, count));
+            }
+        }
+        Ok(counts)
     }
 
     /// All live flows.
     pub fn flows(&self) -> Result<Vec<FlowRecord>> {
-        unimplemented!()
+        let now = ticks(monotonic()?);
+        let tables = &self.inner().tables;
+        let mut records = tables.v4.records(now)?;
+        records.extend(tables.v6.records(now)?);
+        Ok(records)
     }
 
     /// Removes expired flows and unused mappings.
     pub fn collect(&self) -> Result<Collected> {
-        unimplemented!()
+        let now = ticks(monotonic()?);
+        let inner = &mut *self.inner();
+        let endpoints = inner
+            .tables
+            .veths
+            .iter()
+            .flatten()
+            .map(|(_, v)| v.endpoint)
+            .collect();
+        let v4 = inner
+            .tables
+            .v4
+            .collect(now, &endpoints, &mut inner.suspects4)?;
+        let v6 = inner
+            .tables
+            .v6
+            .collect(now, &endpoints, &mut inner.suspects6)?;
+        Ok(Collected {
+            flows: v4.flows + v6.flows,
+            mappings: v4.mappings + v6.mappings,
+        })
     }
 
     pub fn map_usage(&self) -> Result<Vec<MapUsage>> {
-        unimplemented!()
+        let inner = self.inner();
+        let t = &inner.tables;
+        let entries: HashMap<&str, usize> = [
+            (names::ENDPOINTS, t.endpoints.keys().flatten().count()),
+            (names::VETHS, t.veths.keys().flatten().count()),
+            (names::UPLINKS, t.uplinks.keys().flatten().count()),
+            (names::LOCALS, t.locals.keys().flatten().count()),
+            (names::SUBNETS, t.subnets.keys().flatten().count()),
+            (names::PORTS, t.ports.keys().flatten().count()),
+            (names::FLOWS4, t.v4.flows.keys().flatten().count()),
+            (names::FLOWS6, t.v6.flows.keys().flatten().count()),
+            (names::TRANSIENT4, t.v4.transient.keys().flatten().count()),
+            (names::TRANSIENT6, t.v6.transient.keys().flatten().count()),
+            (names::MAPPINGS4, t.v4.mappings.keys().flatten().count()),
+            (names::MAPPINGS6, t.v6.mappings.keys().flatten().count()),
+            (names::OUTSIDE4, t.v4.outside.keys().flatten().count()),
+            (names::OUTSIDE6, t.v6.outside.keys().flatten().count()),
+            (
+                names::ENDPOINT_DROPS,
+                t.endpoint_drops.keys().flatten().count(),
+            ),
+        ]
+        .into();
+        drop(inner);
+        names::MAPS
+            .iter()
+            .map(|&name| {
+                let info = KernelMapInfo::from_pin(pins::map(&self.bpffs, name))
+                    .map_err(|e| DatapathError::other(format!("read map {name}"), chain(&e)))?;
+                Ok(MapUsage {
+                    name: name.into(),
+                    entries: entries.get(name).map(|&n| n as u64),
+                    max_entries: info.max_entries().into(),
+                })
+            })
+            .collect()
     }
 
     pub fn program_usage(&self) -> Result<Vec<ProgramUsage>> {
-        unimplemented!()
+        let mut attached: HashMap<u32, Vec<String>> = HashMap::new();
+        for hook in pins::hooks(&self.bpffs)? {
+            if let Some((id, text)) = self.describe(hook) {
+                attached.entry(id).or_default().push(text);
+            }
+        }
+        names::PROGRAMS
+            .iter()
+            .map(|&name| {
+                let program = SchedClassifier::from_pin(pins::program(&self.bpffs, name))
+                    .map_err(|e| DatapathError::other(format!("read {name}"), chain(&e)))?;
+                let info = program
+                    .info()
+                    .map_err(|e| DatapathError::other(format!("read {name}"), chain(&e)))?;
+                let mut attached_to = attached.remove(&info.id()).unwrap_or_default();
+                attached_to.sort();
+                Ok(ProgramUsage {
+                    name: name.into(),
+                    id: info.id(),
+                    verified_instructions: info.verified_instruction_count(),
+                    attached_to,
+                })
+            })
+            .collect()
+    }
+
+    /// The program of a hook and where it is; `None` when its device is gone.
+    fn describe(&self, hook: Hook) -> Option<(u32, String)> {
+        let name = name_of(hook.ifindex)?;
+        let direction = hook.direction.label();
+        if hook.clsact {
+            let pin = pins::link(
+                &self.bpffs,
+                hook.ifindex,
+                hook.direction,
+                AttachKind::Clsact,
+            );
+            let program = SchedClassifier::from_pin(pin).ok()?;
+            return Some((
+                program.info().ok()?.id(),
+                format!("{name} {direction} (clsact)"),
+            ));
+        }
+        let pin = pins::link(&self.bpffs, hook.ifindex, hook.direction, AttachKind::Tcx);
+        let link = aya::programs::links::PinnedLink::from_pin(pin).ok()?;
+        let id = aya::programs::links::FdLink::from(link)
+            .info()
+            .ok()?
+            .program_id();
+        Some((id, format!("{name} {direction} (tcx)")))
     }
 
     /// Removes every link, filter, program and map pin under `bpffs`; works
     /// without an open datapath. Devices that are gone are passed over.
     pub fn teardown(bpffs: &Path) -> Result<()> {
-        let _ = bpffs;
-        unimplemented!()
+        for hook in pins::hooks(bpffs)? {
+            attach::detach(bpffs, hook)?;
+        }
+        pins::remove_all(bpffs)
     }
+}
+
+fn slot_error(port: &PortEntry, error: &aya::maps::MapError) -> DatapathError {
+    DatapathError::other(format!("use port slot {}", port.slot), chain(error))
+}
+
+/// Sets an endpoint's counters to 0 for whoever gets its index next.
+fn reset_counters(tables: &mut Tables, index: u32) -> Result<()> {
+    let zeros = tables.zeros::<EndpointStats>()?;
+    tables
+        .endpoint_stats
+        .set(index, zeros, 0)
+        .map_err(|e| DatapathError::other(format!("reset counters of {index}"), chain(&e)))?;
+    for &reason in DropReason::ALL {
+        let key = netbpf_common::maps::DropKey {
+            endpoint: index,
+            reason: reason as u32,
+        };
+        removed(names::ENDPOINT_DROPS, tables.endpoint_drops.remove(&key))?;
+    }
+    Ok(())
 }

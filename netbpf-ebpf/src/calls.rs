@@ -1,0 +1,122 @@
+//! Steps that are functions of their own for the verifier: it goes through each
+//! once, whatever paths lead there, so that the number of instructions it
+//! verifies is a sum and not a product. They take the context and numbers alone;
+//! what else they need stands in the per-CPU working space.
+
+use aya_ebpf::bindings::__sk_buff;
+use netbpf_common::{drop::DropReason, verdict::Coded};
+
+use crate::{
+    ctx::Skb,
+    emit,
+    family::{Family, V4, V6, scratch},
+    stage::{Step, arp, flow, masquerade, nd, port, refuse, route},
+};
+
+/// A step's outcome as one number; `Err` is a drop.
+#[inline(always)]
+fn code(step: Step) -> u64 {
+    match step {
+        Ok(coded) => coded.to_bits(),
+        Err(reason) => Coded::drop(reason).to_bits(),
+    }
+}
+
+#[inline(always)]
+fn reason(number: u32) -> DropReason {
+    DropReason::from_number(number as u8).unwrap_or(DropReason::Helper)
+}
+
+macro_rules! of_family {
+    ($family:ty, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $route(skb: *mut __sk_buff) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(scratch::<$family>().and_then(|(_, room)| route::ask::<$family>(skb, room)))
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $masquerade(skb: *mut __sk_buff) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(
+                scratch::<$family>()
+                    .and_then(|(p, room)| masquerade::begin::<$family>(skb, p, room)),
+            )
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $port(skb: *mut __sk_buff, from_container: u32) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(
+                scratch::<$family>().and_then(|(p, room)| {
+                    port::begin::<$family>(skb, p, room, from_container != 0)
+                }),
+            )
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $refuse(skb: *mut __sk_buff, number: u32) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            let reason = reason(number);
+            code(
+                scratch::<$family>()
+                    .and_then(|(p, room)| refuse::answer::<$family>(skb, p, room, reason)),
+            )
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $advance(seen: u32, opens: u32) -> u64 {
+            code(
+                scratch::<$family>().and_then(|(p, room)| {
+                    flow::advance::<$family>(p, room, seen as u8, opens != 0)
+                }),
+            )
+        }
+    };
+}
+
+of_family!(V4, route_v4, masquerade_v4, port_v4, refuse_v4, advance_v4);
+of_family!(V6, route_v6, masquerade_v6, port_v6, refuse_v6, advance_v6);
+
+/// Neighbour discovery from a container.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn answer_nd(skb: *mut __sk_buff) -> u64 {
+    let skb = &Skb::from_raw(skb);
+    code(scratch::<V6>().and_then(|(p, _)| nd::answer(skb, p)))
+}
+
+/// ARP from a container.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn answer_arp(skb: *mut __sk_buff) -> u64 {
+    code(arp::answer(&Skb::from_raw(skb)))
+}
+
+/// Counts a drop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_drop(skb: *mut __sk_buff, reason: u32, endpoint: u32) -> i32 {
+    emit::count_drop(&Skb::from_raw(skb), reason, endpoint);
+    emit::SHOT
+}
+
+/// Tells of a new flow, whose packet and original half are in the working space.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_began(skb: *mut __sk_buff, family: u32) -> i32 {
+    let skb = &Skb::from_raw(skb);
+    if family == u32::from(V4::VERSION) {
+        if let Ok((p, room)) = scratch::<V4>() {
+            emit::began::<V4>(skb, p, &room.forward);
+        }
+    } else if let Ok((p, room)) = scratch::<V6>() {
+        emit::began::<V6>(skb, p, &room.forward);
+    }
+    0
+}

@@ -1,0 +1,262 @@
+//! A [`Service`] in memory, for tests of API, client and daemon.
+
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+};
+
+use super::Service;
+use crate::{
+    error::{Code, Error, Result},
+    model::*,
+};
+
+#[derive(Clone, Default)]
+pub struct Fake {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    networks: Vec<NetworkInfo>,
+    endpoints: Vec<EndpointInfo>,
+    torn_down: Vec<bool>,
+    drops_asked: Vec<(Option<String>, Option<String>)>,
+}
+
+impl Fake {
+    /// With which `purge` it was torn down, each time.
+    pub fn torn_down(&self) -> Vec<bool> {
+        self.inner.lock().unwrap().torn_down.clone()
+    }
+
+    /// The filters that drops were asked for with.
+    pub fn drops_asked(&self) -> Vec<(Option<String>, Option<String>)> {
+        self.inner.lock().unwrap().drops_asked.clone()
+    }
+
+    fn no_network(name: &str) -> Error {
+        Error::new(Code::NotFound, format!("there is no network {name:?}"))
+    }
+
+    fn no_endpoint(name: &str) -> Error {
+        Error::new(Code::NotFound, format!("there is no endpoint {name:?}"))
+    }
+}
+
+fn matches(endpoint: &EndpointInfo, name: &str, network: Option<&str>) -> bool {
+    endpoint.name == name && network.is_none_or(|network| endpoint.network == network)
+}
+
+/// An endpoint as `attach` might answer it.
+pub fn endpoint(spec: AttachSpec) -> EndpointInfo {
+    EndpointInfo {
+        name: spec.name,
+        network: spec.network.unwrap_or_else(|| "default".into()),
+        container_id: None,
+        netns: match spec.netns {
+            NetnsRef::Netns(path) => path,
+            NetnsRef::Pid(pid) => format!("/proc/{pid}/ns/net"),
+        },
+        ifname: spec.ifname.unwrap_or_else(|| "eth0".into()),
+        host_ifname: "nb1".into(),
+        host_ifindex: 7,
+        mac: "02:00:00:00:00:01".into(),
+        ipv4: Some("172.20.0.2/20".into()),
+        ipv6: None,
+        gateway: Some([172, 20, 0, 1].into()),
+        gateway6: None,
+        mtu: 1500,
+        aliases: spec.aliases,
+        links: spec.links,
+        ports: ports(&spec.publish),
+        labels: spec.labels,
+        rx_bytes: 0,
+        rx_packets: 0,
+        tx_bytes: 0,
+        tx_packets: 0,
+        dropped_packets: 0,
+        created_at: "2026-01-01T00:00:00Z".into(),
+        dns: DnsInfo::default(),
+    }
+}
+
+/// Only `HOST_PORT:CONTAINER_PORT`.
+fn ports(specs: &[String]) -> Vec<PortInfo> {
+    let ports = specs.iter().filter_map(|spec| {
+        let (host, container) = spec.split_once(':')?;
+        Some(PortInfo {
+            protocol: Protocol::Tcp,
+            host_ip: "*".into(),
+            host_port: host.parse().ok()?,
+            host_port_end: None,
+            container_port: container.parse().ok()?,
+            allow: Vec::new(),
+            weight: 1,
+        })
+    });
+    ports.collect()
+}
+
+impl Service for Fake {
+    async fn network_create(&self, spec: NetworkSpec) -> Result<NetworkInfo> {
+        let mut inner = self.inner.lock().unwrap();
+        if inner.networks.iter().any(|n| n.name == spec.name) {
+            let message = format!("network {:?} exists already", spec.name);
+            return Err(Error::new(Code::AlreadyExists, message));
+        }
+        let made = NetworkInfo {
+            name: spec.name,
+            driver: spec.driver,
+            subnets: Vec::new(),
+            mtu: spec.mtu.unwrap_or(1500),
+            vni: None,
+            internal: spec.internal,
+            icc: spec.icc,
+            masquerade: spec.masquerade,
+            parent: None,
+            labels: spec.labels,
+            endpoints: Vec::new(),
+        };
+        inner.networks.push(made.clone());
+        Ok(made)
+    }
+
+    async fn networks(&self) -> Result<Vec<NetworkInfo>> {
+        Ok(self.inner.lock().unwrap().networks.clone())
+    }
+
+    /// A network called `panic` does, and `hang` never comes.
+    async fn network(&self, name: &str) -> Result<NetworkInfo> {
+        match name {
+            "panic" => panic!("as the test asked for"),
+            "hang" => pending().await,
+            _ => {}
+        }
+        let inner = self.inner.lock().unwrap();
+        let found = inner.networks.iter().find(|n| n.name == name);
+        found.cloned().ok_or_else(|| Fake::no_network(name))
+    }
+
+    async fn network_remove(&self, name: &str) -> Result<()> {
+        let mut inner = self.inner.lock().unwrap();
+        let before = inner.networks.len();
+        inner.networks.retain(|n| n.name != name);
+        if inner.networks.len() == before {
+            return Err(Fake::no_network(name));
+        }
+        Ok(())
+    }
+
+    async fn network_prune(&self) -> Result<Vec<String>> {
+        let mut inner = self.inner.lock().unwrap();
+        Ok(inner.networks.drain(..).map(|n| n.name).collect())
+    }
+
+    async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
+        let made = endpoint(spec);
+        self.inner.lock().unwrap().endpoints.push(made.clone());
+        Ok(made)
+    }
+
+    async fn detach(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
+        let mut inner = self.inner.lock().unwrap();
+        let all = std::mem::take(&mut inner.endpoints);
+        let (gone, kept) = all.into_iter().partition(|e| matches(e, name, network));
+        inner.endpoints = kept;
+        Ok(gone)
+    }
+
+    async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
+        Ok(self.inner.lock().unwrap().endpoints.clone())
+    }
+
+    async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
+        let inner = self.inner.lock().unwrap();
+        let found: Vec<_> = inner
+            .endpoints
+            .iter()
+            .filter(|e| matches(e, name, network))
+            .cloned()
+            .collect();
+        if found.is_empty() {
+            return Err(Fake::no_endpoint(name));
+        }
+        Ok(found)
+    }
+
+    async fn publish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+        let mut inner = self.inner.lock().unwrap();
+        let found = inner
+            .endpoints
+            .iter_mut()
+            .find(|e| matches(e, name, spec.network.as_deref()))
+            .ok_or_else(|| Fake::no_endpoint(name))?;
+        found.ports.extend(ports(&spec.publish));
+        Ok(found.clone())
+    }
+
+    async fn unpublish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+        let mut inner = self.inner.lock().unwrap();
+        let found = inner
+            .endpoints
+            .iter_mut()
+            .find(|e| matches(e, name, spec.network.as_deref()))
+            .ok_or_else(|| Fake::no_endpoint(name))?;
+        let gone = ports(&spec.publish);
+        found.ports.retain(|port| !gone.contains(port));
+        Ok(found.clone())
+    }
+
+    async fn ports(&self, name: Option<&str>) -> Result<Vec<PortOf>> {
+        let inner = self.inner.lock().unwrap();
+        let of = inner
+            .endpoints
+            .iter()
+            .filter(|e| name.is_none_or(|name| e.name == name));
+        Ok(of
+            .flat_map(|e| {
+                e.ports.iter().map(|port| PortOf {
+                    endpoint: e.name.clone(),
+                    network: e.network.clone(),
+                    port: port.clone(),
+                })
+            })
+            .collect())
+    }
+
+    async fn flows(&self) -> Result<Vec<FlowInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn drops(&self, endpoint: Option<&str>, network: Option<&str>) -> Result<Vec<DropInfo>> {
+        let asked = (endpoint.map(str::to_string), network.map(str::to_string));
+        self.inner.lock().unwrap().drops_asked.push(asked);
+        Ok(vec![DropInfo {
+            reason: "spoofed_source".into(),
+            packets: 3,
+            description: "not the endpoint's own address".into(),
+        }])
+    }
+
+    async fn status(&self) -> Result<StatusInfo> {
+        Ok(StatusInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: "n1".into(),
+            pid: std::process::id(),
+            kernel: "6.1.0".into(),
+            uplinks: Vec::new(),
+            programs: Vec::new(),
+            maps: Vec::new(),
+            features: [("tcx".to_string(), "no: clsact".to_string())].into(),
+            networks: 0,
+            endpoints: 0,
+            notes: Vec::new(),
+        })
+    }
+
+    async fn teardown(&self, purge: bool) -> Result<()> {
+        self.inner.lock().unwrap().torn_down.push(purge);
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! What the API needs of the code behind it. [`Control`] is the one that runs;
+//! tests of API and client put a fake in its place.
+
+use std::future::Future;
+
+use crate::{control::Control, error::Result, model::*};
+
+/// The operations that the API offers; see [`Control`] for what each does.
+pub trait Service: Clone + Send + Sync + 'static {
+    fn network_create(&self, spec: NetworkSpec)
+    -> impl Future<Output = Result<NetworkInfo>> + Send;
+    fn networks(&self) -> impl Future<Output = Result<Vec<NetworkInfo>>> + Send;
+    fn network(&self, name: &str) -> impl Future<Output = Result<NetworkInfo>> + Send;
+    fn network_remove(&self, name: &str) -> impl Future<Output = Result<()>> + Send;
+    fn network_prune(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
+    fn attach(&self, spec: AttachSpec) -> impl Future<Output = Result<EndpointInfo>> + Send;
+    fn detach(
+        &self,
+        name: &str,
+        network: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
+    fn endpoints(&self) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
+    fn endpoint(
+        &self,
+        name: &str,
+        network: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
+    fn publish(
+        &self,
+        name: &str,
+        spec: PublishSpec,
+    ) -> impl Future<Output = Result<EndpointInfo>> + Send;
+    fn unpublish(
+        &self,
+        name: &str,
+        spec: PublishSpec,
+    ) -> impl Future<Output = Result<EndpointInfo>> + Send;
+    fn ports(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<PortOf>>> + Send;
+    fn flows(&self) -> impl Future<Output = Result<Vec<FlowInfo>>> + Send;
+    fn drops(
+        &self,
+        endpoint: Option<&str>,
+        network: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<DropInfo>>> + Send;
+    fn status(&self) -> impl Future<Output = Result<StatusInfo>> + Send;
+    fn teardown(&self, purge: bool) -> impl Future<Output = Result<()>> + Send;
+}
+
+impl Service for Control {
+    async fn network_create(&self, spec: NetworkSpec) -> Result<NetworkInfo> {
+        Control::network_create(self, spec).await
+    }
+
+    async fn networks(&self) -> Result<Vec<NetworkInfo>> {
+        Control::networks(self).await
+    }
+
+    async fn network(&self, name: &str) -> Result<NetworkInfo> {
+        Control::network(self, name).await
+    }
+
+    async fn network_remove(&self, name: &str) -> Result<()> {
+        Control::network_remove(self, name).await
+    }
+
+    async fn network_prune(&self) -> Result<Vec<String>> {
+        Control::network_prune(self).await
+    }
+
+    async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
+        Control::attach(self, spec).await
+    }
+
+    async fn detach(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
+        Control::detach(self, name, network).await
+    }
+
+    async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
+        Control::endpoints(self).await
+    }
+
+    async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
+        Control::endpoint(self, name, network).await
+    }
+
+    async fn publish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+        Control::publish(self, name, spec).await
+    }
+
+    async fn unpublish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+        Control::unpublish(self, name, spec).await
+    }
+
+    async fn ports(&self, name: Option<&str>) -> Result<Vec<PortOf>> {
+        Control::ports(self, name).await
+    }
+
+    async fn flows(&self) -> Result<Vec<FlowInfo>> {
+        Control::flows(self).await
+    }
+
+    async fn drops(&self, endpoint: Option<&str>, network: Option<&str>) -> Result<Vec<DropInfo>> {
+        Control::drops(self, endpoint, network).await
+    }
+
+    async fn status(&self) -> Result<StatusInfo> {
+        Control::status(self).await
+    }
+
+    async fn teardown(&self, purge: bool) -> Result<()> {
+        Control::teardown(self, purge).await
+    }
+}

@@ -1,0 +1,373 @@
+//! Every route over a real unix socket: through the client where it can ask
+//! for it, else byte by byte.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use super::{fake::Fake, *};
+use crate::{
+    client::{Client, ClientError},
+    model::*,
+};
+
+struct Daemon {
+    client: Client,
+    fake: Fake,
+    busy: Busy,
+    _socket: Socket,
+    _dir: TempDir,
+}
+
+/// An API with a fake behind it; it ends with the test's runtime.
+fn start() -> Daemon {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let mut socket = Socket::bind(&path, "").unwrap();
+    let fake = Fake::default();
+    let api = Api::new(fake.clone());
+    let busy = api.busy.clone();
+    let listener = socket.listener().unwrap();
+    tokio::spawn(serve(listener, api, std::future::pending()));
+    Daemon {
+        client: Client::new(path),
+        fake,
+        busy,
+        _socket: socket,
+        _dir: dir,
+    }
+}
+
+impl Daemon {
+    fn path(&self) -> PathBuf {
+        self.client.socket().into()
+    }
+
+    /// Status, head and body of the answer to a request as it is written here.
+    async fn raw(&self, method: &str, path: &str, body: &[u8]) -> (u16, String, Value) {
+        let mut stream = UnixStream::connect(self.path()).await.unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The daemon may refuse, and close, before it has read all.
+        let _ = stream.write_all(body).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = serde_json::from_str(body).unwrap_or(Value::Null);
+        (status, head.to_lowercase(), body)
+    }
+
+    /// The same where an error is expected: status, code, message.
+    async fn refused(&self, method: &str, path: &str, body: &str) -> (u16, String, String) {
+        let (status, _, answer) = self.raw(method, path, body.as_bytes()).await;
+        let error: ErrorBody = serde_json::from_value(answer).unwrap();
+        (status, error.error.code, error.error.message)
+    }
+}
+
+fn attach(name: &str, network: &str, publish: &[&str]) -> AttachSpec {
+    AttachSpec {
+        name: name.into(),
+        network: Some(network.into()),
+        netns: NetnsRef::Pid(1),
+        ifname: None,
+        ips: Vec::new(),
+        mac: None,
+        publish: publish.iter().map(ToString::to_string).collect(),
+        publish_all: false,
+        expose: Vec::new(),
+        aliases: Vec::new(),
+        links: Vec::new(),
+        labels: Labels::new(),
+    }
+}
+
+fn code(error: ClientError) -> String {
+    match error {
+        ClientError::Refused(info) => info.code,
+        other => panic!("must be a refusal: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn networks() {
+    let daemon = start();
+    let client = &daemon.client;
+    assert_eq!(client.networks().await.unwrap(), []);
+    let spec = NetworkSpec {
+        name: "a b/c".into(),
+        icc: true,
+        ..NetworkSpec::default()
+    };
+    let made = client.network_create(&spec).await.unwrap();
+    assert!(made.icc && !made.masquerade);
+    let again = client.network_create(&spec).await.unwrap_err();
+    assert_eq!(code(again), "already_exists");
+    assert_eq!(client.network("a b/c").await.unwrap(), made);
+    assert_eq!(client.networks().await.unwrap(), [made]);
+    client.network_remove("a b/c").await.unwrap();
+    let gone = client.network_remove("a b/c").await.unwrap_err();
+    assert_eq!(code(gone), "not_found");
+}
+
+#[tokio::test]
+async fn a_network_may_be_called_prune() {
+    let daemon = start();
+    let client = &daemon.client;
+    let spec = NetworkSpec {
+        name: "prune".into(),
+        ..NetworkSpec::default()
+    };
+    client.network_create(&spec).await.unwrap();
+    assert_eq!(client.network("prune").await.unwrap().name, "prune");
+    client.network_remove("prune").await.unwrap();
+    client.network_create(&spec).await.unwrap();
+    assert_eq!(client.network_prune().await.unwrap(), ["prune"]);
+}
+
+#[tokio::test]
+async fn endpoints() {
+    let daemon = start();
+    let client = &daemon.client;
+    let made = client.attach(&attach("web", "front", &[])).await.unwrap();
+    client.attach(&attach("web", "back", &[])).await.unwrap();
+    assert_eq!(client.endpoints().await.unwrap().len(), 2);
+    assert_eq!(client.endpoint("web", None).await.unwrap().len(), 2);
+    assert_eq!(client.endpoint("web", Some("front")).await.unwrap(), [made]);
+    let missing = client.endpoint("db", None).await.unwrap_err();
+    assert_eq!(code(missing), "not_found");
+    assert_eq!(client.detach("web", Some("front")).await.unwrap().len(), 1);
+    assert_eq!(client.detach("web", None).await.unwrap().len(), 1);
+    assert_eq!(client.detach("web", None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn ports() {
+    let daemon = start();
+    let client = &daemon.client;
+    client
+        .attach(&attach("web", "front", &["8080:80"]))
+        .await
+        .unwrap();
+    client
+        .attach(&attach("db", "front", &["5432:5432"]))
+        .await
+        .unwrap();
+    let spec = PublishSpec {
+        network: Some("front".into()),
+        publish: vec!["8443:443".into()],
+    };
+    assert_eq!(client.publish("web", &spec).await.unwrap().ports.len(), 2);
+    assert_eq!(client.ports(None).await.unwrap().len(), 3);
+    assert_eq!(client.ports(Some("web")).await.unwrap().len(), 2);
+    assert_eq!(client.unpublish("web", &spec).await.unwrap().ports.len(), 1);
+    let missing = client.publish("nobody", &spec).await.unwrap_err();
+    assert_eq!(code(missing), "not_found");
+}
+
+#[tokio::test]
+async fn what_can_be_seen() {
+    let daemon = start();
+    let client = &daemon.client;
+    assert_eq!(client.flows().await.unwrap(), []);
+    assert_eq!(client.status().await.unwrap().node, "n1");
+    let version = client.version().await.unwrap();
+    assert_eq!(
+        (version.version.as_str(), version.api.as_str()),
+        (env!("CARGO_PKG_VERSION"), "v1")
+    );
+    client.drops(None, None).await.unwrap();
+    client.drops(Some("a&b"), Some("ü")).await.unwrap();
+    let expected = [(None, None), (Some("a&b".into()), Some("ü".into()))];
+    assert_eq!(daemon.fake.drops_asked(), expected);
+}
+
+#[tokio::test]
+async fn statuses_of_success() {
+    let daemon = start();
+    let (status, head, body) = daemon.raw("POST", "/v1/networks", br#"{"name":"a"}"#).await;
+    assert_eq!((status, &body["masquerade"]), (201, &json!(true)));
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let (status, _, body) = daemon.raw("DELETE", "/v1/networks/a", b"").await;
+    assert_eq!((status, body), (200, json!({})));
+    let (status, _, body) = daemon.raw("POST", "/v1/teardown", b"{}").await;
+    assert_eq!((status, body), (200, json!({})));
+    assert_eq!(daemon.fake.torn_down(), [false]);
+}
+
+#[tokio::test]
+async fn codes_have_their_status() {
+    let daemon = start();
+    let (status, code, message) = daemon.refused("GET", "/v1/networks/x", "").await;
+    assert_eq!((status, code.as_str()), (404, "not_found"));
+    assert!(message.contains("\"x\""), "{message}");
+    daemon.raw("POST", "/v1/networks", br#"{"name":"a"}"#).await;
+    let (status, code, _) = daemon
+        .refused("POST", "/v1/networks", r#"{"name":"a"}"#)
+        .await;
+    assert_eq!((status, code.as_str()), (409, "already_exists"));
+}
+
+#[tokio::test]
+async fn bad_bodies_are_told_where() {
+    let daemon = start();
+    let rows = [
+        (
+            "/v1/networks",
+            r#"{"name":"a","subnt":[]}"#,
+            "unknown field `subnt`",
+        ),
+        (
+            "/v1/networks",
+            r#"{"name":"a","subnets":["10.0.0.0/33"]}"#,
+            "subnets[0]: ",
+        ),
+        ("/v1/networks", r#"{"name":"a",}"#, "line 1 column 13"),
+        (
+            "/v1/networks",
+            "{\n\"name\":7}",
+            "name: invalid type: integer `7`, expected a string at line 2",
+        ),
+        ("/v1/networks", "", "line 1 column 0"),
+        ("/v1/networks", "{}", "missing field `name`"),
+        ("/v1/networks", r#"{"name":"a"} x"#, "trailing characters"),
+        (
+            "/v1/endpoints",
+            r#"{"name":"a","netns":{"pid":1},"ips":["1.2.3"]}"#,
+            "ips[0]: ",
+        ),
+        ("/v1/endpoints", r#"{"name":"a"}"#, "missing field `netns`"),
+        (
+            "/v1/endpoints/a/ports",
+            r#"{"publish":["1"],"share":true}"#,
+            "unknown field `share`",
+        ),
+        ("/v1/teardown", r#"{"purge":1}"#, "purge: "),
+    ];
+    for (path, body, expected) in rows {
+        let (status, code, message) = daemon.refused("POST", path, body).await;
+        assert_eq!(
+            (status, code.as_str()),
+            (400, "invalid_argument"),
+            "{body}: {message}"
+        );
+        assert!(message.contains(expected), "{body}: {message}");
+    }
+    assert!(daemon.fake.torn_down().is_empty());
+}
+
+#[tokio::test]
+async fn bad_queries_are_refused() {
+    let daemon = start();
+    for path in [
+        "/v1/networks?network=a",
+        "/v1/endpoints?name=a",
+        "/v1/endpoints/a?net=b",
+        "/v1/ports?name=a",
+        "/v1/drops?endpoint=a&x=b",
+    ] {
+        let (status, code, message) = daemon.refused("GET", path, "").await;
+        assert_eq!((status, code.as_str()), (400, "invalid_argument"), "{path}");
+        assert!(message.contains("unknown field"), "{path}: {message}");
+    }
+    let (status, ..) = daemon.refused("DELETE", "/v1/endpoints/a?net=b", "").await;
+    assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods() {
+    let daemon = start();
+    for path in [
+        "/",
+        "/v1",
+        "/v1/networks/",
+        "/v1/nothing",
+        "/v2/networks",
+        "/v1/networks/a/b",
+    ] {
+        let (status, code, message) = daemon.refused("GET", path, "").await;
+        assert_eq!((status, code.as_str()), (404, "not_found"), "{path}");
+        assert!(message.contains(path), "{message}");
+    }
+    let (status, head, body) = daemon.raw("PUT", "/v1/networks", b"").await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (405, &json!("invalid_argument"))
+    );
+    assert!(head.contains("allow: "), "{head}");
+    let (status, ..) = daemon.refused("GET", "/v1/teardown", "").await;
+    assert_eq!(status, 405);
+}
+
+#[tokio::test]
+async fn oversized_bodies_are_refused() {
+    let daemon = start();
+    let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(MAX_BODY));
+    let (status, code, message) = daemon.refused("POST", "/v1/networks", &body).await;
+    assert_eq!((status, code.as_str()), (413, "invalid_argument"));
+    assert!(message.contains("1048576"), "{message}");
+    // Just within the limit.
+    let body = format!(r#"{{"name":"{}"}}"#, "x".repeat(MAX_BODY - 100));
+    let (status, ..) = daemon.raw("POST", "/v1/networks", body.as_bytes()).await;
+    assert_eq!(status, 201);
+}
+
+#[tokio::test]
+async fn a_panic_is_an_error_and_the_daemon_goes_on() {
+    let daemon = start();
+    let (status, code, message) = daemon.refused("GET", "/v1/networks/panic", "").await;
+    assert_eq!((status, code.as_str()), (500, "internal"));
+    assert!(message.contains("/v1/networks/panic"), "{message}");
+    daemon.client.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_end_its_request() {
+    let daemon = start();
+    let hanging = daemon.client.network("hang");
+    let gone = tokio::time::timeout(Duration::from_millis(50), hanging).await;
+    assert!(gone.is_err());
+    assert!(!daemon.busy.idle(Duration::from_millis(50)).await);
+}
+
+#[tokio::test]
+async fn one_connection_takes_several_requests() {
+    let daemon = start();
+    let mut stream = UnixStream::connect(daemon.path()).await.unwrap();
+    let mut buffer = vec![0; 4096];
+    for _ in 0..3 {
+        let request = "GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(buffer[..read].starts_with(b"HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_goes_away_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move { drop(listener.accept().await) });
+    let error = Client::new(&path).status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Lost { .. }), "{error:?}");
+    let error = Client::new(dir.path().join("none"))
+        .status()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ClientError::Unreachable { .. }),
+        "{error:?}"
+    );
+}

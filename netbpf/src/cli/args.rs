@@ -1,0 +1,196 @@
+//! The one definition of the command line. The parser and the help are made of
+//! it. What later versions bring is hidden and refused in `cli::later`.
+
+mod daemon;
+mod endpoint;
+mod network;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+
+pub use self::{
+    daemon::{Daemon, Teardown},
+    endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Whose},
+    network::{CreateNetwork, Network, NetworkVerb},
+};
+
+/// Where the daemon listens when nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/netbpf/netbpf.sock";
+
+/// Container networking in eBPF: networks, endpoints and published ports
+/// without bridges and firewall rules
+#[derive(Debug, Parser)]
+#[command(
+    name = "netbpf",
+    version,
+    after_help = "\
+Examples:
+  netbpf daemon &                                     start the daemon (or: systemctl start netbpf)
+  netbpf network create front                         make a network
+  netbpf attach --name web --network front --pid 4711 -p 8080:80
+                                                      connect a container, publish a port
+  netbpf ps                                           what is connected, and by which interface
+  netbpf port web                                     its published ports
+  netbpf detach web                                   disconnect it
+
+`netbpf help COMMAND` says more. Exit codes: 0 done, 1 refused or failed,
+2 wrong usage, 3 no daemon answers."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags that stand before or after the command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Socket of the daemon [env: NETBPF_SOCKET] [default: /run/netbpf/netbpf.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON, errors too
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// Print names only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more about what is done; twice for even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Daemon(Daemon),
+    Network(Network),
+    Attach(Box<Attach>),
+    Detach(Detach),
+    Ps(Ps),
+    Inspect(InspectEndpoint),
+    Publish(Publish),
+    Unpublish(Unpublish),
+    Port(Port),
+    Status(Status),
+    Flows(Flows),
+    Drops(Drops),
+    Teardown(Teardown),
+
+    #[command(hide = true)]
+    Run(Later),
+    #[command(hide = true)]
+    Exec(Later),
+    #[command(hide = true)]
+    Stop(Later),
+    #[command(hide = true)]
+    Update(Later),
+    #[command(hide = true)]
+    Monitor(Later),
+    #[command(hide = true)]
+    Capture(Later),
+    #[command(hide = true)]
+    Trace(Later),
+    #[command(hide = true)]
+    Doctor(Later),
+    #[command(hide = true)]
+    Top(Later),
+    #[command(hide = true)]
+    Node(Later),
+    #[command(hide = true)]
+    Cni(Later),
+    #[command(hide = true)]
+    OciHook(Later),
+}
+
+/// A command of a later version, with whatever follows it.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Later {
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        num_args = 0..,
+        hide = true
+    )]
+    pub rest: Vec<OsString>,
+}
+
+/// List the endpoints and the interfaces that they hang on
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf ps
+  netbpf ps -q                          names only
+  netbpf ps -j | jq -r '.[].ipv4'")]
+pub struct Ps {}
+
+/// List published ports
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf port
+  netbpf port web
+  netbpf port web -j | jq '.[].host_port'")]
+pub struct Port {
+    /// Of this endpoint only
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: Option<String>,
+}
+
+/// Show the daemon, its uplinks, programs and maps
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf status
+  netbpf status --wait 10s -q           wait for the daemon, print nothing")]
+pub struct Status {
+    /// Wait as long as this for the daemon to answer
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
+}
+
+/// Count dropped packets by reason
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf drops
+  netbpf drops --endpoint web
+  netbpf drops --network front -j")]
+pub struct Drops {
+    /// Of this endpoint only
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub endpoint: Option<String>,
+    /// Of this network only
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub network: Option<String>,
+}
+
+/// List live connections with both sides of their translation
+#[derive(Debug, Args)]
+#[command(
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  netbpf flows
+  netbpf flows -j | jq '.[] | select(.endpoint == \"web\")'"
+)]
+pub struct Flows {
+    #[command(subcommand)]
+    pub verb: Option<FlowsVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FlowsVerb {
+    #[command(hide = true)]
+    Flush(Later),
+}
+
+/// `KEY=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("a label is KEY=VALUE".into()),
+    }
+}

@@ -1,0 +1,138 @@
+//! `netbpf network`.
+
+use std::net::IpAddr;
+
+use clap::{
+    Args, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, builder::PossibleValue,
+};
+use ipnet::IpNet;
+
+use super::label;
+use crate::model::{Driver, NetworkSpec};
+
+/// Make, list and remove networks
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  netbpf network create front
+  netbpf network ls
+  netbpf network inspect front
+  netbpf network rm front"
+)]
+pub struct Network {
+    #[command(subcommand)]
+    pub verb: NetworkVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkVerb {
+    Create(Box<CreateNetwork>),
+    /// List networks
+    #[command(
+        alias = "list",
+        after_help = "Examples:\n  netbpf network ls\n  netbpf network ls -q"
+    )]
+    Ls,
+    /// Show one network in full
+    #[command(
+        after_help = "Examples:\n  netbpf network inspect front\n  netbpf network inspect front -j"
+    )]
+    Inspect(Named),
+    /// Remove a network that has no endpoints
+    #[command(alias = "remove", after_help = "Example:\n  netbpf network rm front")]
+    Rm(Named),
+    /// Remove all networks without endpoints, `default` aside
+    #[command(after_help = "Example:\n  netbpf network prune")]
+    Prune,
+}
+
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Name of the network
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+}
+
+/// Make a network
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf network create front
+  netbpf network create back --subnet 10.7.0.0/24 --internal
+  netbpf network create dual --subnet 10.8.0.0/24 --subnet fd00:8::/64
+  netbpf network create auto6 --ipv6 --label team=web")]
+pub struct CreateNetwork {
+    /// Name of the network
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// What it is made of: a private network of this host
+    #[arg(long, value_enum, default_value = "bridge")]
+    pub driver: Driver,
+    /// Its addresses, one for each family [default: the next free of the pools]
+    #[arg(long = "subnet", value_name = "CIDR")]
+    pub subnets: Vec<IpNet>,
+    /// Gateway of a subnet [default: its first address]
+    #[arg(long = "gateway", value_name = "IP")]
+    pub gateways: Vec<IpAddr>,
+    /// Give out addresses of this part of a subnet only
+    #[arg(long = "ip-range", value_name = "CIDR")]
+    pub ip_ranges: Vec<IpNet>,
+    /// IPv6 as well, with a private /64 unless --subnet has one
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Nothing leaves or enters but the host's own traffic
+    #[arg(long)]
+    pub internal: bool,
+    /// Its members cannot talk to each other, except to published ports
+    #[arg(long)]
+    pub no_icc: bool,
+    /// Containers leave, and are reached, under their own addresses
+    #[arg(long)]
+    pub no_masquerade: bool,
+    /// [default: the smallest of the uplinks]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    #[arg(long, value_name = "N", hide = true)]
+    pub vni: Option<u32>,
+    #[arg(long, value_name = "IFACE", hide = true)]
+    pub parent: Option<String>,
+    /// Note something about it
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+impl From<CreateNetwork> for NetworkSpec {
+    fn from(args: CreateNetwork) -> Self {
+        NetworkSpec {
+            name: args.name,
+            driver: args.driver,
+            subnets: args.subnets,
+            gateways: args.gateways,
+            ip_ranges: args.ip_ranges,
+            ipv6: args.ipv6,
+            internal: args.internal,
+            icc: !args.no_icc,
+            masquerade: !args.no_masquerade,
+            mtu: args.mtu,
+            vni: args.vni,
+            parent: args.parent,
+            labels: args.labels.into_iter().collect(),
+        }
+    }
+}
+
+impl ValueEnum for Driver {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Driver::Bridge, Driver::Overlay, Driver::Lan]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Driver::Bridge => PossibleValue::new("bridge"),
+            Driver::Overlay => PossibleValue::new("overlay").hide(true),
+            Driver::Lan => PossibleValue::new("lan").hide(true),
+        })
+    }
+}

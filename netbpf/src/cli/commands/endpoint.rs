@@ -1,0 +1,61 @@
+//! Endpoints and their published ports.
+
+use super::Done;
+use crate::{
+    cli::{
+        args::{Attach, Detach, InspectEndpoint, Port, Publish, Unpublish},
+        output::Output,
+        show::{Detached, Details, PortsOf},
+    },
+    client::Client,
+    model::PublishSpec,
+};
+
+pub async fn attach(args: Attach, client: &Client, output: &Output) -> Done {
+    let made = client.attach(&args.into()).await?;
+    Ok(output.show(&made)?)
+}
+
+pub async fn detach(args: Detach, client: &Client, output: &Output) -> Done {
+    let gone = client.detach(&args.name, args.network.as_deref()).await?;
+    Ok(output.show(&Detached(gone))?)
+}
+
+pub async fn ps(client: &Client, output: &Output) -> Done {
+    Ok(output.show(&client.endpoints().await?)?)
+}
+
+/// One thing is an object, unless it was not said which one.
+pub async fn inspect(args: InspectEndpoint, client: &Client, output: &Output) -> Done {
+    let mut found = client.endpoint(&args.name, args.network.as_deref()).await?;
+    match (found.len(), found.pop()) {
+        (1, Some(one)) => output.show(&one)?,
+        (_, last) => {
+            found.extend(last);
+            output.show(&Details(found))?;
+        }
+    }
+    Ok(())
+}
+
+pub async fn publish(args: Publish, client: &Client, output: &Output) -> Done {
+    let spec = PublishSpec {
+        network: args.network,
+        publish: args.publish,
+    };
+    let endpoint = client.publish(&args.name, &spec).await?;
+    Ok(output.show(&PortsOf(endpoint))?)
+}
+
+pub async fn unpublish(args: Unpublish, client: &Client, output: &Output) -> Done {
+    let spec = PublishSpec {
+        network: args.network,
+        publish: args.publish,
+    };
+    let endpoint = client.unpublish(&args.name, &spec).await?;
+    Ok(output.show(&PortsOf(endpoint))?)
+}
+
+pub async fn port(args: Port, client: &Client, output: &Output) -> Done {
+    Ok(output.show(&client.ports(args.name.as_deref()).await?)?)
+}

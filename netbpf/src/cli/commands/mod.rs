@@ -1,0 +1,60 @@
+//! The commands: each asks the daemon and shows what it answers.
+
+mod endpoint;
+mod network;
+mod observe;
+mod teardown;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use super::{
+    args::{Command, DEFAULT_SOCKET, Daemon, Global},
+    failure::Failure,
+    logging,
+    output::Output,
+};
+use crate::{client::Client, config};
+
+type Done = Result<(), Failure>;
+
+/// Runs the daemon in this process.
+pub fn daemon(args: Daemon, global: &Global) -> Done {
+    let config = config::load(*args.options, global.socket.clone(), args.config.as_deref())?;
+    let level = logging::Level::Daemon {
+        verbose: global.verbose,
+        quiet: global.quiet,
+    };
+    logging::start(config.log_format, level)?;
+    Ok(crate::daemon::run(config.settings)?)
+}
+
+/// Runs any other command.
+pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
+    let from_environment = || std::env::var_os("NETBPF_SOCKET").filter(|path| !path.is_empty());
+    let socket = global
+        .socket
+        .clone()
+        .or_else(|| from_environment().map(PathBuf::from))
+        .unwrap_or_else(|| DEFAULT_SOCKET.into());
+    let client = Client::new(socket);
+    match command {
+        Command::Network(network) => network::run(network.verb, &client, output).await,
+        Command::Attach(attach) => endpoint::attach(*attach, &client, output).await,
+        Command::Detach(detach) => endpoint::detach(detach, &client, output).await,
+        Command::Ps(_) => endpoint::ps(&client, output).await,
+        Command::Inspect(inspect) => endpoint::inspect(inspect, &client, output).await,
+        Command::Publish(publish) => endpoint::publish(publish, &client, output).await,
+        Command::Unpublish(unpublish) => endpoint::unpublish(unpublish, &client, output).await,
+        Command::Port(port) => endpoint::port(port, &client, output).await,
+        Command::Status(status) => observe::status(status, &client, output).await,
+        Command::Flows(_) => observe::flows(&client, output).await,
+        Command::Drops(drops) => observe::drops(drops, &client, output).await,
+        Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
+        // `daemon` has a runtime of its own and the rest is refused before.
+        other => Err(Failure::Usage(format!(
+            "{other:?} is not a client's command"
+        ))),
+    }
+}

@@ -1,0 +1,57 @@
+//! What can be seen: status, flows, drops.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Done;
+use crate::{
+    cli::{
+        args::{Drops, Status},
+        output::Output,
+    },
+    client::{Client, ClientError, Result},
+    model::StatusInfo,
+};
+
+/// Between two tries while the daemon does not answer.
+const RETRY: Duration = Duration::from_millis(50);
+
+pub async fn status(args: Status, client: &Client, output: &Output) -> Done {
+    let status = match args.wait {
+        None => client.status().await?,
+        Some(wait) => wait_for(client, wait).await?,
+    };
+    Ok(output.show(&status)?)
+}
+
+/// Asks until the daemon answers. A refusal is an answer; a daemon that is
+/// there and still starting holds the request until it is ready.
+async fn wait_for(client: &Client, wait: Duration) -> Result<StatusInfo> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let error = match timeout_at(deadline, client.status()).await {
+            Ok(Err(error @ (ClientError::Unreachable { .. } | ClientError::Lost { .. }))) => error,
+            Ok(answer) => return answer,
+            Err(_) => {
+                return Err(ClientError::Unreachable {
+                    socket: client.socket().into(),
+                    source: std::io::ErrorKind::TimedOut.into(),
+                });
+            }
+        };
+        if Instant::now() + RETRY >= deadline {
+            return Err(error);
+        }
+        sleep(RETRY).await;
+    }
+}
+
+pub async fn flows(client: &Client, output: &Output) -> Done {
+    Ok(output.show(&client.flows().await?)?)
+}
+
+pub async fn drops(args: Drops, client: &Client, output: &Output) -> Done {
+    let drops = client.drops(args.endpoint.as_deref(), args.network.as_deref());
+    Ok(output.show(&drops.await?)?)
+}

@@ -1,0 +1,59 @@
+//! `netbpf teardown`: through the daemon where there is one, else by ourselves.
+
+use std::{path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::Done;
+use crate::{
+    cli::{
+        args::{Global, Teardown},
+        output::Output,
+        show::Nothing,
+    },
+    client::{Client, ClientError},
+    config,
+    control::Control,
+    error::Error,
+};
+
+/// A daemon that was torn down ends within this: it finishes its requests.
+const END: Duration = Duration::from_secs(10);
+
+pub async fn run(args: Teardown, global: &Global, output: &Output) -> Done {
+    let config = config::load(
+        args.options(),
+        global.socket.clone(),
+        args.config.as_deref(),
+    )?;
+    let client = Client::new(&config.settings.socket);
+    match client.teardown(args.purge).await {
+        Ok(()) => wait_for_end(client.socket()).await?,
+        Err(ClientError::Unreachable { source, .. })
+            if matches!(
+                source.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Control::teardown_offline(&config.settings, args.purge).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(output.show(&Nothing {})?)
+}
+
+/// The daemon ends after its answer; who tears down may want to start another
+/// one at once.
+async fn wait_for_end(socket: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + END;
+    while socket.exists() {
+        if Instant::now() >= deadline {
+            return Err(Error::internal(format!(
+                "all is removed, but the daemon on {} does not end",
+                socket.display()
+            )));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! What the interface has and this version does not do yet: parsed, so that it
+//! is told from a typing error, kept out of the help, and refused by name.
+
+use super::{
+    args::{Attach, Command, FlowsVerb, Unpublish},
+    failure::Failure,
+};
+use crate::{
+    error::{Code, Error},
+    model::Driver,
+};
+
+/// The refusal of a feature.
+pub fn feature(name: &str) -> Failure {
+    Failure::Refused(Error::new(
+        Code::NotImplemented,
+        format!("{name} is not implemented in this version"),
+    ))
+}
+
+/// Hands the command back if all of it is there.
+pub fn refuse(command: Command) -> Result<Command, Failure> {
+    match asked_for(&command) {
+        Some(name) => Err(feature(name)),
+        None => Ok(command),
+    }
+}
+
+fn asked_for(command: &Command) -> Option<&'static str> {
+    use super::args::NetworkVerb::Create;
+
+    match command {
+        Command::Run(_) => Some("netbpf run"),
+        Command::Exec(_) => Some("netbpf exec"),
+        Command::Stop(_) => Some("netbpf stop"),
+        Command::Update(_) => Some("netbpf update"),
+        Command::Monitor(_) => Some("netbpf monitor"),
+        Command::Capture(_) => Some("netbpf capture"),
+        Command::Trace(_) => Some("netbpf trace"),
+        Command::Doctor(_) => Some("netbpf doctor"),
+        Command::Top(_) => Some("netbpf top"),
+        Command::Node(_) => Some("netbpf node"),
+        Command::Cni(_) => Some("netbpf cni"),
+        Command::OciHook(_) => Some("netbpf oci-hook"),
+        Command::Flows(flows) => match flows.verb {
+            Some(FlowsVerb::Flush(_)) => Some("netbpf flows flush"),
+            None => None,
+        },
+        Command::Network(network) => match &network.verb {
+            Create(create) => match create.driver {
+                Driver::Overlay => Some("--driver overlay"),
+                Driver::Lan => Some("--driver lan"),
+                Driver::Bridge if create.vni.is_some() => Some("--vni"),
+                Driver::Bridge if create.parent.is_some() => Some("--parent"),
+                Driver::Bridge => None,
+            },
+            _ => None,
+        },
+        Command::Attach(attach) => of_attach(attach),
+        Command::Publish(publish) => publish.share.then_some("--share"),
+        Command::Unpublish(Unpublish { drain: Some(_), .. }) => Some("--drain"),
+        _ => None,
+    }
+}
+
+fn of_attach(attach: &Attach) -> Option<&'static str> {
+    if attach.share {
+        Some("--share")
+    } else if attach.ingress_rate.is_some() {
+        Some("--ingress-rate")
+    } else if attach.egress_rate.is_some() {
+        Some("--egress-rate")
+    } else if attach.resolv_conf.is_some() {
+        Some("--resolv-conf")
+    } else {
+        None
+    }
+}

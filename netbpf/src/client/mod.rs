@@ -1,0 +1,185 @@
+//! A thin client of the API: one connection for each request.
+
+mod transport;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::transport::ClientError;
+use crate::{
+    api::{Done, TeardownSpec, VersionInfo},
+    model::*,
+};
+
+pub type Result<T> = std::result::Result<T, ClientError>;
+
+/// Speaks to the daemon behind a socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Client {
+            socket: socket.into(),
+        }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub async fn network_create(&self, spec: &NetworkSpec) -> Result<NetworkInfo> {
+        self.send("POST", "/v1/networks", Some(spec)).await
+    }
+
+    pub async fn networks(&self) -> Result<Vec<NetworkInfo>> {
+        self.get("/v1/networks").await
+    }
+
+    pub async fn network(&self, name: &str) -> Result<NetworkInfo> {
+        self.get(&format!("/v1/networks/{}", encode(name))).await
+    }
+
+    pub async fn network_remove(&self, name: &str) -> Result<()> {
+        let path = format!("/v1/networks/{}", encode(name));
+        let Done {} = self.send("DELETE", &path, NO_BODY).await?;
+        Ok(())
+    }
+
+    pub async fn network_prune(&self) -> Result<Vec<String>> {
+        self.send("POST", "/v1/networks/prune", NO_BODY).await
+    }
+
+    pub async fn attach(&self, spec: &AttachSpec) -> Result<EndpointInfo> {
+        self.send("POST", "/v1/endpoints", Some(spec)).await
+    }
+
+    pub async fn detach(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
+        let path = format!(
+            "/v1/endpoints/{}{}",
+            encode(name),
+            query(&[("network", network)])
+        );
+        self.send("DELETE", &path, NO_BODY).await
+    }
+
+    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
+        self.get("/v1/endpoints").await
+    }
+
+    pub async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
+        let query = query(&[("network", network)]);
+        self.get(&format!("/v1/endpoints/{}{query}", encode(name)))
+            .await
+    }
+
+    pub async fn publish(&self, name: &str, spec: &PublishSpec) -> Result<EndpointInfo> {
+        let path = format!("/v1/endpoints/{}/ports", encode(name));
+        self.send("POST", &path, Some(spec)).await
+    }
+
+    pub async fn unpublish(&self, name: &str, spec: &PublishSpec) -> Result<EndpointInfo> {
+        let path = format!("/v1/endpoints/{}/ports", encode(name));
+        self.send("DELETE", &path, Some(spec)).await
+    }
+
+    pub async fn ports(&self, endpoint: Option<&str>) -> Result<Vec<PortOf>> {
+        let query = query(&[("endpoint", endpoint)]);
+        self.get(&format!("/v1/ports{query}")).await
+    }
+
+    pub async fn flows(&self) -> Result<Vec<FlowInfo>> {
+        self.get("/v1/flows").await
+    }
+
+    pub async fn drops(
+        &self,
+        endpoint: Option<&str>,
+        network: Option<&str>,
+    ) -> Result<Vec<DropInfo>> {
+        let query = query(&[("endpoint", endpoint), ("network", network)]);
+        self.get(&format!("/v1/drops{query}")).await
+    }
+
+    pub async fn status(&self) -> Result<StatusInfo> {
+        self.get("/v1/status").await
+    }
+
+    pub async fn teardown(&self, purge: bool) -> Result<()> {
+        let spec = TeardownSpec { purge };
+        let Done {} = self.send("POST", "/v1/teardown", Some(&spec)).await?;
+        Ok(())
+    }
+
+    pub async fn version(&self) -> Result<VersionInfo> {
+        self.get("/v1/version").await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.send("GET", path, NO_BODY).await
+    }
+
+    async fn send<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T> {
+        transport::request(&self.socket, method, path, body).await
+    }
+}
+
+const NO_BODY: Option<&()> = None;
+
+/// A name as one segment of a path or as a value of a query.
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(byte.into());
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// The query of those values that are given.
+fn query(values: &[(&str, Option<&str>)]) -> String {
+    let mut out = String::new();
+    for (key, value) in values {
+        if let Some(value) = value {
+            out.push(if out.is_empty() { '?' } else { '&' });
+            out.push_str(&format!("{key}={}", encode(value)));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_segment() {
+        assert_eq!(encode("web-1.a_b~"), "web-1.a_b~");
+        assert_eq!(encode("a/b c?ü"), "a%2Fb%20c%3F%C3%BC");
+    }
+
+    #[test]
+    fn query_holds_what_is_given() {
+        assert_eq!(query(&[("endpoint", None), ("network", None)]), "");
+        assert_eq!(
+            query(&[("endpoint", None), ("network", Some("a&b"))]),
+            "?network=a%26b"
+        );
+        assert_eq!(
+            query(&[("endpoint", Some("web")), ("network", Some("front"))]),
+            "?endpoint=web&network=front"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! HTTP/1.1 over the unix socket, and what can go wrong with it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+use tracing::debug;
+
+use crate::model::{ErrorBody, ErrorInfo};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon behind the socket, or none that we may speak to.
+    #[error("{}", unreachable(socket, source))]
+    Unreachable { socket: PathBuf, source: io::Error },
+    /// The connection ended before the answer: what was asked for may be done.
+    #[error("the daemon on {} went away before it answered", socket.display())]
+    Lost {
+        socket: PathBuf,
+        source: hyper::Error,
+    },
+    /// What the daemon says. The code is kept as text: a newer daemon may have
+    /// codes that we do not know.
+    #[error("{}", .0.message)]
+    Refused(ErrorInfo),
+    #[error("the daemon on {} sent an answer that cannot be read: {reason}", socket.display())]
+    Garbled { socket: PathBuf, reason: String },
+}
+
+fn unreachable(socket: &Path, source: &io::Error) -> String {
+    let socket = socket.display();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission for the daemon's socket {socket}: be root or a member of the group netbpf"
+        ),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+            "no daemon answers on {socket}: start it with \"netbpf daemon\" or \"systemctl start \
+             netbpf\", or name its socket by --socket or NETBPF_SOCKET"
+        ),
+        _ => format!("no daemon answers on {socket}: {source}"),
+    }
+}
+
+/// Sends one request and reads the answer.
+pub async fn request<B: Serialize, T: DeserializeOwned>(
+    socket: &Path,
+    method: &'static str,
+    path: &str,
+    body: Option<&B>,
+) -> Result<T, ClientError> {
+    let garbled = |reason: String| ClientError::Garbled {
+        socket: socket.into(),
+        reason,
+    };
+    let lost = |source| ClientError::Lost {
+        socket: socket.into(),
+        source,
+    };
+
+    let body = match body {
+        Some(body) => serde_json::to_vec(body).map_err(|e| garbled(e.to_string()))?,
+        None => Vec::new(),
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "netbpf")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| garbled(e.to_string()))?;
+
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Unreachable {
+            socket: socket.into(),
+            source,
+        })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(lost)?;
+    let status = response.status();
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(lost)?
+        .to_bytes();
+    debug!("{method} {path}: {status}");
+    read(status, &bytes).map_err(|error| match error {
+        Unread::Refused(info) => ClientError::Refused(info),
+        Unread::Garbled(reason) => garbled(reason),
+    })
+}
+
+enum Unread {
+    Refused(ErrorInfo),
+    Garbled(String),
+}
+
+fn read<T: DeserializeOwned>(status: StatusCode, bytes: &[u8]) -> Result<T, Unread> {
+    if status.is_success() {
+        return serde_json::from_slice(bytes).map_err(|e| Unread::Garbled(e.to_string()));
+    }
+    Err(match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) => Unread::Refused(body.error),
+        Err(_) => Unread::Garbled(format!("status {status}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: io::ErrorKind) -> String {
+        ClientError::Unreachable {
+            socket: "/run/x.sock".into(),
+            source: kind.into(),
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn unreachable_names_socket_and_remedy() {
+        let missing = message(io::ErrorKind::NotFound);
+        assert!(missing.contains("/run/x.sock") && missing.contains("netbpf daemon"));
+        let denied = message(io::ErrorKind::PermissionDenied);
+        assert!(denied.contains("/run/x.sock") && denied.contains("group netbpf"));
+        assert!(message(io::ErrorKind::TimedOut).contains("timed out"));
+    }
+
+    #[test]
+    fn unknown_codes_are_handed_on() {
+        let body = br#"{"error":{"code":"brand_new","message":"m"}}"#;
+        match read::<()>(StatusCode::CONFLICT, body) {
+            Err(Unread::Refused(info)) => assert_eq!(info.code, "brand_new"),
+            _ => panic!("must be refused"),
+        }
+        assert!(matches!(
+            read::<()>(StatusCode::BAD_GATEWAY, b"<html>"),
+            Err(Unread::Garbled(_))
+        ));
+    }
+}

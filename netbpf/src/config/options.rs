@@ -1,0 +1,280 @@
+//! What can be set, each thing left out or given.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    str::FromStr,
+};
+
+use clap::{ArgAction, Args, FromArgMatches, builder::BoolishValueParser};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+use super::Environment;
+use crate::{
+    cli::LogFormat,
+    error::{Error, Result},
+    settings::Pool,
+};
+
+/// The daemon's flags, and the keys of its file by the same names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Options {
+    /// The global flag.
+    #[arg(skip)]
+    pub socket: Option<PathBuf>,
+    /// What must survive: networks, endpoints, ports [default: /var/lib/netbpf]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// What ends with the boot [default: /run/netbpf]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Where programs and maps are pinned; made or mounted if need be
+    /// [default: /sys/fs/bpf/netbpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Connect processes of this cgroup and below to ports published here
+    /// [default: the root of cgroup v2]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+    /// A way out; may be repeated [default: every device with an address]
+    #[arg(long, value_name = "IFACE")]
+    pub uplink: Option<Vec<String>>,
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Where subnets come from, SIZE is their prefix length; may be repeated
+    /// [default: 172.20.0.0/14:20 and a private IPv6 range in /64s]
+    #[arg(long, value_name = "CIDR:SIZE")]
+    pub pool: Option<Vec<Pool>>,
+    /// Host address of published ports that name none [default: all]
+    #[arg(long, value_name = "IP")]
+    pub publish_ip: Option<IpAddr>,
+    /// Leave net.ipv4.ip_local_reserved_ports alone
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true
+    )]
+    pub no_reserve_ports: Option<bool>,
+    /// Group whose members may use the socket [default: netbpf]
+    #[arg(long, value_name = "NAME")]
+    pub socket_group: Option<String>,
+    /// Remove the datapath when the daemon ends
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true
+    )]
+    pub teardown_on_exit: Option<bool>,
+    /// [default: text]
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Connections that are followed at most, of each family [default: 65536]
+    #[arg(long, value_name = "N")]
+    pub max_flows: Option<u32>,
+    /// Endpoints at most [default: 4096]
+    #[arg(long, value_name = "N")]
+    pub max_endpoints: Option<u32>,
+    /// Hang programs by clsact also where the kernel has TCX
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true
+    )]
+    pub force_clsact: Option<bool>,
+
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub node_ip: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd_prefix: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd_cacert: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd_cert: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd_key: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd_user: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub etcd_password_file: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub lease_ttl: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub vxlan_port: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub dns_upstream: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub docker_plugin: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub metrics: Option<NotYet>,
+    #[arg(long, hide = true, action = ArgAction::Append)]
+    pub flannel_prefix: Option<NotYet>,
+}
+
+impl Options {
+    /// These, and where they say nothing, `lower`.
+    pub fn over(self, lower: Options) -> Options {
+        Options {
+            socket: self.socket.or(lower.socket),
+            state_dir: self.state_dir.or(lower.state_dir),
+            run_dir: self.run_dir.or(lower.run_dir),
+            bpffs: self.bpffs.or(lower.bpffs),
+            cgroup: self.cgroup.or(lower.cgroup),
+            uplink: self.uplink.or(lower.uplink),
+            node: self.node.or(lower.node),
+            pool: self.pool.or(lower.pool),
+            publish_ip: self.publish_ip.or(lower.publish_ip),
+            no_reserve_ports: self.no_reserve_ports.or(lower.no_reserve_ports),
+            socket_group: self.socket_group.or(lower.socket_group),
+            teardown_on_exit: self.teardown_on_exit.or(lower.teardown_on_exit),
+            log_format: self.log_format.or(lower.log_format),
+            max_flows: self.max_flows.or(lower.max_flows),
+            max_endpoints: self.max_endpoints.or(lower.max_endpoints),
+            force_clsact: self.force_clsact.or(lower.force_clsact),
+            node_ip: self.node_ip.or(lower.node_ip),
+            etcd: self.etcd.or(lower.etcd),
+            etcd_prefix: self.etcd_prefix.or(lower.etcd_prefix),
+            etcd_cacert: self.etcd_cacert.or(lower.etcd_cacert),
+            etcd_cert: self.etcd_cert.or(lower.etcd_cert),
+            etcd_key: self.etcd_key.or(lower.etcd_key),
+            etcd_user: self.etcd_user.or(lower.etcd_user),
+            etcd_password_file: self.etcd_password_file.or(lower.etcd_password_file),
+            lease_ttl: self.lease_ttl.or(lower.lease_ttl),
+            vxlan_port: self.vxlan_port.or(lower.vxlan_port),
+            dns_upstream: self.dns_upstream.or(lower.dns_upstream),
+            docker_plugin: self.docker_plugin.or(lower.docker_plugin),
+            metrics: self.metrics.or(lower.metrics),
+            flannel_prefix: self.flannel_prefix.or(lower.flannel_prefix),
+        }
+    }
+
+    /// The first given option that a later version brings.
+    pub fn not_yet(&self) -> Option<&'static str> {
+        [
+            ("node-ip", self.node_ip),
+            ("etcd", self.etcd),
+            ("etcd-prefix", self.etcd_prefix),
+            ("etcd-cacert", self.etcd_cacert),
+            ("etcd-cert", self.etcd_cert),
+            ("etcd-key", self.etcd_key),
+            ("etcd-user", self.etcd_user),
+            ("etcd-password-file", self.etcd_password_file),
+            ("lease-ttl", self.lease_ttl),
+            ("vxlan-port", self.vxlan_port),
+            ("dns-upstream", self.dns_upstream),
+            ("docker-plugin", self.docker_plugin),
+            ("metrics", self.metrics),
+            ("flannel-prefix", self.flannel_prefix),
+        ]
+        .into_iter()
+        .find_map(|(name, given)| given.map(|_| name))
+    }
+}
+
+/// The environment: `NETBPF_STATE_DIR` is parsed as `--state-dir`, lists are
+/// split at commas.
+pub fn from_environment(environment: Environment<'_>) -> Result<Options> {
+    let parser = Options::augment_args(clap::Command::new("netbpf")).no_binary_name(true);
+    let mut all = Options {
+        // Its flag is none of ours.
+        socket: environment("NETBPF_SOCKET").map(PathBuf::from),
+        ..Options::default()
+    };
+    for arg in parser.get_arguments() {
+        let Some(flag) = arg.get_long() else { continue };
+        let variable = format!("NETBPF_{}", flag.to_uppercase().replace('-', "_"));
+        let Some(value) = environment(&variable) else {
+            continue;
+        };
+        let one = parser
+            .clone()
+            .try_get_matches_from(as_flags(flag, &value, arg.get_action()))
+            .and_then(|matches| Options::from_arg_matches(&matches))
+            .map_err(|e| {
+                let reason = crate::cli::usage_reason(&e);
+                Error::invalid(format!("environment variable {variable}: {reason}"))
+            })?;
+        all = one.over(all);
+    }
+    Ok(all)
+}
+
+/// `--flag=value`, several times for a list.
+fn as_flags(flag: &str, value: &OsStr, action: &ArgAction) -> Vec<OsString> {
+    let as_flag = |value: &OsStr| {
+        let mut text = OsString::from(format!("--{flag}="));
+        text.push(value);
+        text
+    };
+    match (action, value.to_str()) {
+        (ArgAction::Append, Some(list)) => list
+            .split(',')
+            .map(|value| as_flag(value.as_ref()))
+            .collect(),
+        _ => vec![as_flag(value)],
+    }
+}
+
+/// The value of an option that a later version brings: given, whatever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotYet;
+
+impl FromStr for NotYet {
+    type Err = std::convert::Infallible;
+
+    fn from_str(_: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(NotYet)
+    }
+}
+
+impl<'de> Deserialize<'de> for NotYet {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| NotYet)
+    }
+}
+
+impl FromStr for Pool {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let bad = |why: &str| format!("pool {text:?}: {why}");
+        let shape = "a pool is CIDR:SIZE, such as 172.20.0.0/14:20";
+        let (net, size) = text.rsplit_once(':').ok_or_else(|| bad(shape))?;
+        if !net.contains('/') {
+            return Err(bad(shape));
+        }
+        let net: IpNet = net.parse().map_err(|_| bad("this is no network"))?;
+        let size: u8 = size.parse().map_err(|_| bad("the size is no number"))?;
+        // The smallest subnet has a gateway and one endpoint.
+        let longest = net.max_prefix_len() - 2;
+        if net != net.trunc() {
+            Err(bad(&format!(
+                "the network's own address is {}",
+                net.trunc()
+            )))
+        } else if size < net.prefix_len() || size > longest {
+            Err(bad(&format!(
+                "the size must be from {} to {longest}",
+                net.prefix_len()
+            )))
+        } else {
+            Ok(Pool { net, size })
+        }
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.net, self.size)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pool {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,224 @@
+use std::{collections::HashMap, fs};
+
+use clap::Parser;
+
+use super::*;
+use crate::cli::args::{Cli, Command};
+
+/// Loads what these flags, variables and file say.
+fn load_all(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("netbpf.toml");
+    fs::write(&path, file).unwrap();
+    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+    let line = ["netbpf", "daemon"].iter().chain(flags);
+    let cli = Cli::try_parse_from(line).unwrap();
+    let Some(Command::Daemon(daemon)) = cli.command else {
+        panic!("daemon was typed");
+    };
+    load_with(*daemon.options, cli.global.socket, Some(&path), &|name| {
+        variables.get(name).map(OsString::from)
+    })
+}
+
+fn message(flags: &[&str], variables: &[(&str, &str)], file: &str) -> String {
+    load_all(flags, variables, file).unwrap_err().message
+}
+
+#[test]
+fn defaults_are_those_of_the_interface() {
+    let config = load_all(&[], &[], "").unwrap();
+    assert!(!config.settings.node.is_empty());
+    let expected = Settings {
+        node: config.settings.node.clone(),
+        ..Settings::default()
+    };
+    assert_eq!(config.settings, expected);
+    assert_eq!(config.log_format, LogFormat::Text);
+}
+
+#[test]
+fn flag_beats_environment_beats_file() {
+    let file = "state-dir = '/file'\nrun-dir = '/file'\nbpffs = '/file'\nsocket = '/file'\n";
+    let variables = [("NETBPF_STATE_DIR", "/env"), ("NETBPF_RUN_DIR", "/env")];
+    let flags = ["--state-dir", "/flag"];
+    let settings = load_all(&flags, &variables, file).unwrap().settings;
+    assert_eq!(settings.state_dir, Path::new("/flag"));
+    assert_eq!(settings.run_dir, Path::new("/env"));
+    assert_eq!(settings.bpffs, Path::new("/file"));
+    assert_eq!(settings.socket, Path::new("/file"));
+
+    let variables = [("NETBPF_SOCKET", "/env")];
+    let settings = load_all(&[], &variables, file).unwrap().settings;
+    assert_eq!(settings.socket, Path::new("/env"));
+    let settings = load_all(&["--socket", "/flag"], &variables, file)
+        .unwrap()
+        .settings;
+    assert_eq!(settings.socket, Path::new("/flag"));
+}
+
+#[test]
+fn empty_variable_is_none() {
+    let variables = [
+        ("NETBPF_STATE_DIR", ""),
+        ("NETBPF_SOCKET", ""),
+        ("NETBPF_UPLINK", ""),
+    ];
+    let settings = load_all(&[], &variables, "state-dir = '/file'")
+        .unwrap()
+        .settings;
+    assert_eq!(settings.state_dir, Path::new("/file"));
+    assert_eq!(settings.socket, Settings::default().socket);
+    assert!(settings.uplinks.is_empty());
+}
+
+#[test]
+fn switches_can_be_taken_back() {
+    let file = "no-reserve-ports = true\nteardown-on-exit = true\nforce-clsact = true\n";
+    let settings = load_all(&[], &[], file).unwrap().settings;
+    assert!(!settings.reserve_ports && settings.teardown_on_exit && settings.force_clsact);
+
+    let variables = [("NETBPF_NO_RESERVE_PORTS", "0")];
+    let flags = ["--teardown-on-exit=false"];
+    let settings = load_all(&flags, &variables, file).unwrap().settings;
+    assert!(settings.reserve_ports && !settings.teardown_on_exit && settings.force_clsact);
+
+    let flags = ["--no-reserve-ports", "--force-clsact"];
+    let settings = load_all(&flags, &[], "").unwrap().settings;
+    assert!(!settings.reserve_ports && settings.force_clsact);
+}
+
+#[test]
+fn lists_of_a_higher_place_replace_those_of_a_lower() {
+    let file = "uplink = ['eth7']\npool = [\n  '10.0.0.0/8:24',\n  'fd00::/48:64',\n]\n";
+    let settings = load_all(&[], &[], file).unwrap().settings;
+    assert_eq!(settings.uplinks, ["eth7"]);
+    assert_eq!(settings.pools.len(), 2);
+    assert_eq!(settings.pools[1].to_string(), "fd00::/48:64");
+
+    let variables = [("NETBPF_UPLINK", "eth0,eth1")];
+    let settings = load_all(&[], &variables, file).unwrap().settings;
+    assert_eq!(settings.uplinks, ["eth0", "eth1"]);
+
+    let flags = ["--uplink", "a", "--uplink", "b", "--pool", "10.1.0.0/16:20"];
+    let settings = load_all(&flags, &variables, file).unwrap().settings;
+    assert_eq!(settings.uplinks, ["a", "b"]);
+    assert_eq!(settings.pools[0].to_string(), "10.1.0.0/16:20");
+}
+
+#[test]
+fn everything_else_is_taken_from_anywhere() {
+    let file = "log-format = 'json'\nmax-flows = 1000\ncgroup = '/c'\npublish-ip = '192.0.2.1'\n";
+    let variables = [("NETBPF_MAX_ENDPOINTS", "7"), ("NETBPF_SOCKET_GROUP", "g")];
+    let config = load_all(&["--node", "n1"], &variables, file).unwrap();
+    assert_eq!(config.log_format, LogFormat::Json);
+    let settings = config.settings;
+    assert_eq!((settings.max_flows, settings.max_endpoints), (1000, 7));
+    assert_eq!(settings.cgroup.as_deref(), Some(Path::new("/c")));
+    assert_eq!(settings.publish_ip, Some("192.0.2.1".parse().unwrap()));
+    assert_eq!(
+        (settings.node.as_str(), settings.socket_group.as_str()),
+        ("n1", "g")
+    );
+}
+
+#[test]
+fn errors_of_the_file_name_file_line_and_key() {
+    let rows = [
+        (
+            "node = 'a'\n\nuplnk = ['eth0']\n",
+            ":3: uplnk: unknown field `uplnk`",
+        ),
+        ("max-flows = 'many'\n", ":1: max-flows: invalid type"),
+        (
+            "# pools\npool = [\n  '10.0.0.0/8:24',\n  '10.0.0.0/8:4',\n]\n",
+            "pool \"10.0.0.0/8:4\"",
+        ),
+        ("node = 'a'\nnode = 'b'\n", ":2: node: duplicate key"),
+        ("node 'a'\n", ":1: "),
+        (
+            "log-format = 'xml'\n",
+            ":1: log-format: unknown variant `xml`",
+        ),
+    ];
+    for (file, expected) in rows {
+        let message = message(&[], &[], file);
+        assert!(message.contains(expected), "{file:?}: {message}");
+        assert!(message.contains("netbpf.toml:"), "{message}");
+    }
+}
+
+#[test]
+fn errors_of_the_environment_name_the_variable() {
+    let text = message(&[], &[("NETBPF_POOL", "10.0.0.0/8")], "");
+    assert!(
+        text.starts_with("environment variable NETBPF_POOL: "),
+        "{text}"
+    );
+    assert!(text.contains("10.0.0.0/8"), "{text}");
+    let text = message(&[], &[("NETBPF_TEARDOWN_ON_EXIT", "perhaps")], "");
+    assert!(text.contains("perhaps"), "{text}");
+}
+
+#[test]
+fn explicit_file_must_exist() {
+    let path = Path::new("/nonexistent/netbpf.toml");
+    let error = load_with(Options::default(), None, Some(path), &|_| None).unwrap_err();
+    assert!(
+        error.message.contains("/nonexistent/netbpf.toml"),
+        "{error}"
+    );
+    file::read_if_there(path).unwrap();
+}
+
+#[test]
+fn later_options_are_refused_from_anywhere() {
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, &'a str);
+    let rows: [Row<'_>; 4] = [
+        (&["--etcd", "http://a,http://b"], &[], "", "--etcd "),
+        (
+            &["--dns-upstream=a", "--dns-upstream=b"],
+            &[],
+            "",
+            "--dns-upstream ",
+        ),
+        (&[], &[("NETBPF_NODE_IP", "192.0.2.1")], "", "--node-ip "),
+        (&[], &[], "vxlan-port = 4789\n", "--vxlan-port "),
+    ];
+    for (flags, variables, file, expected) in rows {
+        let error = load_all(flags, variables, file).unwrap_err();
+        assert_eq!(error.code, Code::NotImplemented);
+        assert!(error.message.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn pools_are_checked() {
+    for bad in [
+        "10.0.0.0/8",
+        "10.0.0.0:24",
+        "10.0.0.0/8:x",
+        "10.0.0.1/8:24",
+        "10.0.0.0/8:7",
+        "10.0.0.0/8:31",
+        "fd00::/48",
+        "fd00::/48:127",
+        "",
+    ] {
+        let error = bad.parse::<crate::settings::Pool>().unwrap_err();
+        assert!(error.contains(&format!("{bad:?}")), "{error}");
+    }
+    assert_eq!(
+        "fd00::/48:64"
+            .parse::<crate::settings::Pool>()
+            .unwrap()
+            .size,
+        64
+    );
+}
+
+#[test]
+fn nothing_makes_no_sense() {
+    assert!(message(&["--max-flows", "0"], &[], "").contains("max-flows 0"));
+    assert!(message(&["--node", ""], &[], "").contains("node"));
+}

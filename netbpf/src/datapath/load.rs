@@ -1,0 +1,179 @@
+//! Loads the object of this binary, over maps that an earlier daemon pinned.
+
+use std::path::{Path, PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Array, MapData},
+    programs::{ProgramError, SchedClassifier},
+    util::{KernelVersion, nr_cpus},
+};
+use netbpf_common::{abi::ABI, maps::Config, names};
+
+use super::{
+    GATEWAY_MAC, Result, pins,
+    types::{DatapathError, Options},
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("NETBPF_EBPF_OBJECT"));
+
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` and `BPF_FIB_LOOKUP_SRC` of `linux/bpf.h`.
+const FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
+const FIB_LOOKUP_SRC: u32 = 16;
+
+/// Loads programs and maps and pins them.
+pub(super) fn load(options: &Options) -> Result<Ebpf> {
+    check_layout(&options.bpffs)?;
+    let fib_flags = fib_flags();
+    let flows = options.max_flows.max(64);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("FIB_FLAGS", &fib_flags, true)
+        .map_max_entries(names::ENDPOINTS, options.max_endpoints * 2)
+        .map_max_entries(names::VETHS, options.max_endpoints)
+        .map_max_entries(names::ENDPOINT_STATS, options.max_endpoints)
+        .map_max_entries(names::FLOWS4, flows * 2)
+        .map_max_entries(names::FLOWS6, flows * 2)
+        .map_max_entries(names::TRANSIENT4, flows)
+        .map_max_entries(names::TRANSIENT6, flows)
+        .map_max_entries(names::MAPPINGS4, flows)
+        .map_max_entries(names::MAPPINGS6, flows)
+        .map_max_entries(names::OUTSIDE4, flows)
+        .map_max_entries(names::OUTSIDE6, flows);
+    // Working space holds nothing: made anew, so that its size may change.
+    pins::remove(&pins::map(&options.bpffs, names::SCRATCH))?;
+    let pinned: Vec<(&str, PathBuf)> = names::MAPS
+        .iter()
+        .map(|&name| (name, pins::map(&options.bpffs, name)))
+        .collect();
+    for (name, path) in &pinned {
+        loader.map_pin_path(name, path.as_path());
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| DatapathError::other("load the eBPF object", chain(&error)))?;
+    set_config(&mut ebpf, options)?;
+
+    pins::make_directories(&options.bpffs)?;
+    for &name in names::PROGRAMS {
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(name)
+            .ok_or_else(|| {
+                DatapathError::other("load", format!("no program {name} in the object"))
+            })?
+            .try_into()
+            .map_err(|error: ProgramError| DatapathError::other(format!("load {name}"), error))?;
+        program.load().map_err(|error| refused(name, &error))?;
+        pins::replace(&pins::program(&options.bpffs, name), |path| {
+            program.pin(path).map_err(|error| chain(&error))
+        })?;
+    }
+    Ok(ebpf)
+}
+
+/// Refuses maps whose layout is not ours before anything touches them.
+fn check_layout(bpffs: &Path) -> Result<()> {
+    let path = pins::map(bpffs, names::CONFIG);
+    if !path.exists() {
+        return Ok(());
+    }
+    let step = || format!("read {}", path.display());
+    let data = MapData::from_pin(&path).map_err(|e| DatapathError::other(step(), chain(&e)))?;
+    let info = data
+        .info()
+        .map_err(|e| DatapathError::other(step(), chain(&e)))?;
+    let layout = |found| DatapathError::Layout {
+        path: bpffs.into(),
+        found,
+        wanted: ABI,
+    };
+    if info.value_size() != size_of::<Config>() as u32 {
+        return Err(layout(0));
+    }
+    let config: Array<_, Config> = Array::try_from(aya::maps::Map::Array(data))
+        .map_err(|e| DatapathError::other(step(), chain(&e)))?;
+    match config.get(&0, 0) {
+        // Made, but not yet written when its daemon was killed.
+        Ok(config) if config.abi == ABI || config.abi == 0 => Ok(()),
+        Ok(config) => Err(layout(config.abi)),
+        Err(error) => Err(DatapathError::other(step(), chain(&error))),
+    }
+}
+
+fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
+    let map = ebpf
+        .map_mut(names::CONFIG)
+        .ok_or_else(|| DatapathError::other("load", "no map config in the object"))?;
+    let mut config: Array<_, Config> =
+        Array::try_from(map).map_err(|e| DatapathError::other("write config", chain(&e)))?;
+    let value = Config {
+        abi: ABI,
+        events: 0,
+        masquerade_first: *options.masquerade_ports.start(),
+        masquerade_last: *options.masquerade_ports.end(),
+        gateway_mac: GATEWAY_MAC,
+        reserved: [0; 6],
+    };
+    config
+        .set(0, value, 0)
+        .map_err(|e| DatapathError::other("write config", chain(&e)))
+}
+
+/// What `bpf_fib_lookup` of this kernel knows: not the neighbour, which the
+/// kernel finds when it sends (6.3), but the source address (6.7).
+fn fib_flags() -> u32 {
+    let mut flags = 0;
+    if kernel_at_least(6, 3) {
+        flags |= FIB_LOOKUP_SKIP_NEIGH;
+    }
+    if kernel_at_least(6, 7) {
+        flags |= FIB_LOOKUP_SRC;
+    }
+    flags
+}
+
+fn refused(program: &str, error: &ProgramError) -> DatapathError {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            let from = log.len().saturating_sub(4000);
+            let tail = log.get(from..).unwrap_or(&log);
+            DatapathError::Verifier {
+                program: program.into(),
+                message: format!("{io_error}; the verifier's last words:\n{tail}"),
+            }
+        }
+        other => DatapathError::other(format!("load program {program}"), chain(other)),
+    }
+}
+
+/// The running kernel is this one or newer; `false` when it does not tell.
+pub(super) fn kernel_at_least(major: u8, minor: u8) -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(major, minor, 0))
+}
+
+/// An error with its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Possible CPUs, the length of per-CPU values.
+pub(super) fn cpus() -> Result<usize> {
+    nr_cpus().map_err(|(what, error)| DatapathError::Io {
+        step: what.into(),
+        source: error,
+    })
+}

@@ -1,0 +1,183 @@
+//! Where things are pinned below the daemon's bpffs directory.
+//!
+//! ```text
+//! <bpffs>/endpoints …                 maps
+//! <bpffs>/programs/from_container …   programs
+//! <bpffs>/links/12_ingress_tcx        a TCX link on device 12
+//! <bpffs>/links/12_ingress_clsact     the program of a clsact filter there
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Result,
+    types::{AttachKind, DatapathError},
+};
+
+pub(super) fn map(bpffs: &Path, name: &str) -> PathBuf {
+    bpffs.join(name)
+}
+
+pub(super) fn program(bpffs: &Path, name: &str) -> PathBuf {
+    bpffs.join("programs").join(name)
+}
+
+fn links(bpffs: &Path) -> PathBuf {
+    bpffs.join("links")
+}
+
+/// Which way a program hangs on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    pub(super) const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+    }
+}
+
+pub(super) const fn kind_label(kind: AttachKind) -> &'static str {
+    match kind {
+        AttachKind::Tcx => "tcx",
+        AttachKind::Clsact => "clsact",
+    }
+}
+
+/// One attachment as its pin tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Hook {
+    pub ifindex: u32,
+    pub direction: Direction,
+    pub clsact: bool,
+}
+
+pub(super) fn link(bpffs: &Path, ifindex: u32, direction: Direction, kind: AttachKind) -> PathBuf {
+    links(bpffs).join(format!(
+        "{ifindex}_{}_{}",
+        direction.label(),
+        kind_label(kind)
+    ))
+}
+
+/// All attachments that have a pin.
+pub(super) fn hooks(bpffs: &Path) -> Result<Vec<Hook>> {
+    let directory = links(bpffs);
+    let entries = match fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(io_error(format!("list {}", directory.display()), source)),
+    };
+    Ok(entries
+        .filter_map(|entry| parse(entry.ok()?.file_name().to_str()?))
+        .collect())
+}
+
+fn parse(name: &str) -> Option<Hook> {
+    let mut parts = name.split('_');
+    let ifindex = parts.next()?.parse().ok()?;
+    let direction = match parts.next()? {
+        "ingress" => Direction::Ingress,
+        "egress" => Direction::Egress,
+        _ => return None,
+    };
+    let clsact = match parts.next()? {
+        "tcx" => false,
+        "clsact" => true,
+        _ => return None,
+    };
+    Some(Hook {
+        ifindex,
+        direction,
+        clsact,
+    })
+}
+
+pub(super) fn make_directories(bpffs: &Path) -> Result<()> {
+    for directory in [bpffs.join("programs"), links(bpffs)] {
+        fs::create_dir_all(&directory)
+            .map_err(|e| io_error(format!("make {}", directory.display()), e))?;
+    }
+    Ok(())
+}
+
+/// Pins anew under a name beside and renames it over the old pin.
+pub(super) fn replace(
+    path: &Path,
+    pin: impl FnOnce(&Path) -> std::result::Result<(), String>,
+) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push("_new");
+    let fresh = path.with_file_name(name);
+    remove(&fresh)?;
+    pin(&fresh).map_err(|e| DatapathError::other(format!("pin {}", fresh.display()), e))?;
+    fs::rename(&fresh, path).map_err(|e| io_error(format!("pin {}", path.display()), e))
+}
+
+/// Removes a pin; one that is not there is success.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(io_error(format!("remove {}", path.display()), source)),
+    }
+}
+
+/// Removes everything below `bpffs` that we pin, the directories included;
+/// `bpffs` itself stays when it is a mount point.
+pub(super) fn remove_all(bpffs: &Path) -> Result<()> {
+    for directory in [bpffs.join("programs"), links(bpffs), bpffs.to_path_buf()] {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(io_error(format!("list {}", directory.display()), source)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let ours = directory != bpffs
+                || name
+                    .to_str()
+                    .is_some_and(|name| netbpf_common::names::MAPS.contains(&name));
+            if ours && !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path())?;
+            }
+        }
+        // Fails for a mount point and for one that holds what is not ours.
+        drop(fs::remove_dir(&directory));
+    }
+    Ok(())
+}
+
+pub(super) fn io_error(step: String, source: io::Error) -> DatapathError {
+    DatapathError::Io { step, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_is_read_back_from_its_pin() {
+        let path = link(Path::new("/b"), 12, Direction::Egress, AttachKind::Clsact);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(
+            parse(name),
+            Some(Hook {
+                ifindex: 12,
+                direction: Direction::Egress,
+                clsact: true
+            })
+        );
+        assert_eq!(parse("programs"), None);
+    }
+}

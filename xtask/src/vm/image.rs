@@ -1,0 +1,127 @@
+//! The machine's file system.
+
+use super::{cpio::Archive, files::libraries, modules::Modules};
+use crate::{privilege::which, setup::Machine};
+use anyhow::{Context, Result, bail};
+use ebpf_build::Places;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::BufWriter,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What the checks use beside what the kernel has built in.
+const MODULES: [&str; 7] = [
+    "veth",
+    "cls_bpf",
+    "sch_ingress",
+    "act_bpf",
+    "af_packet",
+    "dummy",
+    "tun",
+];
+
+/// Programs of this machine that busybox has no full substitute for.
+const PROGRAMS: [&str; 5] = ["bash", "ip", "tc", "ping", "nsenter"];
+
+/// Writes the archive with the product, busybox, modules and the script.
+pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) -> Result<()> {
+    let slim = image.with_file_name("netbpf");
+    strip(binary, &slim)?;
+    let modules = Modules::scan(&machine.modules)?.in_order(&MODULES)?;
+    let mut files = BTreeMap::from([
+        ("init".to_owned(), places.root.join("xtask/vm/init.sh")),
+        ("bin/busybox".to_owned(), machine.busybox.clone()),
+        ("bin/netbpf".to_owned(), slim),
+    ]);
+    for program in PROGRAMS {
+        let path = which(program).with_context(|| format!("{program} is not installed"))?;
+        files.insert(format!("bin/{program}"), path);
+    }
+    let mut shared = BTreeSet::new();
+    for program in files.values().filter(|path| is_program(path)) {
+        shared.extend(libraries(program)?);
+    }
+    for library in shared {
+        files.insert(relative(&library), library);
+    }
+    // `modules/00-veth.ko` and so on: loaded in this order.
+    for (index, module) in modules.into_iter().enumerate() {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        files.insert(format!("modules/{index:02}-{name}"), module.clone());
+    }
+    let links = applets(machine)?;
+    write_archive(image, &files, &links)
+        .with_context(|| format!("cannot write {}", image.display()))
+}
+
+fn write_archive(image: &Path, files: &BTreeMap<String, PathBuf>, links: &[String]) -> Result<()> {
+    let mut archive = Archive::new(BufWriter::new(File::create(image)?));
+    let mut directories: BTreeSet<String> = ["dev", "proc", "sys", "run", "tmp", "var"]
+        .map(str::to_owned)
+        .into();
+    for path in files.keys() {
+        let parents = Path::new(path).ancestors().skip(1);
+        directories.extend(
+            parents
+                .map(|parent| parent.to_string_lossy().into_owned())
+                .filter(|parent| !parent.is_empty()),
+        );
+    }
+    for directory in &directories {
+        archive.directory(directory)?;
+    }
+    // Init's own output, before it has mounted /dev.
+    archive.character_device("dev/console", (5, 1))?;
+    archive.character_device("dev/null", (1, 3))?;
+    for (path, source) in files {
+        let content =
+            fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
+        archive.file(path, &content)?;
+    }
+    for name in links {
+        if !files.contains_key(&format!("bin/{name}")) {
+            archive.link(&format!("bin/{name}"), "busybox")?;
+        }
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+/// Names that busybox answers to.
+fn applets(machine: &Machine) -> Result<Vec<String>> {
+    let output = Command::new(&machine.busybox)
+        .arg("--list")
+        .output()
+        .context("cannot run busybox")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text
+        .lines()
+        .filter(|name| *name != "busybox")
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Debug information is most of a debug build, and the image lies in memory.
+fn strip(binary: &Path, slim: &Path) -> Result<()> {
+    let status = Command::new("strip")
+        .arg("-o")
+        .arg(slim)
+        .arg(binary)
+        .status()
+        .context("cannot run strip (package binutils)")?;
+    if !status.success() {
+        bail!("strip failed on {}", binary.display());
+    }
+    Ok(())
+}
+
+fn is_program(path: &Path) -> bool {
+    path.extension().is_none() && !path.ends_with("busybox")
+}
+
+fn relative(path: &Path) -> String {
+    path.to_string_lossy().trim_start_matches('/').to_owned()
+}

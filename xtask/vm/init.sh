@@ -1,0 +1,167 @@
+#!/bin/bash
+# Init of the virtual machine: makes a host, two containers and a world outside
+# from namespaces, runs netbpf on the host and checks what passes.
+#
+#   a ─┐                192.0.2.0/24
+#      ├─ host (daemon) ───── wire ───── out
+#   b ─┘              2001:db8:1::/64
+#
+# Each check prints "VM-RESULT name ok" or "VM-RESULT name failed why"; the end
+# is "VM-DONE". What else is on the console is for the reader of a failure.
+#
+# bash, since busybox' shell prefers its own `ip` and `ping` to those in /bin.
+export PATH=/bin
+export NETBPF_SOCKET=/run/netbpf/netbpf.sock
+
+HOST4=192.0.2.1 OUT4=192.0.2.2
+HOST6=2001:db8:1::1 OUT6=2001:db8:1::2
+
+# --- the machine ---------------------------------------------------------------
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
+mount -t bpf bpf /sys/fs/bpf
+mkdir -p /sys/fs/cgroup /var/lib /run/netbpf
+mount -t cgroup2 cgroup /sys/fs/cgroup
+for module in /modules/*.ko; do
+    insmod "$module" || echo "insmod $module failed"
+done
+echo "Linux $(uname -r)"
+
+# --- checks --------------------------------------------------------------------
+
+# check NAME COMMAND…: runs it with a time limit; its output is shown on failure.
+check() {
+    check_name=$1
+    shift
+    if timeout 30 "$@" >/tmp/check.log 2>&1; then
+        echo "VM-RESULT $check_name ok"
+    else
+        check_code=$?
+        echo "--- $check_name: $*"
+        cat /tmp/check.log
+        echo "VM-RESULT $check_name failed exit $check_code: $(tail -n 1 /tmp/check.log)"
+        failed=yes
+    fi
+}
+
+# in NAMESPACE COMMAND…; `ip netns exec` would hide the bpffs under a new /sys.
+in_space() {
+    space=$1
+    shift
+    nsenter --net="/run/netns/$space" -- "$@"
+}
+
+# field NAME JSON: the text of a field.
+field() {
+    printf '%s' "$2" | tr -d '\n' | sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p"
+}
+
+# Commands, since `timeout` runs no functions.
+cat >/bin/fetch <<'END'
+#!/bin/bash
+# fetch NAMESPACE URL WORD: the page holds the word.
+nsenter --net="/run/netns/$1" -- timeout 8 wget -q -O - "$2" | grep "$3"
+END
+cat >/bin/pings <<'END'
+#!/bin/bash
+# pings NAMESPACE ADDRESS: the very first packet is answered.
+exec nsenter --net="/run/netns/$1" -- ping -n -c 1 -W 2 "$2"
+END
+chmod +x /bin/fetch /bin/pings
+
+# Without a function between, `$!` is the process itself.
+start_daemon() {
+    nsenter --net=/run/netns/host -- netbpf daemon --state-dir /var/lib/netbpf --run-dir /run/netbpf \
+        --bpffs /sys/fs/bpf/netbpf --cgroup /sys/fs/cgroup >>/tmp/daemon.log 2>&1 &
+    daemon=$!
+}
+
+# --- namespaces ----------------------------------------------------------------
+
+for space in host out a b; do
+    ip netns add "$space"
+    ip -n "$space" link set lo up
+done
+# Without duplicate address detection nothing has to be waited for.
+for space in host out a b; do
+    in_space "$space" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad;
+        echo 0 >/proc/sys/net/ipv6/conf/all/accept_dad'
+done
+ip -n host link add up0 type veth peer name eth0 netns out
+ip -n host addr add $HOST4/24 dev up0
+ip -n host addr add $HOST6/64 dev up0 nodad
+ip -n host link set up0 up
+ip -n out addr add $OUT4/24 dev eth0
+ip -n out addr add $OUT6/64 dev eth0 nodad
+ip -n out link set eth0 up
+ip -n host route add default via $OUT4
+ip -n host route add default via $OUT6
+
+for space in a out; do
+    mkdir -p "/run/www/$space"
+    echo "page of $space" >"/run/www/$space/index.html"
+    in_space "$space" httpd -h "/run/www/$space" -p "[::]:80"
+done
+
+# --- the product ---------------------------------------------------------------
+
+# Without the product: what fails here is the machine's fault.
+check wire-v4 fetch host "http://$OUT4/" "page of out"
+check wire-v6 fetch host "http://[$OUT6]/" "page of out"
+
+start_daemon
+check load netbpf status --wait 25s
+check attach-a netbpf attach --name a --netns a -p 8080:80
+check attach-b netbpf attach --name b --netns b
+endpoint=$(netbpf inspect b -j)
+B4=$(field ipv4 "$endpoint") B6=$(field ipv6 "$endpoint")
+B4=${B4%/*} B6=${B6%/*}
+
+check sibling-v4 pings a "$B4"
+check sibling-v6 pings a "$B6"
+check masquerade-ping-v4 pings b $OUT4
+check masquerade-ping-v6 pings b $OUT6
+check masquerade-tcp-v4 fetch b "http://$OUT4/" "page of out"
+check masquerade-tcp-v6 fetch b "http://[$OUT6]/" "page of out"
+check publish-v4 fetch out "http://$HOST4:8080/" "page of a"
+check publish-v6 fetch out "http://[$HOST6]:8080/" "page of a"
+
+# A stopped daemon leaves the datapath running, and a started one takes it over.
+nsenter --net=/run/netns/a -- ping -n -i 0.2 -w 60 "$B4" >/tmp/sibling.log 2>&1 &
+sibling=$!
+nsenter --net=/run/netns/b -- ping -n -i 0.2 -w 60 $OUT4 >/tmp/outside.log 2>&1 &
+outside=$!
+kill -TERM $daemon
+wait $daemon
+echo "daemon ended with $?"
+check stopped-sibling-v6 pings a "$B6"
+check stopped-masquerade fetch b "http://$OUT4/" "page of out"
+check stopped-publish fetch out "http://$HOST4:8080/" "page of a"
+start_daemon
+check start-again netbpf status --wait 25s
+check started-sibling-v6 pings a "$B6"
+check started-masquerade fetch b "http://[$OUT6]/" "page of out"
+check started-publish fetch out "http://[$HOST6]:8080/" "page of a"
+kill -INT $sibling $outside
+wait $sibling $outside
+for flow in sibling outside; do
+    check "restart-lost-nothing-$flow" grep -q ' 0% packet loss' "/tmp/$flow.log"
+done
+
+check detach netbpf detach b
+check teardown netbpf teardown
+check nothing-left bash -c '! ls /sys/fs/bpf/netbpf/* 2>/dev/null && ! ip -n host -o link | grep -v -e lo: -e up0'
+
+if [ "$failed" = yes ]; then
+    echo "--- daemon"
+    cat /tmp/daemon.log
+    echo "--- kernel"
+    dmesg | tail -n 20
+fi
+echo "VM-DONE"
+sync
+poweroff -f
