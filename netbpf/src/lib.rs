@@ -11,3 +11,5 @@ pub mod datapath;
 pub mod error;
 pub mod model;
 pub mod settings;
+pub mod store;
+pub mod sys;

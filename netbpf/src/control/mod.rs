@@ -1,82 +1,162 @@
 //! The one way to change anything: validate, store the intent, plan, apply,
 //! store the outcome.
+//!
+//! Changes come one at a time, each in a thread that may block: a change that
+//! was begun is finished also when whoever asked for it has gone. `plan` says
+//! which steps lead where (pure), `apply` takes them; `recover` brings the
+//! kernel to what the store says at start, `follow` reacts to what changes by
+//! itself, `reaper` frees devices behind a detach.
 
-use crate::{error::Result, model::*, settings::Settings};
+mod apply;
+mod endpoint;
+mod errors;
+mod follow;
+mod ipam;
+mod network;
+mod plan;
+mod ports;
+mod portspec;
+mod publish;
+mod reaper;
+mod recover;
+mod reserved;
+mod state;
+mod teardown;
+mod uplinks;
+mod view;
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use self::{reaper::Reaper, state::State};
+use crate::{
+    datapath::Datapath,
+    error::{Code, Error, Result},
+    model::*,
+    settings::Settings,
+    store::Store,
+    sys::bpffs::Prepared,
+};
 
 /// The daemon's state; cheap to clone.
 #[derive(Clone)]
-pub struct Control {}
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    /// Declared before the store: it ends, and lets go of the store, first.
+    reaper: Reaper,
+    store: Arc<Store>,
+    datapath: Arc<Datapath>,
+    state: Arc<Mutex<State>>,
+    /// Whether the host has IPv6; asked once, at start.
+    ipv6: bool,
+    bpffs: Prepared,
+}
 
 impl Control {
     /// Opens store and datapath, brings the kernel to what the store says and
     /// follows what changes.
     pub async fn start(settings: Settings) -> Result<Control> {
-        let _ = settings;
-        unimplemented!()
+        let inner = tokio::task::spawn_blocking(move || recover::start(settings))
+            .await
+            .map_err(Error::internal)??;
+        let inner = Arc::new(inner);
+        follow::spawn(&inner)?;
+        Ok(Control { inner })
     }
 
     pub async fn network_create(&self, spec: NetworkSpec) -> Result<NetworkInfo> {
-        let _ = spec;
-        unimplemented!()
+        self.change(move |inner, state| network::create(inner, state, spec))
+            .await
     }
 
     pub async fn networks(&self) -> Result<Vec<NetworkInfo>> {
-        unimplemented!()
+        self.look(|_, state| {
+            let networks = state.networks.values();
+            Ok(networks.map(|n| view::network(state, n)).collect())
+        })
+        .await
     }
 
     pub async fn network(&self, name: &str) -> Result<NetworkInfo> {
-        let _ = name;
-        unimplemented!()
+        let name = name.to_owned();
+        self.look(move |_, state| Ok(view::network(state, state.network(&name)?)))
+            .await
     }
 
     pub async fn network_remove(&self, name: &str) -> Result<()> {
-        let _ = name;
-        unimplemented!()
+        let name = name.to_owned();
+        self.change(move |inner, state| network::remove(inner, state, &name))
+            .await
     }
 
     /// Removes networks without endpoints, `default` aside; returns their names.
     pub async fn network_prune(&self) -> Result<Vec<String>> {
-        unimplemented!()
+        self.change(network::prune).await
     }
 
     pub async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
-        let _ = spec;
-        unimplemented!()
+        self.change(move |inner, state| endpoint::attach(inner, state, &spec))
+            .await
     }
 
     /// Idempotent; returns what was detached.
     pub async fn detach(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
-        let _ = (name, network);
-        unimplemented!()
+        let (name, network) = (name.to_owned(), network.map(str::to_owned));
+        self.change(move |inner, state| endpoint::detach(inner, state, &name, network.as_deref()))
+            .await
     }
 
     pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
-        unimplemented!()
+        self.look(|inner, state| {
+            let mut records: Vec<_> = state.endpoints.values().collect();
+            records.sort_by_key(|r| r.serial);
+            Ok(records.iter().map(|r| view::endpoint(inner, r)).collect())
+        })
+        .await
     }
 
     /// The endpoints of a name: one per network, `not_found` when there is none.
     pub async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
-        let _ = (name, network);
-        unimplemented!()
+        let (name, network) = (name.to_owned(), network.map(str::to_owned));
+        self.look(move |inner, state| {
+            state.endpoint_meant(&name, network.as_deref())?;
+            let found = state.endpoints_named(&name, network.as_deref());
+            Ok(found.iter().map(|r| view::endpoint(inner, r)).collect())
+        })
+        .await
     }
 
     pub async fn publish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
-        let _ = (name, spec);
-        unimplemented!()
+        let name = name.to_owned();
+        self.change(move |inner, state| publish::publish(inner, state, &name, &spec))
+            .await
     }
 
     pub async fn unpublish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
-        let _ = (name, spec);
-        unimplemented!()
+        let name = name.to_owned();
+        self.change(move |inner, state| publish::unpublish(inner, state, &name, &spec))
+            .await
     }
 
     pub async fn ports(&self, name: Option<&str>) -> Result<Vec<PortOf>> {
-        let _ = name;
-        unimplemented!()
+        let name = name.map(str::to_owned);
+        self.look(move |_, state| view::ports(state, name.as_deref()))
+            .await
     }
 
     pub async fn flows(&self) -> Result<Vec<FlowInfo>> {
-        unimplemented!()
+        let names = self.look(|_, state| Ok(view::names(state))).await?;
+        let datapath = self.inner.datapath.clone();
+        // Reading the table takes a while: nothing waits for it.
+        let flows = tokio::task::spawn_blocking(move || datapath.flows())
+            .await
+            .map_err(Error::internal)??;
+        Ok(flows.iter().map(|f| view::flow(f, &names)).collect())
     }
 
     pub async fn drops(
@@ -84,24 +164,78 @@ impl Control {
         endpoint: Option<&str>,
         network: Option<&str>,
     ) -> Result<Vec<DropInfo>> {
-        let _ = (endpoint, network);
-        unimplemented!()
+        let (endpoint, network) = (endpoint.map(str::to_owned), network.map(str::to_owned));
+        self.look(move |inner, state| {
+            view::drops(inner, state, endpoint.as_deref(), network.as_deref())
+        })
+        .await
     }
 
     pub async fn status(&self) -> Result<StatusInfo> {
-        unimplemented!()
+        self.look(view::status).await
     }
 
     /// Removes every link, program, map, route and pin; with `purge` the state
     /// directory's content too. The daemon is to end afterwards.
     pub async fn teardown(&self, purge: bool) -> Result<()> {
-        let _ = purge;
-        unimplemented!()
+        self.change(move |inner, state| teardown::online(inner, state, purge))
+            .await
     }
 
     /// The same without a running daemon, from the store and what is found.
     pub async fn teardown_offline(settings: &Settings, purge: bool) -> Result<()> {
-        let _ = (settings, purge);
-        unimplemented!()
+        let settings = settings.clone();
+        tokio::task::spawn_blocking(move || teardown::offline(&settings, purge))
+            .await
+            .map_err(Error::internal)?
     }
+
+    /// Returns when nothing is left half-done. The datapath goes on.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.change(|inner, state| {
+            state.closed = true;
+            inner.reaper.wait_for_all();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does work that may change things, alone, in a thread that may block.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        Inner::change(self.inner.clone(), work).await
+    }
+
+    /// The same for work that changes nothing.
+    async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.change(|inner, state| work(inner, state)).await
+    }
+}
+
+impl Inner {
+    async fn change<T: Send + 'static>(
+        inner: Arc<Inner>,
+        work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut state = inner.state.clone().lock_owned().await;
+        tokio::task::spawn_blocking(move || {
+            if state.closed {
+                return Err(Error::new(Code::Conflict, "the daemon is about to end"));
+            }
+            work(&inner, &mut state)
+        })
+        .await
+        .map_err(Error::internal)?
+    }
+}
+
+/// RFC 3339, to the second.
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
 }

@@ -1,0 +1,535 @@
+//! Takes the steps of a plan, in order, and takes them back in reverse when one
+//! fails.
+
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
+    os::fd::AsFd,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    plan::{self, ContainerFound, Endpoint, Found, Heirs, Step},
+    ports,
+};
+use crate::{
+    datapath::{Datapath, Device, EndpointEntry, GATEWAY_MAC, PortEntry},
+    error::{Code, Error, Result},
+    store::{EndpointRecord, PortRecord},
+    sys::{
+        netlink::{AddressKind, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
+        netns::{self, Namespace, NamespaceId},
+        sysctl,
+    },
+};
+
+/// Ifindex of `lo` in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// The lowest preference a route can have and still be more than none: any real
+/// route to the subnet beats it.
+const UNREACHABLE_METRIC: u32 = 4_278_198_272;
+
+/// Before the rules for the main table (32766), after those for the local one.
+const RULE_PRIORITY: u32 = 28_000;
+
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Means and results of a run of steps.
+pub struct Apply<'a> {
+    host: &'a mut Netlink,
+    /// `None` where the maps and programs go as a whole.
+    datapath: Option<&'a Datapath>,
+    ipv6: bool,
+    containers: HashMap<NamespaceId, Container>,
+    /// Host-side devices made on the way, by endpoint.
+    devices: HashMap<u32, Device>,
+}
+
+/// A container's namespace and a socket in it.
+struct Container {
+    namespace: Namespace,
+    netlink: Netlink,
+}
+
+impl Container {
+    fn open(namespace: Namespace) -> Result<Container> {
+        // The socket stays in the namespace, the thread that made it ends.
+        let netlink = namespace.run(Netlink::open)??;
+        Ok(Container { namespace, netlink })
+    }
+}
+
+impl<'a> Apply<'a> {
+    pub fn new(host: &'a mut Netlink, datapath: Option<&'a Datapath>, ipv6: bool) -> Apply<'a> {
+        Apply {
+            host,
+            datapath,
+            ipv6,
+            containers: HashMap::new(),
+            devices: HashMap::new(),
+        }
+    }
+
+    /// Looks around in a container's namespace and keeps it open for the steps.
+    pub fn look_into(&mut self, namespace: Namespace) -> Result<ContainerFound> {
+        let id = namespace.id();
+        let mut container = Container::open(namespace)?;
+        let mut found = ContainerFound::default();
+        let links = container.netlink.links()?;
+        found.devices = links.into_iter().map(|l| l.name).collect();
+        for route in container.netlink.routes()? {
+            if route.destination.prefix_len() == 0
+                && route.table.is_none()
+                && matches!(route.kind, RouteKind::Unicast(_))
+            {
+                match route.destination {
+                    IpNet::V4(_) => found.default4 = true,
+                    IpNet::V6(_) => found.default6 = true,
+                }
+            }
+        }
+        self.containers.insert(id, container);
+        Ok(found)
+    }
+
+    /// The host-side device that was made for an endpoint.
+    pub fn device(&self, endpoint: u32) -> Option<&Device> {
+        self.devices.get(&endpoint)
+    }
+
+    /// All or nothing: what was done is undone in reverse when a step fails.
+    pub fn run(&mut self, steps: &[Step]) -> Result<()> {
+        for (done, step) in steps.iter().enumerate() {
+            let Err(mut error) = self.timed(step) else {
+                continue;
+            };
+            // The failed step may be half-done, its undo is idempotent.
+            for undo in steps[..=done].iter().rev().filter_map(Step::undo) {
+                if let Err(e) = self.timed(&undo) {
+                    error.message += &format!("; while taking it back: {}", e.message);
+                }
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// As far as it goes: every step is tried, errors are gathered.
+    pub fn run_to_end(&mut self, steps: &[Step]) -> Vec<Error> {
+        steps.iter().filter_map(|s| self.timed(s).err()).collect()
+    }
+
+    fn timed(&mut self, step: &Step) -> Result<()> {
+        let start = Instant::now();
+        let done = self.take(step);
+        let micros = start.elapsed().as_micros() as u64;
+        match &done {
+            Ok(()) => tracing::debug!(micros, step = %name(step), "step done"),
+            Err(error) => tracing::debug!(micros, step = %name(step), %error, "step failed"),
+        }
+        done
+    }
+
+    fn take(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::AddGateway(address) => {
+                let address = IpNet::from(*address);
+                self.host
+                    .add_address(LOOPBACK, address, AddressKind::Gateway)?;
+            }
+            Step::RemoveGateway(address) => {
+                self.host.delete_address(LOOPBACK, IpNet::from(*address))?;
+            }
+            Step::HoldSubnet(subnet) => self
+                .host
+                .set_route(&Route::unreachable(*subnet, UNREACHABLE_METRIC))?,
+            Step::ReleaseSubnet(subnet) => self
+                .host
+                .delete_route(&Route::unreachable(*subnet, UNREACHABLE_METRIC))?,
+            Step::MakeVeth(endpoint) => self.make_veth(&endpoint.record)?,
+            Step::RemoveVeth(endpoint) => self.remove_veth(&endpoint.record)?,
+            Step::SetUpHostEnd(endpoint) => self.set_up_host_end(&endpoint.record)?,
+            Step::SetUpContainer(endpoint) => self.set_up_container(&endpoint.record)?,
+            Step::LeaveContainer { endpoint, heirs } => {
+                self.leave_container(&endpoint.record, heirs)?;
+            }
+            Step::AddHostRoutes(endpoint) => self.add_host_routes(&endpoint.record)?,
+            Step::RemoveHostRoutes(endpoint) => self.remove_host_routes(&endpoint.record)?,
+            Step::WaitRunning(endpoint) => {
+                let device = self.host_device(&endpoint.record)?;
+                self.host.wait_running(device.ifindex, CARRIER_TIMEOUT)?;
+            }
+            Step::SetEndpoint(endpoint) => {
+                let entry = self.entry(endpoint);
+                self.on_datapath(|d| d.set_endpoint(&entry))?;
+            }
+            Step::RemoveEndpoint(endpoint) => {
+                let entry = self.entry(endpoint);
+                self.on_datapath(|d| d.remove_endpoint(&entry))?;
+            }
+            Step::AttachPrograms(endpoint) => {
+                let device = self.host_device(&endpoint.record)?;
+                self.on_datapath(|d| d.attach_veth(&device))?;
+            }
+            Step::DetachPrograms(endpoint) => {
+                // Without a device nothing was ever hung up.
+                if let Ok(device) = self.host_device(&endpoint.record) {
+                    self.on_datapath(|d| d.detach(&device))?;
+                }
+            }
+            Step::Publish(endpoint, port) => {
+                let entry = self.port_entry(endpoint, port);
+                self.on_datapath(|d| d.publish(&entry))?;
+            }
+            Step::Unpublish(endpoint, port) => {
+                let entry = self.port_entry(endpoint, port);
+                self.on_datapath(|d| d.unpublish(&entry))?;
+            }
+            Step::RemoveStrayVeth { ifindex, name } => {
+                self.host.delete_link(*ifindex)?;
+                let device = Device {
+                    name: name.clone(),
+                    ifindex: *ifindex,
+                };
+                self.on_datapath(|d| d.detach(&device))?;
+            }
+            Step::RemoveStrayRoute {
+                destination,
+                ifindex,
+            } => self.remove_host_route(*destination, *ifindex)?,
+        }
+        Ok(())
+    }
+
+    fn on_datapath(
+        &self,
+        work: impl FnOnce(&Datapath) -> crate::datapath::Result<()>,
+    ) -> Result<()> {
+        match self.datapath {
+            Some(datapath) => Ok(work(datapath)?),
+            None => Ok(()),
+        }
+    }
+
+    fn host_device(&self, record: &EndpointRecord) -> Result<Device> {
+        if let Some(device) = self.devices.get(&record.index) {
+            return Ok(device.clone());
+        }
+        if record.host_ifindex == 0 {
+            return Err(Error::internal(format!(
+                "endpoint {:?} on network {:?} has no device {} yet",
+                record.name, record.network, record.host_ifname
+            )));
+        }
+        Ok(Device {
+            name: record.host_ifname.clone(),
+            ifindex: record.host_ifindex,
+        })
+    }
+
+    fn make_veth(&mut self, record: &EndpointRecord) -> Result<()> {
+        let container = container(&mut self.containers, record)?;
+        let made = self.host.add_veth(&VethPair {
+            name: &record.host_ifname,
+            mac: GATEWAY_MAC,
+            peer_name: &record.ifname,
+            peer_mac: record.mac,
+            peer_namespace: container.namespace.as_fd(),
+            mtu: record.mtu,
+        });
+        if let Err(e) = made {
+            let code = match e.is_exists() {
+                true => Code::InterfaceExists,
+                false => Code::Internal,
+            };
+            return Err(Error::new(code, e.to_string()));
+        }
+        let link = self.host.link(&record.host_ifname)?.ok_or_else(|| {
+            Error::internal(format!("device {} went as it came", record.host_ifname))
+        })?;
+        let device = Device {
+            name: link.name,
+            ifindex: link.ifindex,
+        };
+        self.devices.insert(record.index, device);
+        Ok(())
+    }
+
+    fn remove_veth(&mut self, record: &EndpointRecord) -> Result<()> {
+        // By name: an attach that was cut short has not stored the number, and a
+        // number may by now be another device's.
+        if let Some(link) = self.host.link(&record.host_ifname)? {
+            self.host.delete_link(link.ifindex)?;
+        }
+        Ok(())
+    }
+
+    fn set_up_host_end(&mut self, record: &EndpointRecord) -> Result<()> {
+        let device = self.host_device(record)?;
+        let alias = plan::alias(record);
+        // Without forwarding on the device `bpf_fib_lookup` refuses packets from
+        // it. The host does not become a router: the setting is this device's.
+        sysctl::write(&["ipv4", "conf", &device.name, "forwarding"], "1")?;
+        if self.ipv6 {
+            let name = &device.name;
+            if sysctl::read(&["ipv6", "conf", name, "disable_ipv6"])?.as_deref() == Some("1") {
+                sysctl::write(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
+            }
+            sysctl::write(&["ipv6", "conf", name, "forwarding"], "1")?;
+            self.host.set_up_host_end(device.ifindex, &alias)?;
+        } else {
+            self.host.set_up_with_alias(device.ifindex, &alias)?;
+        }
+        Ok(())
+    }
+
+    fn set_up_container(&mut self, record: &EndpointRecord) -> Result<()> {
+        let container = container(&mut self.containers, record)?;
+        if record.ipv6.is_some() {
+            let name = record.ifname.as_str();
+            container.namespace.run(|| -> crate::sys::Result<()> {
+                // Engines switch IPv6 off for containers that they give none.
+                if sysctl::read(&["ipv6", "conf", name, "disable_ipv6"])?.as_deref() == Some("1") {
+                    sysctl::write(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
+                }
+                // Nobody else can have the addresses, and a tentative one cannot
+                // be used for a second.
+                sysctl::write(&["ipv6", "conf", name, "accept_dad"], "0")
+            })??;
+        }
+        let netlink = &mut container.netlink;
+        let ifindex = ifindex(netlink, record)?;
+        netlink.set_up(LOOPBACK)?;
+        netlink.set_up(ifindex)?;
+        for (address, gateway) in record.addresses() {
+            netlink.add_address(ifindex, address, AddressKind::Container)?;
+            netlink.set_neighbour(ifindex, gateway, GATEWAY_MAC)?;
+            let has_default = match gateway {
+                IpAddr::V4(_) => record.default4,
+                IpAddr::V6(_) => record.default6,
+            };
+            if has_default {
+                netlink.set_route(&Route::default_via(gateway, ifindex))?;
+            } else if record.rules {
+                let table = plan::table_of(record.network_index);
+                let target = RouteTarget {
+                    ifindex,
+                    ..Default::default()
+                };
+                let subnet = Route::via_device(address.trunc(), target).in_table(table);
+                netlink.set_route(&subnet)?;
+                netlink.set_route(&Route::default_via(gateway, ifindex).in_table(table))?;
+                netlink.add_rule(&rule(record, address.addr()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_container(&mut self, record: &EndpointRecord, heirs: &Heirs) -> Result<()> {
+        // A namespace that is gone took rules and routes along.
+        let Ok(container) = container(&mut self.containers, record) else {
+            return Ok(());
+        };
+        let netlink = &mut container.netlink;
+        for (heir, gateway) in [
+            (
+                &heirs.ipv4,
+                heirs
+                    .ipv4
+                    .as_ref()
+                    .and_then(|h| h.record.gateway)
+                    .map(IpAddr::V4),
+            ),
+            (
+                &heirs.ipv6,
+                heirs
+                    .ipv6
+                    .as_ref()
+                    .and_then(|h| h.record.gateway6)
+                    .map(IpAddr::V6),
+            ),
+        ] {
+            if let (Some(heir), Some(gateway)) = (heir, gateway) {
+                let ifindex = ifindex(netlink, &heir.record)?;
+                netlink.set_route(&Route::default_via(gateway, ifindex))?;
+            }
+        }
+        if record.rules {
+            for (address, _) in record.addresses() {
+                netlink.delete_rule(&rule(record, address.addr()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_host_routes(&mut self, record: &EndpointRecord) -> Result<()> {
+        let device = self.host_device(record)?;
+        for (address, gateway) in record.addresses() {
+            self.host
+                .set_neighbour(device.ifindex, address.addr(), record.mac)?;
+            let target = RouteTarget {
+                ifindex: device.ifindex,
+                gateway: None,
+                source: Some(gateway),
+            };
+            self.host
+                .set_route(&Route::via_device(IpNet::from(address.addr()), target))?;
+        }
+        Ok(())
+    }
+
+    fn remove_host_routes(&mut self, record: &EndpointRecord) -> Result<()> {
+        if record.host_ifindex == 0 {
+            return Ok(());
+        }
+        for (address, _) in record.addresses() {
+            self.remove_host_route(IpNet::from(address.addr()), record.host_ifindex)?;
+        }
+        Ok(())
+    }
+
+    fn remove_host_route(&mut self, destination: IpNet, ifindex: u32) -> Result<()> {
+        let target = RouteTarget {
+            ifindex,
+            ..Default::default()
+        };
+        self.host
+            .delete_route(&Route::via_device(destination, target))?;
+        Ok(())
+    }
+
+    fn entry(&self, endpoint: &Endpoint) -> EndpointEntry {
+        let device = self.host_device(&endpoint.record).unwrap_or(Device {
+            name: endpoint.record.host_ifname.clone(),
+            ifindex: 0,
+        });
+        entry(endpoint, device)
+    }
+
+    fn port_entry(&self, endpoint: &Endpoint, port: &PortRecord) -> PortEntry {
+        PortEntry {
+            slot: port.slot,
+            protocol: ports::number(port.protocol),
+            host_ip: port.host_ip,
+            host_ports: port.host_port..=port.host_port_end,
+            container_port: port.container_port,
+            endpoint: self.entry(endpoint),
+        }
+    }
+
+    /// What of ours is in the host's namespace.
+    pub fn look_around(&mut self) -> Result<Found> {
+        let mut found = Found::default();
+        for link in self.host.links()? {
+            if plan::is_host_ifname(&link.name) {
+                found.veths.push((link.ifindex, link.name, link.alias));
+            }
+        }
+        for address in self.host.addresses()? {
+            if address.ifindex == LOOPBACK {
+                found.addresses.insert(address.address, address.ours);
+            }
+        }
+        for route in self.host.routes()?.into_iter().filter(|r| r.ours) {
+            match route.kind {
+                RouteKind::Unreachable => drop(found.held.insert(route.destination)),
+                RouteKind::Unicast(target) => {
+                    found
+                        .host_routes
+                        .insert((route.destination, target.ifindex));
+                }
+                RouteKind::Other => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// An endpoint as the datapath sees it.
+fn entry(endpoint: &Endpoint, device: Device) -> EndpointEntry {
+    let record = &endpoint.record;
+    EndpointEntry {
+        index: record.index,
+        network: record.network_index,
+        flags: endpoint.flags,
+        device,
+        mac: record.mac,
+        ipv4: record.ipv4.map(|net| net.addr()),
+        ipv6: record.ipv6.map(|net| net.addr()),
+        gateway4: record.gateway,
+        gateway6: record.gateway6,
+        mtu: record.mtu,
+    }
+}
+
+fn rule(record: &EndpointRecord, source: IpAddr) -> Rule {
+    Rule {
+        source,
+        table: plan::table_of(record.network_index),
+        priority: RULE_PRIORITY,
+    }
+}
+
+fn ifindex(netlink: &mut Netlink, record: &EndpointRecord) -> Result<u32> {
+    match netlink.link(&record.ifname)? {
+        Some(link) => Ok(link.ifindex),
+        None => Err(Error::new(
+            Code::NotFound,
+            format!("interface {} is not in {}", record.ifname, record.netns),
+        )),
+    }
+}
+
+/// The container's namespace by its path, or, where that leads elsewhere by now,
+/// by a process that is still in it.
+fn container<'c>(
+    containers: &'c mut HashMap<NamespaceId, Container>,
+    record: &EndpointRecord,
+) -> Result<&'c mut Container> {
+    match containers.entry(record.namespace) {
+        Entry::Occupied(entry) => Ok(entry.into_mut()),
+        Entry::Vacant(entry) => {
+            let namespace = Namespace::open(Path::new(&record.netns))
+                .ok()
+                .filter(|n| n.id() == record.namespace)
+                .or_else(|| netns::find(record.namespace))
+                .ok_or_else(|| {
+                    Error::new(
+                        Code::NotFound,
+                        format!(
+                            "namespace {} of endpoint {:?} is gone",
+                            record.netns, record.name
+                        ),
+                    )
+                })?;
+            Ok(entry.insert(Container::open(namespace)?))
+        }
+    }
+}
+
+/// A step's name for the log.
+fn name(step: &Step) -> String {
+    let text = format!("{step:?}");
+    let end = text.find(['(', '{', ' ']).unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// Endpoints whose devices are gone, of those given with their devices.
+pub fn without_device(endpoints: &[Arc<Endpoint>], found: &Found) -> BTreeSet<u32> {
+    let present: HashMap<u32, &str> = found
+        .veths
+        .iter()
+        .map(|(ifindex, name, _)| (*ifindex, name.as_str()))
+        .collect();
+    endpoints
+        .iter()
+        .map(|e| &e.record)
+        .filter(|r| present.get(&r.host_ifindex) != Some(&r.host_ifname.as_str()))
+        .map(|r| r.index)
+        .collect()
+}

@@ -1,0 +1,492 @@
+//! Endpoints: attached, detached, and gone by themselves.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Inner,
+    apply::Apply,
+    errors::check_name,
+    ipam::Refused,
+    network::DEFAULT,
+    now,
+    plan::{self, ContainerFound},
+    ports::{self, Chooser},
+    state::State,
+    uplinks, view,
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::{AttachSpec, EndpointInfo, NetnsRef},
+    store::{EndpointRecord, EndpointState, PortRecord},
+    sys::{netns::Namespace, process},
+};
+
+#[tracing::instrument(level = "debug", skip_all, fields(endpoint = spec.name))]
+pub fn attach(inner: &Inner, state: &mut State, spec: &AttachSpec) -> Result<EndpointInfo> {
+    check_spec(spec)?;
+    let network = spec.network.as_deref().unwrap_or(DEFAULT).to_owned();
+    state.network(&network)?;
+    if state.endpoint_on(&spec.name, &network).is_some() {
+        return Err(Error::new(
+            Code::AlreadyExists,
+            format!(
+                "endpoint {:?} on network {network:?} exists already",
+                spec.name
+            ),
+        ));
+    }
+    let namespace = open_namespace(&spec.netns)?;
+    let path = namespace.path().to_path_buf();
+    let id = namespace.id();
+    inner.reaper.wait_for(id);
+
+    let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips)?;
+    let mac = match &spec.mac {
+        Some(text) => parse_mac(text)?,
+        None => make_mac(ipv4)?,
+    };
+    let index = state.next_index(inner.settings.max_endpoints, |i| inner.reaper.is_pending(i))?;
+    let mtu = view::mtu(state, &state.network(&network)?.record);
+    let record_of_network = &state.network(&network)?.record;
+    let mut record = EndpointRecord {
+        index,
+        serial: state.last_serial + 1,
+        state: EndpointState::Attaching,
+        name: spec.name.clone(),
+        network_index: record_of_network.index,
+        gateway: gateway_of(record_of_network, ipv4).and_then(v4),
+        gateway6: gateway_of(record_of_network, ipv6).and_then(v6),
+        netns: path.display().to_string(),
+        namespace: id,
+        ifname: String::new(),
+        host_ifname: plan::host_ifname(u32::from_ne_bytes(process::random()?)),
+        host_ifindex: 0,
+        mac,
+        ipv4: ipv4.and_then(|net| match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        }),
+        ipv6: ipv6.and_then(|net| match net {
+            IpNet::V6(net) => Some(net),
+            IpNet::V4(_) => None,
+        }),
+        mtu,
+        default4: false,
+        default6: false,
+        rules: false,
+        aliases: spec.aliases.clone(),
+        links: spec.links.clone(),
+        labels: spec.labels.clone(),
+        ports: Vec::new(),
+        created_at: now(),
+        network,
+    };
+    let (ports, last_port) = choose_ports(inner, state, spec, &record)?;
+    record.ports = ports;
+
+    let internal = state.network_of(&record)?.record.internal;
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let found = apply.look_into(namespace)?;
+    record.ifname = choose_ifname(spec, &found, &path)?;
+    plan::settle_routes(&mut record, internal, &found);
+
+    inner.store.put_endpoint(&record)?;
+    let flags = state.networks[&record.network].flags();
+    let endpoint = Arc::new(plan::Endpoint { record, flags });
+    let done = apply.run(&plan::attach(&endpoint));
+    let device = apply.device(index).cloned();
+    let mut record = endpoint.record.clone();
+    let done = done.and_then(|()| {
+        record.host_ifindex = device.as_ref().map_or(0, |d| d.ifindex);
+        record.state = EndpointState::Attached;
+        if let Err(e) = inner.store.put_endpoint(&record) {
+            // The undo of the last step and of all before it.
+            let steps = plan::attach(&endpoint);
+            let undo: Vec<_> = steps.iter().rev().filter_map(plan::Step::undo).collect();
+            apply.run_to_end(&undo);
+            return Err(e.into());
+        }
+        Ok(())
+    });
+    if let Err(error) = done {
+        if let Err(e) = inner.store.remove_endpoint(index) {
+            tracing::error!(error = %e, "record of a failed attach stays");
+        }
+        return Err(error);
+    }
+    state.last_port = last_port;
+    state.put_endpoint(record.clone(), spec.ips.is_empty());
+    if let Err(error) = ports::sync_reserved(inner, state) {
+        // The port is published all the same; what is lost is the guard against
+        // the kernel choosing it for a program of the host.
+        tracing::warn!(%error, "ports not reserved");
+    }
+    tracing::info!(
+        endpoint = record.name,
+        network = record.network,
+        host_ifname = record.host_ifname,
+        "endpoint attached"
+    );
+    Ok(view::endpoint(inner, &record))
+}
+
+pub fn detach(
+    inner: &Inner,
+    state: &mut State,
+    name: &str,
+    network: Option<&str>,
+) -> Result<Vec<EndpointInfo>> {
+    let found = state.endpoints_named(name, network);
+    let leaving: BTreeSet<u32> = found.iter().map(|r| r.index).collect();
+    let found: Vec<EndpointRecord> = found.into_iter().cloned().collect();
+    let mut detached = Vec::new();
+    for record in found {
+        detached.push(view::endpoint(inner, &record));
+        take_away(inner, state, record, &leaving)?;
+    }
+    Ok(detached)
+}
+
+/// The device of an endpoint has vanished, and mostly the namespace with it.
+pub fn gone(inner: &Inner, state: &mut State, index: u32) -> Result<()> {
+    let Some(record) = state.endpoints.get(&index).cloned() else {
+        return Ok(());
+    };
+    tracing::info!(
+        endpoint = record.name,
+        network = record.network,
+        "its device is gone: detached"
+    );
+    take_away(inner, state, record, &BTreeSet::from([index]))
+}
+
+#[tracing::instrument(level = "debug", skip_all, fields(endpoint = record.name, network = record.network))]
+fn take_away(
+    inner: &Inner,
+    state: &mut State,
+    mut record: EndpointRecord,
+    leaving: &BTreeSet<u32>,
+) -> Result<()> {
+    record.state = EndpointState::Detaching;
+    inner.store.put_endpoint(&record)?;
+    let heirs = state.heirs(&record, leaving);
+    let heirs_taken = heirs.clone();
+    let endpoint = state.planned(&record);
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    for error in apply.run_to_end(&plan::detach(&endpoint, heirs)) {
+        // What stays has no way to the endpoint once its device is gone, and is
+        // swept at the next start.
+        tracing::warn!(%error, endpoint = record.name, "not detached cleanly");
+    }
+    state.remove_endpoint(record.index);
+    inherit(inner, state, &heirs_taken)?;
+    inner.reaper.remove(endpoint);
+    if let Err(error) = ports::sync_reserved(inner, state) {
+        tracing::warn!(%error, "reserved ports not taken back");
+    }
+    tracing::info!(
+        endpoint = record.name,
+        network = record.network,
+        "endpoint detached"
+    );
+    Ok(())
+}
+
+/// Notes who has the default routes now.
+fn inherit(inner: &Inner, state: &mut State, heirs: &plan::Heirs) -> Result<()> {
+    for (heir, is_v6) in [(&heirs.ipv4, false), (&heirs.ipv6, true)] {
+        let index = heir.as_ref().map(|h| h.record.index);
+        let Some(heir) = index.and_then(|i| state.endpoints.get_mut(&i)) else {
+            continue;
+        };
+        match is_v6 {
+            false => heir.default4 = true,
+            true => heir.default6 = true,
+        }
+        inner.store.put_endpoint(heir)?;
+    }
+    Ok(())
+}
+
+fn check_spec(spec: &AttachSpec) -> Result<()> {
+    check_name("endpoint", &spec.name)?;
+    for alias in &spec.aliases {
+        check_name("alias", alias)?;
+    }
+    for link in &spec.links {
+        let (name, alias) = link.split_once(':').unwrap_or((link, link));
+        check_name("link", name)?;
+        check_name("link", alias)?;
+    }
+    if let Some(ifname) = &spec.ifname {
+        let bad = ifname.is_empty()
+            || ifname.len() > 15
+            || ifname == "."
+            || ifname == ".."
+            || ifname
+                .contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+        if bad {
+            return Err(Error::invalid(format!(
+                "interface name {ifname:?}: a name has 1 to 15 bytes and no '/', ':' or space"
+            )));
+        }
+    }
+    for is_v6 in [false, true] {
+        let of_family = spec.ips.iter().filter(|ip| ip.is_ipv6() == is_v6);
+        let of_family: Vec<String> = of_family.map(ToString::to_string).collect();
+        if of_family.len() > 1 {
+            return Err(Error::invalid(format!(
+                "endpoint {:?}: more than one address of a family: {}",
+                spec.name,
+                of_family.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn open_namespace(netns: &NetnsRef) -> Result<Namespace> {
+    let (path, shown) = match netns {
+        NetnsRef::Pid(pid) if *pid <= 0 => {
+            return Err(Error::invalid(format!("pid {pid} is not a process")));
+        }
+        NetnsRef::Pid(pid) => (
+            PathBuf::from(format!("/proc/{pid}/ns/net")),
+            format!("namespace of process {pid}"),
+        ),
+        NetnsRef::Netns(name) if name.is_empty() => {
+            return Err(Error::invalid(
+                "namespace \"\" is neither a path nor a name",
+            ));
+        }
+        NetnsRef::Netns(name) if name.contains('/') => {
+            (PathBuf::from(name), format!("namespace {name:?}"))
+        }
+        NetnsRef::Netns(name) => (
+            Path::new("/run/netns").join(name),
+            format!("namespace {name:?}"),
+        ),
+    };
+    let namespace = Namespace::open(&path).map_err(|e| match Error::from(e) {
+        e if e.code == Code::NotFound => Error::new(
+            Code::NotFound,
+            format!("{shown} not found: there is no {}", path.display()),
+        ),
+        // A process may end, a mount go, between the two looks.
+        e => e,
+    })?;
+    if namespace.id() == Namespace::own()?.id() {
+        return Err(Error::invalid(format!(
+            "{shown} is the daemon's own: nothing can be attached to it"
+        )));
+    }
+    Ok(namespace)
+}
+
+/// Addresses of both families, with their subnets' prefixes.
+fn choose_addresses(
+    inner: &Inner,
+    state: &mut State,
+    network: &str,
+    wanted: &[IpAddr],
+) -> Result<(Option<IpNet>, Option<IpNet>)> {
+    for ip in wanted {
+        let ipam = state
+            .networks
+            .get_mut(network)
+            .and_then(|n| n.ipam_of(ip.is_ipv6()));
+        let refused = match ipam {
+            Some(ipam) => ipam.check(*ip).err(),
+            None => Some(Refused::NotInSubnet),
+        };
+        if let Some(refused) = refused {
+            return Err(address_refused(state, network, *ip, &refused));
+        }
+    }
+    let mut choose = |is_v6: bool| -> Result<Option<IpNet>> {
+        let Some(net) = state.networks.get_mut(network) else {
+            return Ok(None);
+        };
+        if is_v6 && !inner.ipv6 {
+            return Ok(None);
+        }
+        let Some(ipam) = net.ipam_of(is_v6) else {
+            return Ok(None);
+        };
+        let subnet = ipam.subnet();
+        let wish = wanted.iter().find(|ip| ip.is_ipv6() == is_v6).copied();
+        let address = wish.or_else(|| ipam.next()).ok_or_else(|| {
+            Error::new(
+                Code::PoolExhausted,
+                format!("no free address in subnet {subnet} of network {network:?}"),
+            )
+        })?;
+        IpNet::new(address, subnet.prefix_len())
+            .map(Some)
+            .map_err(Error::internal)
+    };
+    Ok((choose(false)?, choose(true)?))
+}
+
+fn address_refused(state: &State, network: &str, ip: IpAddr, refused: &Refused) -> Error {
+    let (code, why) = match refused {
+        Refused::NotInSubnet => (
+            Code::AddressNotInSubnet,
+            format!("is in no subnet of network {network:?}"),
+        ),
+        Refused::Reserved => (
+            Code::AddressNotInSubnet,
+            format!("is the network or broadcast address of a subnet of network {network:?}"),
+        ),
+        Refused::Gateway => (
+            Code::AddressInUse,
+            format!("is the gateway of network {network:?}"),
+        ),
+        Refused::InUse(owner) => {
+            let name = state.endpoints.get(owner).map_or("?", |e| e.name.as_str());
+            (
+                Code::AddressInUse,
+                format!("is in use by endpoint {name:?} on network {network:?}"),
+            )
+        }
+    };
+    Error::new(code, format!("address {ip} {why}"))
+}
+
+fn choose_ports(
+    inner: &Inner,
+    state: &State,
+    spec: &AttachSpec,
+    record: &EndpointRecord,
+) -> Result<(Vec<PortRecord>, u16)> {
+    if spec.publish.is_empty() && !spec.publish_all {
+        return Ok((Vec::new(), state.last_port));
+    }
+    let mut chooser = Chooser::new(state, inner.settings.publish_ip, record)?;
+    for text in &spec.publish {
+        chooser.choose(text)?;
+    }
+    if spec.publish_all {
+        chooser.choose_exposed(&spec.expose)?;
+    }
+    Ok(chooser.finish())
+}
+
+fn choose_ifname(spec: &AttachSpec, found: &ContainerFound, path: &Path) -> Result<String> {
+    match &spec.ifname {
+        None => Ok(found.free_ifname()),
+        Some(name) if found.devices.contains(name) => Err(Error::new(
+            Code::InterfaceExists,
+            format!("interface {name:?} exists already in {}", path.display()),
+        )),
+        Some(name) => Ok(name.clone()),
+    }
+}
+
+fn gateway_of(network: &crate::store::NetworkRecord, address: Option<IpNet>) -> Option<IpAddr> {
+    let is_v6 = address?.addr().is_ipv6();
+    network.subnet_of(is_v6).map(|s| s.gateway)
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(a) => Some(a),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(address: IpAddr) -> Option<std::net::Ipv6Addr> {
+    match address {
+        IpAddr::V6(a) => Some(a),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// `xx:xx:xx:xx:xx:xx`, unicast and not all zero.
+fn parse_mac(text: &str) -> Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    let parsed = mac.iter_mut().all(|byte| match parts.next() {
+        Some(part) if part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            u8::from_str_radix(part, 16).map(|b| *byte = b).is_ok()
+        }
+        _ => false,
+    });
+    if !parsed || parts.next().is_some() {
+        return Err(Error::invalid(format!(
+            "MAC address {text:?} is not of the form xx:xx:xx:xx:xx:xx"
+        )));
+    }
+    if mac[0] & 1 != 0 || mac == [0; 6] {
+        return Err(Error::invalid(format!(
+            "MAC address {text:?} cannot be a device's"
+        )));
+    }
+    Ok(mac)
+}
+
+/// 02:42 and the IPv4 address, or random where there is none: locally
+/// administered, and unlike any other endpoint's.
+fn make_mac(ipv4: Option<IpNet>) -> Result<[u8; 6]> {
+    let rest = match ipv4.map(|net| net.addr()) {
+        Some(IpAddr::V4(address)) => address.octets(),
+        _ => process::random()?,
+    };
+    Ok([0x02, 0x42, rest[0], rest[1], rest[2], rest[3]])
+}
+
+/// Endpoints whose devices are no longer there.
+pub fn check_devices(inner: &Inner, state: &mut State) -> Result<()> {
+    let present: BTreeSet<u32> = state.host.links()?.iter().map(|l| l.ifindex).collect();
+    let missing: Vec<u32> = state
+        .endpoints
+        .values()
+        .filter(|e| !present.contains(&e.host_ifindex))
+        .map(|e| e.index)
+        .collect();
+    for index in missing {
+        gone(inner, state, index)?;
+    }
+    uplinks::refresh(inner, state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_are_those_of_devices() {
+        assert_eq!(
+            parse_mac("02:42:0a:00:00:FF").unwrap(),
+            [2, 0x42, 10, 0, 0, 255]
+        );
+        for bad in [
+            "",
+            "02:42:0a:00:00",
+            "02:42:0a:00:00:02:03",
+            "02-42-0a-00-00-02",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "2:42:a:0:0:2",
+            "0g:42:0a:00:00:02",
+        ] {
+            let error = parse_mac(bad).expect_err(bad);
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.message.contains(&format!("{bad:?}")));
+        }
+    }
+
+    #[test]
+    fn a_mac_is_made_of_the_address() {
+        let mac = make_mac(Some("10.1.2.3/24".parse().unwrap())).unwrap();
+        assert_eq!(mac, [2, 0x42, 10, 1, 2, 3]);
+        assert_eq!(make_mac(None).unwrap()[..2], [2, 0x42]);
+    }
+}

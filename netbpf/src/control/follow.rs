@@ -1,0 +1,145 @@
+//! Reacts to what changes by itself: devices and addresses that come and go,
+//! namespaces that die, flows that end.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc::{self, Receiver, Sender},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
+};
+
+use super::{Inner, endpoint, plan, uplinks};
+use crate::{
+    error::{Error, Result},
+    sys::netlink::{Event, Events},
+};
+
+/// Events that come in this time are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Events can be lost; a look at everything finds what they did not tell.
+const CHECK: Duration = Duration::from_secs(3);
+const COLLECT: Duration = Duration::from_secs(10);
+
+/// Starts the tasks; they end with the last strong reference.
+pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
+    let (sender, receiver) = mpsc::channel(64);
+    // Before anything can change unheard.
+    let events = Events::open()?;
+    let weak = Arc::downgrade(inner);
+    let thread = std::thread::Builder::new().name("netlink-events".into());
+    let alive = weak.clone();
+    thread
+        .spawn(move || listen(events, &sender, &alive))
+        .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
+    tokio::spawn(follow(weak.clone(), receiver));
+    tokio::spawn(check(weak.clone()));
+    tokio::spawn(collect(weak));
+    Ok(())
+}
+
+/// Hands on what the kernel tells, in a thread as the socket blocks.
+fn listen(mut events: Events, sender: &Sender<Vec<Event>>, alive: &Weak<Inner>) {
+    while alive.strong_count() > 0 && !sender.is_closed() {
+        match events.wait(Duration::from_secs(1)) {
+            Ok(batch) => {
+                let batch: Vec<Event> = batch.into_iter().filter(concerns_us).collect();
+                if !batch.is_empty() && sender.blocking_send(batch).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "netlink events");
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+/// Our own veths coming up are no news, and there may be thousands.
+fn concerns_us(event: &Event) -> bool {
+    match event {
+        Event::Link { name, .. } => !plan::is_host_ifname(name),
+        Event::LinkGone { .. } | Event::Address { .. } | Event::Overrun => true,
+    }
+}
+
+async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
+    while let Some(mut batch) = receiver.recv().await {
+        sleep(DEBOUNCE).await;
+        while let Ok(more) = receiver.try_recv() {
+            batch.extend(more);
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        let done = Inner::change(inner, move |inner, state| {
+            if batch.contains(&Event::Overrun) {
+                return endpoint::check_devices(inner, state);
+            }
+            let gone: BTreeSet<u32> = batch
+                .iter()
+                .filter_map(|e| match e {
+                    Event::LinkGone { ifindex } => Some(*ifindex),
+                    _ => None,
+                })
+                .collect();
+            let mut others = batch.len() > gone.len();
+            for ifindex in gone {
+                match state.endpoint_of_device(ifindex) {
+                    Some(index) => endpoint::gone(inner, state, index)?,
+                    None => {
+                        let is_uplink = |u: &uplinks::Uplink| u.entry.device.ifindex == ifindex;
+                        others |= state.uplinks.iter().any(is_uplink);
+                    }
+                }
+            }
+            match others {
+                true => uplinks::refresh(inner, state),
+                false => Ok(()),
+            }
+        });
+        report("following changes", done.await);
+    }
+}
+
+async fn check(inner: Weak<Inner>) {
+    let mut ticks = interval_at(Instant::now() + CHECK, CHECK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        report(
+            "the periodic check",
+            Inner::change(inner, endpoint::check_devices).await,
+        );
+    }
+}
+
+/// Removes dead flows. It does not wait for changes, nor they for it: the tables
+/// that it walks are the programs', not the control's.
+async fn collect(inner: Weak<Inner>) {
+    let mut ticks = interval_at(Instant::now() + COLLECT, COLLECT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(datapath) = inner.upgrade().map(|i| i.datapath.clone()) else {
+            return;
+        };
+        match tokio::task::spawn_blocking(move || datapath.collect()).await {
+            Ok(Ok(collected)) => tracing::debug!(?collected, "dead flows removed"),
+            Ok(Err(error)) => tracing::warn!(%error, "dead flows stay"),
+            Err(error) => tracing::warn!(%error, "dead flows stay"),
+        }
+    }
+}
+
+fn report(what: &str, done: Result<()>) {
+    match done {
+        Ok(()) => {}
+        // The daemon is about to end.
+        Err(error) if error.code == crate::error::Code::Conflict => {}
+        Err(error) => tracing::warn!(%error, "{what} failed"),
+    }
+}

@@ -1,0 +1,480 @@
+//! Networks: made, removed, and their subnets chosen.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{
+    Inner,
+    apply::Apply,
+    errors::{check_name, not_implemented},
+    ipam, now, plan,
+    state::State,
+    uplinks, view,
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::{Driver, NetworkInfo, NetworkSpec, SubnetInfo},
+    settings::Pool,
+    store::{Meta, NetworkRecord},
+    sys::process,
+};
+
+/// The network that is used where none is named.
+pub const DEFAULT: &str = "default";
+
+pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<NetworkInfo> {
+    check_spec(&spec, inner.ipv6)?;
+    if state.networks.contains_key(&spec.name) {
+        return Err(Error::new(
+            Code::AlreadyExists,
+            format!("network {:?} exists already", spec.name),
+        ));
+    }
+    let subnets = choose_subnets(inner, state, &spec)?;
+    let record = NetworkRecord {
+        index: state.next_network(),
+        name: spec.name,
+        driver: spec.driver,
+        subnets,
+        mtu: spec.mtu,
+        internal: spec.internal,
+        icc: spec.icc,
+        masquerade: spec.masquerade,
+        labels: spec.labels,
+        created_at: now(),
+    };
+    // First the kernel: what a crash leaves of a network that is not in the store
+    // is swept away at the next start.
+    let steps = plan::network_up(&record, inner.ipv6);
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    apply.run(&steps)?;
+    let stored = inner
+        .store
+        .put_meta(Meta::LastNetwork, &record.index)
+        .and_then(|()| inner.store.put_network(&record));
+    if let Err(e) = stored {
+        let errors = apply.run_to_end(&plan::network_down(&record));
+        for error in errors {
+            tracing::warn!(%error, network = record.name, "not taken back");
+        }
+        return Err(e.into());
+    }
+    let name = record.name.clone();
+    tracing::info!(network = name, "network made");
+    state.add_network(record);
+    uplinks::refresh_networks(inner, state)?;
+    Ok(view::network(state, state.network(&name)?))
+}
+
+pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
+    let network = state.network(name)?;
+    if name == DEFAULT {
+        return Err(Error::invalid(format!(
+            "network {name:?} cannot be removed: it is used where no network is named"
+        )));
+    }
+    if !network.endpoints.is_empty() {
+        return Err(Error::new(
+            Code::NetworkInUse,
+            format!(
+                "network {name:?} has endpoints: {}",
+                view::endpoint_names(state, network).join(", ")
+            ),
+        ));
+    }
+    let record = network.record.clone();
+    // The store first: what a crash leaves in the kernel then is swept away.
+    inner.store.remove_network(name)?;
+    state.networks.remove(name);
+    uplinks::refresh_networks(inner, state)?;
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    for error in apply.run_to_end(&plan::network_down(&record)) {
+        tracing::warn!(%error, network = name, "not removed cleanly");
+    }
+    tracing::info!(network = name, "network removed");
+    Ok(())
+}
+
+pub fn prune(inner: &Inner, state: &mut State) -> Result<Vec<String>> {
+    let unused: Vec<String> = state
+        .networks
+        .values()
+        .filter(|n| n.endpoints.is_empty() && n.record.name != DEFAULT)
+        .map(|n| n.record.name.clone())
+        .collect();
+    for name in &unused {
+        remove(inner, state, name)?;
+    }
+    Ok(unused)
+}
+
+/// `default`, at the first start: of both families as far as the host has them
+/// and the pools have room; what is missing is said in a note.
+pub fn create_default(inner: &Inner, state: &mut State) -> Result<()> {
+    let spec = |ipv6| NetworkSpec {
+        name: DEFAULT.into(),
+        ipv6,
+        icc: true,
+        masquerade: true,
+        ..NetworkSpec::default()
+    };
+    let mut made = create(inner, state, spec(inner.ipv6));
+    if inner.ipv6
+        && let Err(e) = &made
+        && e.code == Code::PoolExhausted
+    {
+        made = create(inner, state, spec(false));
+    }
+    match made {
+        Ok(_) => Ok(()),
+        Err(e) if e.code == Code::PoolExhausted => {
+            let note = format!("there is no network {DEFAULT:?}: {}", e.message);
+            state.notes.push(note);
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn check_spec(spec: &NetworkSpec, host_has_ipv6: bool) -> Result<()> {
+    check_name("network", &spec.name)?;
+    let named = |what: &str| format!("network {:?}: {what}", spec.name);
+    match spec.driver {
+        Driver::Bridge => {}
+        Driver::Overlay => return Err(not_implemented(&named("driver overlay"))),
+        Driver::Lan => return Err(not_implemented(&named("driver lan"))),
+    }
+    if let Some(vni) = spec.vni {
+        return Err(not_implemented(&named(&format!("vni {vni}"))));
+    }
+    if let Some(parent) = &spec.parent {
+        return Err(not_implemented(&named(&format!("parent {parent:?}"))));
+    }
+    for v6 in [false, true] {
+        let of_family: Vec<String> = spec
+            .subnets
+            .iter()
+            .filter(|s| s.addr().is_ipv6() == v6)
+            .map(ToString::to_string)
+            .collect();
+        if of_family.len() > 1 {
+            return Err(Error::invalid(named(&format!(
+                "more than one subnet of a family: {}",
+                of_family.join(", ")
+            ))));
+        }
+    }
+    let has_ipv6 = spec.ipv6 || spec.subnets.iter().any(|s| s.addr().is_ipv6());
+    if has_ipv6 && !host_has_ipv6 {
+        return Err(Error::invalid(named("IPv6 is disabled on this host")));
+    }
+    if let Some(mtu) = spec.mtu {
+        let least = if has_ipv6 { 1280 } else { 68 };
+        if mtu < least {
+            return Err(Error::invalid(named(&format!(
+                "MTU {mtu} is not between {least} and 65535"
+            ))));
+        }
+    }
+    Ok(())
+}
+
+fn choose_subnets(inner: &Inner, state: &mut State, spec: &NetworkSpec) -> Result<Vec<SubnetInfo>> {
+    let mut nets = spec.subnets.clone();
+    for subnet in &nets {
+        check_subnet(subnet)?;
+    }
+    let taken = taken(state)?;
+    for subnet in &nets {
+        if let Some((_, whose)) = taken.iter().find(|(t, _)| ipam::overlaps(t, subnet)) {
+            return Err(Error::new(
+                Code::SubnetOverlap,
+                format!("subnet {subnet} overlaps {whose}"),
+            ));
+        }
+    }
+    let mut taken: Vec<IpNet> = taken.into_iter().map(|(net, _)| net).collect();
+    if nets.is_empty() {
+        let pools = pools(inner, false)?;
+        let subnet = ipam::free_subnet(&pools, &taken).ok_or_else(|| exhausted(&pools))?;
+        taken.push(subnet);
+        nets.push(subnet);
+    }
+    if spec.ipv6 && !nets.iter().any(|s| s.addr().is_ipv6()) {
+        let pools = pools(inner, true)?;
+        nets.push(ipam::free_subnet(&pools, &taken).ok_or_else(|| exhausted(&pools))?);
+    }
+    with_gateways(&nets, &spec.gateways, &spec.ip_ranges)
+}
+
+fn exhausted(pools: &[Pool]) -> Error {
+    let pools: Vec<String> = pools
+        .iter()
+        .map(|p| format!("{} in /{}", p.net, p.size))
+        .collect();
+    Error::new(
+        Code::PoolExhausted,
+        format!("no free subnet in the pools ({})", pools.join(", ")),
+    )
+}
+
+fn check_subnet(subnet: &IpNet) -> Result<()> {
+    if subnet.trunc() != *subnet {
+        return Err(Error::invalid(format!(
+            "subnet {subnet} has host bits set: {} is meant?",
+            subnet.trunc()
+        )));
+    }
+    let sizes = match subnet {
+        IpNet::V4(_) => 8..=30,
+        IpNet::V6(_) => 8..=126,
+    };
+    if !sizes.contains(&subnet.prefix_len()) {
+        return Err(Error::invalid(format!(
+            "subnet {subnet}: the prefix length is not between {} and {}",
+            sizes.start(),
+            sizes.end()
+        )));
+    }
+    let special = match subnet.addr() {
+        IpAddr::V4(a) => {
+            a.is_loopback() || a.is_multicast() || a.is_link_local() || a.octets()[0] == 0
+        }
+        IpAddr::V6(a) => {
+            a.is_multicast() || a.is_unicast_link_local() || a.is_loopback() || a.is_unspecified()
+        }
+    };
+    match special {
+        true => Err(Error::invalid(format!(
+            "subnet {subnet} is of a range with a meaning of its own"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Puts gateways and ranges to their subnets.
+fn with_gateways(nets: &[IpNet], gateways: &[IpAddr], ranges: &[IpNet]) -> Result<Vec<SubnetInfo>> {
+    let mut subnets: Vec<(IpNet, Option<IpAddr>, Option<IpNet>)> =
+        nets.iter().map(|n| (*n, None, None)).collect();
+    for gateway in gateways {
+        let place = subnets.iter_mut().find(|(n, ..)| n.contains(gateway));
+        let Some((subnet, place, _)) = place else {
+            return Err(Error::new(
+                Code::AddressNotInSubnet,
+                format!("gateway {gateway} is in no subnet of the network"),
+            ));
+        };
+        if !ipam::is_usable(subnet, *gateway) {
+            return Err(Error::invalid(format!(
+                "gateway {gateway} is the network or broadcast address of {subnet}"
+            )));
+        }
+        if place.replace(*gateway).is_some() {
+            return Err(Error::invalid(format!(
+                "gateway {gateway}: subnet {subnet} has one already"
+            )));
+        }
+    }
+    for range in ranges {
+        if range.trunc() != *range {
+            return Err(Error::invalid(format!(
+                "address range {range} has host bits set: {} is meant?",
+                range.trunc()
+            )));
+        }
+        let place = subnets.iter_mut().find(|(n, ..)| n.contains(range));
+        let Some((subnet, _, place)) = place else {
+            return Err(Error::new(
+                Code::AddressNotInSubnet,
+                format!("address range {range} is in no subnet of the network"),
+            ));
+        };
+        if place.replace(*range).is_some() {
+            return Err(Error::invalid(format!(
+                "address range {range}: subnet {subnet} has one already"
+            )));
+        }
+    }
+    Ok(subnets
+        .into_iter()
+        .map(|(subnet, gateway, ip_range)| SubnetInfo {
+            gateway: gateway.unwrap_or_else(|| ipam::first_usable(&subnet)),
+            subnet,
+            ip_range,
+        })
+        .collect())
+}
+
+/// What a new subnet may not overlap, and whose it is.
+fn taken(state: &mut State) -> Result<Vec<(IpNet, String)>> {
+    let networks = state.networks.values().flat_map(|n| {
+        let name = &n.record.name;
+        let subnets = n.record.subnets.iter();
+        subnets.map(move |s| (s.subnet, format!("subnet {} of network {name:?}", s.subnet)))
+    });
+    let mut taken: Vec<(IpNet, String)> = networks.collect();
+    let own: Vec<IpAddr> = state
+        .networks
+        .values()
+        .flat_map(|n| n.record.subnets.iter().map(|s| s.gateway))
+        .collect();
+    for route in state.host.routes()? {
+        let net = route.destination;
+        if !route.ours && !is_as_good_as_default(&net) {
+            taken.push((net, format!("the host's route to {net}")));
+        }
+    }
+    for address in state.host.addresses()? {
+        let ip = address.address;
+        if !address.ours && !own.contains(&ip) {
+            taken.push((IpNet::from(ip), format!("the host's address {ip}")));
+        }
+    }
+    Ok(taken)
+}
+
+/// A default route, also one that a VPN has written in two halves or that names
+/// all of the global IPv6 space, says nothing of where a subnet is; link-local
+/// and multicast routes are of every device.
+fn is_as_good_as_default(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.prefix_len() <= 1 || net.addr().is_multicast(),
+        IpNet::V6(net) => {
+            net.prefix_len() <= 3 || net.addr().is_multicast() || net.addr().is_unicast_link_local()
+        }
+    }
+}
+
+/// The pools of a family: the settings', or the default of which the settings
+/// have none.
+fn pools(inner: &Inner, v6: bool) -> Result<Vec<Pool>> {
+    let set = inner.settings.pools.iter().copied();
+    let set: Vec<Pool> = set.filter(|p| p.net.addr().is_ipv6() == v6).collect();
+    if !set.is_empty() {
+        return Ok(set);
+    }
+    Ok(vec![if v6 {
+        Pool {
+            net: IpNet::V6(ula_prefix(inner)?),
+            size: 64,
+        }
+    } else {
+        Pool {
+            net: IpNet::new_assert([172, 20, 0, 0].into(), 14),
+            size: 20,
+        }
+    }])
+}
+
+/// This node's own /48 of fd00::/8 (RFC 4193), rolled once.
+fn ula_prefix(inner: &Inner) -> Result<Ipv6Net> {
+    if let Some(prefix) = inner.store.meta(Meta::UlaPrefix)? {
+        return Ok(prefix);
+    }
+    let mut bytes = [0; 16];
+    bytes[0] = 0xfd;
+    bytes[1..6].copy_from_slice(&process::random::<5>()?);
+    let prefix = Ipv6Net::new_assert(bytes.into(), 48);
+    inner.store.put_meta(Meta::UlaPrefix, &prefix)?;
+    Ok(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(nets: &[&str]) -> Vec<IpNet> {
+        nets.iter().map(|n| n.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn gateways_and_ranges_find_their_subnets() {
+        let subnets = with_gateways(
+            &nets(&["10.0.0.0/24", "fd00::/64"]),
+            &["fd00::fe".parse().unwrap()],
+            &nets(&["10.0.0.128/25"]),
+        )
+        .unwrap();
+        assert_eq!(subnets[0].gateway.to_string(), "10.0.0.1");
+        assert_eq!(subnets[0].ip_range.unwrap().to_string(), "10.0.0.128/25");
+        assert_eq!(subnets[1].gateway.to_string(), "fd00::fe");
+    }
+
+    #[test]
+    fn gateways_outside_or_of_no_use_are_refused() {
+        let code = |gateways: &[&str], ranges: &[&str]| {
+            let gateways: Vec<IpAddr> = gateways.iter().map(|g| g.parse().unwrap()).collect();
+            with_gateways(&nets(&["10.0.0.0/24"]), &gateways, &nets(ranges))
+                .unwrap_err()
+                .code
+        };
+        assert_eq!(code(&["10.0.1.1"], &[]), Code::AddressNotInSubnet);
+        assert_eq!(code(&["10.0.0.255"], &[]), Code::InvalidArgument);
+        assert_eq!(code(&["10.0.0.1", "10.0.0.2"], &[]), Code::InvalidArgument);
+        assert_eq!(code(&[], &["10.0.0.0/23"]), Code::AddressNotInSubnet);
+        assert_eq!(code(&[], &["10.0.0.1/25"]), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn subnets_of_no_use_are_refused_with_their_value() {
+        for bad in [
+            "10.0.0.1/24",
+            "10.0.0.0/31",
+            "10.0.0.0/32",
+            "0.0.0.0/0",
+            "127.0.0.0/16",
+            "224.0.0.0/24",
+            "169.254.0.0/16",
+            "fe80::/64",
+            "ff00::/16",
+            "fd00::1/64",
+            "fd00::/127",
+        ] {
+            let error = check_subnet(&bad.parse().unwrap()).expect_err(bad);
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.message.contains(bad), "{}", error.message);
+        }
+        for good in [
+            "10.0.0.0/30",
+            "192.168.0.0/16",
+            "fd00::/64",
+            "2001:db8::/48",
+        ] {
+            assert!(check_subnet(&good.parse().unwrap()).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn specs_are_checked_before_anything_is_touched() {
+        let spec = |change: fn(&mut NetworkSpec)| {
+            let mut spec = NetworkSpec {
+                name: "front".into(),
+                ..NetworkSpec::default()
+            };
+            change(&mut spec);
+            check_spec(&spec, true).map_err(|e| e.code)
+        };
+        assert_eq!(spec(|_| {}), Ok(()));
+        assert_eq!(spec(|s| s.name = "a b".into()), Err(Code::InvalidArgument));
+        assert_eq!(spec(|s| s.driver = Driver::Lan), Err(Code::NotImplemented));
+        assert_eq!(
+            spec(|s| s.driver = Driver::Overlay),
+            Err(Code::NotImplemented)
+        );
+        assert_eq!(spec(|s| s.vni = Some(5)), Err(Code::NotImplemented));
+        assert_eq!(
+            spec(|s| s.parent = Some("eth0".into())),
+            Err(Code::NotImplemented)
+        );
+        assert_eq!(spec(|s| s.mtu = Some(67)), Err(Code::InvalidArgument));
+        assert_eq!(spec(|s| s.mtu = Some(1000)), Ok(()));
+        let small = spec(|s| {
+            s.mtu = Some(1000);
+            s.ipv6 = true;
+        });
+        assert_eq!(small, Err(Code::InvalidArgument));
+        let two = spec(|s| s.subnets = nets(&["10.0.0.0/24", "10.1.0.0/24"]));
+        assert_eq!(two, Err(Code::InvalidArgument));
+    }
+}

@@ -1,0 +1,340 @@
+//! From what is wanted and what is to the steps that lead there. Pure: reads
+//! nothing, changes nothing; `apply` takes the steps.
+//!
+//! The same steps serve attach, restart and teardown. Ports come last and go
+//! first, so that nothing reaches an endpoint that is not ready for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    datapath::NetworkFlags,
+    store::{EndpointRecord, NetworkRecord, PortRecord},
+};
+
+/// An endpoint with what of its network concerns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub record: EndpointRecord,
+    pub flags: NetworkFlags,
+}
+
+/// The alias of an endpoint's host-side veth: whose it is at one look, and the
+/// mark by which a stray one is known as ours.
+pub fn alias(record: &EndpointRecord) -> String {
+    format!("{ALIAS_PREFIX}{} {}", record.name, record.network)
+}
+
+const ALIAS_PREFIX: &str = "netbpf ";
+const NAME_PREFIX: &str = "nb";
+const NAME_DIGITS: usize = 8;
+
+/// The name of a host-side veth with that random number.
+pub fn host_ifname(number: u32) -> String {
+    format!("{NAME_PREFIX}{number:08x}")
+}
+
+/// Whether a device may be a host-side veth of ours, by its name alone.
+pub fn is_host_ifname(name: &str) -> bool {
+    name.strip_prefix(NAME_PREFIX).is_some_and(|digits| {
+        digits.len() == NAME_DIGITS
+            && digits
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
+}
+
+/// Number of the routing table, in containers, of a network's endpoint.
+pub fn table_of(network_index: u32) -> u32 {
+    0x6e62_0000 + network_index
+}
+
+/// One change. Those with an undo are taken back when a later one fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The gateway's address on `lo`.
+    AddGateway(IpAddr),
+    RemoveGateway(IpAddr),
+    /// The unreachable route of a subnet.
+    HoldSubnet(IpNet),
+    ReleaseSubnet(IpNet),
+    /// The veth pair, both ends down.
+    MakeVeth(Arc<Endpoint>),
+    RemoveVeth(Arc<Endpoint>),
+    /// Our end: alias, forwarding, up.
+    SetUpHostEnd(Arc<Endpoint>),
+    /// The container's end: up, addresses, neighbours, routes, rules.
+    SetUpContainer(Arc<Endpoint>),
+    /// Rules taken back, the default route handed to its heirs.
+    LeaveContainer {
+        endpoint: Arc<Endpoint>,
+        heirs: Heirs,
+    },
+    /// Routes and neighbour entries to the container's addresses.
+    AddHostRoutes(Arc<Endpoint>),
+    RemoveHostRoutes(Arc<Endpoint>),
+    /// Both ends are able to send.
+    WaitRunning(Arc<Endpoint>),
+    SetEndpoint(Arc<Endpoint>),
+    RemoveEndpoint(Arc<Endpoint>),
+    AttachPrograms(Arc<Endpoint>),
+    DetachPrograms(Arc<Endpoint>),
+    Publish(Arc<Endpoint>, PortRecord),
+    Unpublish(Arc<Endpoint>, PortRecord),
+    /// A host-side veth of ours that belongs to no endpoint.
+    RemoveStrayVeth {
+        ifindex: u32,
+        name: String,
+    },
+    /// A route of ours to a single address, on a device that is not its
+    /// endpoint's.
+    RemoveStrayRoute {
+        destination: IpNet,
+        ifindex: u32,
+    },
+}
+
+impl Step {
+    /// What takes this step back; none where removing the device does.
+    pub fn undo(&self) -> Option<Step> {
+        match self.clone() {
+            Step::AddGateway(address) => Some(Step::RemoveGateway(address)),
+            Step::HoldSubnet(subnet) => Some(Step::ReleaseSubnet(subnet)),
+            Step::MakeVeth(e) => Some(Step::RemoveVeth(e)),
+            Step::SetUpContainer(endpoint) => Some(Step::LeaveContainer {
+                endpoint,
+                heirs: Heirs::default(),
+            }),
+            Step::SetEndpoint(e) => Some(Step::RemoveEndpoint(e)),
+            Step::AttachPrograms(e) => Some(Step::DetachPrograms(e)),
+            Step::Publish(e, port) => Some(Step::Unpublish(e, port)),
+            _ => None,
+        }
+    }
+}
+
+/// The endpoints that take over a container's default routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heirs {
+    pub ipv4: Option<Arc<Endpoint>>,
+    pub ipv6: Option<Arc<Endpoint>>,
+}
+
+impl Heirs {
+    pub fn is_empty(&self) -> bool {
+        self.ipv4.is_none() && self.ipv6.is_none()
+    }
+}
+
+/// What is in a container's namespace before an attach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerFound {
+    pub devices: BTreeSet<String>,
+    pub default4: bool,
+    pub default6: bool,
+}
+
+impl ContainerFound {
+    /// The first free ethN.
+    pub fn free_ifname(&self) -> String {
+        (0..)
+            .map(|n| format!("eth{n}"))
+            .find(|name| !self.devices.contains(name))
+            .unwrap_or_default()
+    }
+}
+
+/// Settles which default routes and rules an endpoint gets: it has the default
+/// route of a family where the container has none yet, and else source rules, so
+/// that answers leave by the network that was asked. Not both: rules cost every
+/// packet of the container a lookup.
+pub fn settle_routes(record: &mut EndpointRecord, internal: bool, found: &ContainerFound) {
+    record.default4 = record.ipv4.is_some() && !internal && !found.default4;
+    record.default6 = record.ipv6.is_some() && !internal && !found.default6;
+    // An internal network leads nowhere but to its own subnet.
+    record.rules = !internal
+        && (record.ipv4.is_some() && !record.default4 || record.ipv6.is_some() && !record.default6);
+}
+
+/// Everything of a new endpoint.
+pub fn attach(endpoint: &Arc<Endpoint>) -> Vec<Step> {
+    let mut steps = vec![
+        Step::MakeVeth(endpoint.clone()),
+        Step::SetUpHostEnd(endpoint.clone()),
+        Step::SetUpContainer(endpoint.clone()),
+        Step::AddHostRoutes(endpoint.clone()),
+        Step::WaitRunning(endpoint.clone()),
+    ];
+    steps.extend(maps(endpoint));
+    steps
+}
+
+fn maps(endpoint: &Arc<Endpoint>) -> impl Iterator<Item = Step> {
+    let ports = endpoint.record.ports.clone();
+    let ports = ports
+        .into_iter()
+        .map(|port| Step::Publish(endpoint.clone(), port));
+    [
+        Step::SetEndpoint(endpoint.clone()),
+        Step::AttachPrograms(endpoint.clone()),
+    ]
+    .into_iter()
+    .chain(ports)
+}
+
+/// What an endpoint has outside of its device, in the order of taking it away.
+/// The device itself, which the kernel frees slowly, follows by
+/// [`remove_device`].
+pub fn detach(endpoint: &Arc<Endpoint>, heirs: Heirs) -> Vec<Step> {
+    let ports = endpoint.record.ports.iter().cloned();
+    let mut steps: Vec<Step> = ports
+        .map(|port| Step::Unpublish(endpoint.clone(), port))
+        .collect();
+    steps.push(Step::RemoveEndpoint(endpoint.clone()));
+    steps.push(Step::RemoveHostRoutes(endpoint.clone()));
+    if endpoint.record.rules || !heirs.is_empty() {
+        steps.push(Step::LeaveContainer {
+            endpoint: endpoint.clone(),
+            heirs,
+        });
+    }
+    steps
+}
+
+/// The device and what hangs on it. The pins go last: without the device they
+/// are names only.
+pub fn remove_device(endpoint: &Arc<Endpoint>) -> Vec<Step> {
+    vec![
+        Step::RemoveVeth(endpoint.clone()),
+        Step::DetachPrograms(endpoint.clone()),
+    ]
+}
+
+/// What the host has for a network. `ipv6`: whether the host has it.
+pub fn network_up(network: &NetworkRecord, ipv6: bool) -> Vec<Step> {
+    network
+        .subnets
+        .iter()
+        .filter(|s| ipv6 || s.gateway.is_ipv4())
+        .flat_map(|s| [Step::HoldSubnet(s.subnet), Step::AddGateway(s.gateway)])
+        .collect()
+}
+
+pub fn network_down(network: &NetworkRecord) -> Vec<Step> {
+    network
+        .subnets
+        .iter()
+        .flat_map(|s| {
+            [
+                Step::RemoveGateway(s.gateway),
+                Step::ReleaseSubnet(s.subnet),
+            ]
+        })
+        .collect()
+}
+
+/// What the store says.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub networks: Vec<NetworkRecord>,
+    /// Whose devices exist.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Whether the host has IPv6.
+    pub ipv6: bool,
+}
+
+/// What of ours is in the kernel.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Addresses on `lo`, and whether they bear our mark.
+    pub addresses: BTreeMap<IpAddr, bool>,
+    /// Subnets with an unreachable route of ours.
+    pub held: BTreeSet<IpNet>,
+    /// Routes of ours to single addresses, and their devices.
+    pub host_routes: BTreeSet<(IpNet, u32)>,
+    /// Devices that bear a name of ours: ifindex, name, alias.
+    pub veths: Vec<(u32, String, Option<String>)>,
+}
+
+/// From what is found at start to what is wanted. Maps and programs are written
+/// anew in any case: the programs are those of this binary then.
+pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
+    let mut steps = missing_of_networks(wanted, found);
+    for endpoint in &wanted.endpoints {
+        steps.push(Step::SetUpHostEnd(endpoint.clone()));
+        steps.push(Step::AddHostRoutes(endpoint.clone()));
+        steps.extend(maps(endpoint));
+    }
+    steps.extend(strays(wanted, found));
+    steps
+}
+
+fn missing_of_networks(wanted: &Wanted, found: &Found) -> Vec<Step> {
+    wanted
+        .networks
+        .iter()
+        .flat_map(|network| network_up(network, wanted.ipv6))
+        .filter(|step| match step {
+            Step::AddGateway(address) => !found.addresses.contains_key(address),
+            Step::HoldSubnet(subnet) => !found.held.contains(subnet),
+            _ => true,
+        })
+        .collect()
+}
+
+/// What is there and belongs to nothing.
+pub fn strays(wanted: &Wanted, found: &Found) -> Vec<Step> {
+    let subnets = || wanted.networks.iter().flat_map(|n| &n.subnets);
+    let records = || wanted.endpoints.iter().map(|e| &e.record);
+    let gateways: BTreeSet<IpAddr> = subnets().map(|s| s.gateway).collect();
+    let held: BTreeSet<IpNet> = subnets().map(|s| s.subnet).collect();
+    let devices: BTreeSet<u32> = records().map(|r| r.host_ifindex).collect();
+    let routes: BTreeSet<(IpNet, u32)> = records()
+        .flat_map(|r| {
+            r.addresses()
+                .map(|(a, _)| (IpNet::from(a.addr()), r.host_ifindex))
+        })
+        .collect();
+
+    let addresses = found
+        .addresses
+        .iter()
+        .filter(|(address, ours)| **ours && !gateways.contains(address))
+        .map(|(address, _)| Step::RemoveGateway(*address));
+    let subnets = found
+        .held
+        .difference(&held)
+        .map(|subnet| Step::ReleaseSubnet(*subnet));
+    let host_routes = found
+        .host_routes
+        .difference(&routes)
+        .map(|&(destination, ifindex)| Step::RemoveStrayRoute {
+            destination,
+            ifindex,
+        });
+    let veths = found
+        .veths
+        .iter()
+        .filter(|(ifindex, _, alias)| {
+            let ours = alias.as_ref().is_some_and(|a| a.starts_with(ALIAS_PREFIX));
+            ours && !devices.contains(ifindex)
+        })
+        .map(|(ifindex, name, _)| Step::RemoveStrayVeth {
+            ifindex: *ifindex,
+            name: name.clone(),
+        });
+    addresses
+        .chain(subnets)
+        .chain(host_routes)
+        .chain(veths)
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

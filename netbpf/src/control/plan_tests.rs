@@ -1,0 +1,253 @@
+use super::*;
+use crate::{
+    model::{Driver, Protocol, SubnetInfo},
+    store::EndpointState,
+    sys::netns::NamespaceId,
+};
+
+fn network() -> NetworkRecord {
+    NetworkRecord {
+        index: 3,
+        name: "front".into(),
+        driver: Driver::Bridge,
+        subnets: vec![
+            SubnetInfo {
+                subnet: "10.0.0.0/24".parse().unwrap(),
+                gateway: "10.0.0.1".parse().unwrap(),
+                ip_range: None,
+            },
+            SubnetInfo {
+                subnet: "fd00::/64".parse().unwrap(),
+                gateway: "fd00::1".parse().unwrap(),
+                ip_range: None,
+            },
+        ],
+        mtu: None,
+        internal: false,
+        icc: true,
+        masquerade: true,
+        labels: Default::default(),
+        created_at: String::new(),
+    }
+}
+
+fn endpoint(index: u32) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        record: EndpointRecord {
+            index,
+            serial: u64::from(index),
+            state: EndpointState::Attached,
+            name: format!("e{index}"),
+            network: "front".into(),
+            network_index: 3,
+            netns: "/run/netns/x".into(),
+            namespace: NamespaceId {
+                device: 1,
+                inode: 2,
+            },
+            ifname: "eth0".into(),
+            host_ifname: host_ifname(index),
+            host_ifindex: 100 + index,
+            mac: [2, 0, 0, 0, 0, 1],
+            ipv4: Some(format!("10.0.0.{}/24", index + 1).parse().unwrap()),
+            ipv6: Some(format!("fd00::{}/64", index + 1).parse().unwrap()),
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            gateway6: Some("fd00::1".parse().unwrap()),
+            mtu: 1500,
+            default4: true,
+            default6: true,
+            rules: false,
+            aliases: vec![],
+            links: vec![],
+            labels: Default::default(),
+            ports: vec![PortRecord {
+                slot: 0,
+                protocol: Protocol::Tcp,
+                host_ip: None,
+                host_port: 8080,
+                host_port_end: 8080,
+                container_port: 80,
+            }],
+            created_at: String::new(),
+        },
+        flags: NetworkFlags {
+            icc: true,
+            internal: false,
+            masquerade: true,
+        },
+    })
+}
+
+/// Everything of the wanted, as it is in the kernel when all is well.
+fn found(wanted: &Wanted) -> Found {
+    Found {
+        addresses: [("10.0.0.1", true), ("fd00::1", true), ("127.0.0.1", false)]
+            .map(|(a, ours)| (a.parse().unwrap(), ours))
+            .into(),
+        held: ["10.0.0.0/24", "fd00::/64"]
+            .map(|n| n.parse().unwrap())
+            .into(),
+        host_routes: wanted
+            .endpoints
+            .iter()
+            .flat_map(|e| {
+                let ifindex = e.record.host_ifindex;
+                e.record
+                    .addresses()
+                    .map(move |(a, _)| (IpNet::from(a.addr()), ifindex))
+            })
+            .collect(),
+        veths: wanted
+            .endpoints
+            .iter()
+            .map(|e| {
+                let record = &e.record;
+                (
+                    record.host_ifindex,
+                    record.host_ifname.clone(),
+                    Some(alias(record)),
+                )
+            })
+            .collect(),
+    }
+}
+
+fn wanted() -> Wanted {
+    Wanted {
+        networks: vec![network()],
+        endpoints: vec![endpoint(1), endpoint(2)],
+        ipv6: true,
+    }
+}
+
+#[test]
+fn ports_come_last_and_go_first() {
+    let endpoint = endpoint(1);
+    let last = attach(&endpoint).pop();
+    assert!(matches!(last, Some(Step::Publish(..))), "{last:?}");
+    let steps = detach(&endpoint, Heirs::default());
+    assert!(matches!(steps[0], Step::Unpublish(..)), "{steps:?}");
+}
+
+#[test]
+fn what_attach_makes_its_undo_takes_away() {
+    let steps = attach(&endpoint(1));
+    let undone: Vec<Step> = steps.iter().rev().filter_map(Step::undo).collect();
+    assert!(matches!(undone.first(), Some(Step::Unpublish(..))));
+    assert!(matches!(undone.last(), Some(Step::RemoveVeth(_))));
+}
+
+#[test]
+fn nothing_is_removed_where_all_is_as_wanted() {
+    let wanted = wanted();
+    assert_eq!(strays(&wanted, &found(&wanted)), []);
+    let steps = recover(&wanted, &found(&wanted));
+    assert!(
+        !steps.iter().any(|s| matches!(
+            s,
+            Step::AddGateway(_) | Step::HoldSubnet(_) | Step::MakeVeth(_)
+        )),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn what_is_missing_of_a_network_is_made() {
+    let wanted = wanted();
+    let mut found = found(&wanted);
+    found.addresses.remove(&"10.0.0.1".parse().unwrap());
+    found.held.remove(&"fd00::/64".parse().unwrap());
+    let steps = recover(&wanted, &found);
+    assert!(steps.contains(&Step::AddGateway("10.0.0.1".parse().unwrap())));
+    assert!(steps.contains(&Step::HoldSubnet("fd00::/64".parse().unwrap())));
+}
+
+#[test]
+fn a_host_without_ipv6_gets_none() {
+    let steps = network_up(&network(), false);
+    assert_eq!(
+        steps,
+        [
+            Step::HoldSubnet("10.0.0.0/24".parse().unwrap()),
+            Step::AddGateway("10.0.0.1".parse().unwrap())
+        ]
+    );
+}
+
+#[test]
+fn strays_of_ours_go_and_those_of_others_stay() {
+    let wanted = wanted();
+    let mut found = found(&wanted);
+    found.addresses.insert("10.9.0.1".parse().unwrap(), true);
+    found.addresses.insert("192.0.2.1".parse().unwrap(), false);
+    found.held.insert("10.9.0.0/24".parse().unwrap());
+    found
+        .host_routes
+        .insert(("10.9.0.2/32".parse().unwrap(), 55));
+    found
+        .veths
+        .push((55, "nb0000ffff".into(), Some("netbpf old front".into())));
+    found.veths.push((56, "nb0000fffe".into(), None));
+    let mut steps = strays(&wanted, &found);
+    assert_eq!(
+        steps.pop(),
+        Some(Step::RemoveStrayVeth {
+            ifindex: 55,
+            name: "nb0000ffff".into()
+        })
+    );
+    assert_eq!(
+        steps,
+        [
+            Step::RemoveGateway("10.9.0.1".parse().unwrap()),
+            Step::ReleaseSubnet("10.9.0.0/24".parse().unwrap()),
+            Step::RemoveStrayRoute {
+                destination: "10.9.0.2/32".parse().unwrap(),
+                ifindex: 55
+            },
+        ]
+    );
+}
+
+#[test]
+fn the_first_network_has_the_default_route_and_the_next_its_rules() {
+    let mut first = endpoint(1).record.clone();
+    settle_routes(&mut first, false, &ContainerFound::default());
+    assert!(first.default4 && first.default6 && !first.rules);
+    let mut second = endpoint(2).record.clone();
+    let found = ContainerFound {
+        default4: true,
+        default6: true,
+        ..Default::default()
+    };
+    settle_routes(&mut second, false, &found);
+    assert!(!second.default4 && !second.default6 && second.rules);
+    let mut internal = endpoint(3).record.clone();
+    settle_routes(&mut internal, true, &ContainerFound::default());
+    assert!(!internal.has_default_route() && !internal.rules);
+}
+
+#[test]
+fn devices_of_ours_are_known_by_name() {
+    assert!(is_host_ifname(&host_ifname(0xdead_beef)));
+    assert!(is_host_ifname(&host_ifname(1)));
+    for other in [
+        "nb",
+        "nbeth0",
+        "nb1234567",
+        "nb123456789",
+        "nbDEADBEEF",
+        "eth0",
+    ] {
+        assert!(!is_host_ifname(other), "{other}");
+    }
+}
+
+#[test]
+fn the_first_free_eth_is_taken() {
+    let found = ContainerFound {
+        devices: ["lo", "eth0", "eth2"].map(Into::into).into(),
+        ..Default::default()
+    };
+    assert_eq!(found.free_ifname(), "eth1");
+}

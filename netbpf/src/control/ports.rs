@@ -1,0 +1,477 @@
+//! Published ports: which are free, who has them, and holding them against the
+//! kernel's own choice.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
+
+use super::{
+    Inner,
+    portspec::{self, HostPorts, PortRange, PortSpec, protocol_name},
+    reserved,
+    state::State,
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::Protocol,
+    store::{EndpointRecord, Meta, PortRecord},
+    sys::{
+        sockets::{self, Transport},
+        sysctl,
+    },
+};
+
+/// IP protocol number.
+pub fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// How a host address is shown; `*` for all.
+pub fn shown(host_ip: Option<IpAddr>) -> String {
+    host_ip.map_or_else(|| "*".into(), |ip| ip.to_string())
+}
+
+/// Whether two published ranges meet, and at which host port.
+fn meet(a: &PortRecord, b: &PortRecord) -> Option<u16> {
+    let first = a.host_port.max(b.host_port);
+    let shared = a.protocol == b.protocol
+        && first <= a.host_port_end.min(b.host_port_end)
+        && addresses_meet(a.host_ip, b.host_ip);
+    shared.then_some(first)
+}
+
+fn addresses_meet(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
+    match (a, b) {
+        (None, _) | (_, None) => true,
+        (Some(a), Some(b)) => {
+            a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
+        }
+    }
+}
+
+/// Finds ports for the specs of one request.
+pub struct Chooser<'a> {
+    state: &'a State,
+    publish_ip: Option<IpAddr>,
+    /// For whom: name, network, families.
+    endpoint: &'a EndpointRecord,
+    internal: bool,
+    /// Chosen in this request already.
+    chosen: Vec<PortRecord>,
+    bound: HashMap<Protocol, Vec<(IpAddr, u16)>>,
+    last_port: u16,
+}
+
+impl<'a> Chooser<'a> {
+    pub fn new(
+        state: &'a State,
+        publish_ip: Option<IpAddr>,
+        endpoint: &'a EndpointRecord,
+    ) -> Result<Chooser<'a>> {
+        Ok(Chooser {
+            state,
+            publish_ip,
+            endpoint,
+            internal: state.network_of(endpoint)?.record.internal,
+            chosen: Vec::new(),
+            bound: HashMap::new(),
+            last_port: state.last_port,
+        })
+    }
+
+    /// The chosen ports, and where the next search for a free one begins.
+    pub fn finish(self) -> (Vec<PortRecord>, u16) {
+        (self.chosen, self.last_port)
+    }
+
+    /// Chooses host ports for one spec, or says who has them.
+    pub fn choose(&mut self, text: &str) -> Result<()> {
+        let spec = portspec::parse(text)?;
+        self.choose_spec(text, &spec)
+    }
+
+    /// A free host port for each exposed port that no spec has named.
+    pub fn choose_exposed(&mut self, exposed: &[String]) -> Result<()> {
+        for text in exposed {
+            let (ports, protocol) = portspec::parse_expose(text)?;
+            for port in ports.first..=ports.last {
+                let named = self.chosen.iter().any(|p| {
+                    let last = p.container_port + (p.host_port_end - p.host_port);
+                    p.protocol == protocol && (p.container_port..=last).contains(&port)
+                });
+                if named {
+                    continue;
+                }
+                let spec = PortSpec {
+                    protocol,
+                    host_ip: None,
+                    host: HostPorts::Free,
+                    container: PortRange {
+                        first: port,
+                        last: port,
+                    },
+                };
+                self.choose_spec(text, &spec)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn choose_spec(&mut self, text: &str, spec: &PortSpec) -> Result<()> {
+        if self.internal {
+            return Err(Error::invalid(format!(
+                "port {text:?}: network {:?} is internal, no port can be published on it",
+                self.endpoint.network
+            )));
+        }
+        let host_ip = spec.host_ip.or(self.publish_ip);
+        self.check_address(text, host_ip)?;
+        let (slot, protocol, container) = (self.free_slot(), spec.protocol, spec.container);
+        let record = move |first: u16| PortRecord {
+            slot,
+            protocol,
+            host_ip,
+            host_port: first,
+            host_port_end: first + container.span(),
+            container_port: container.first,
+        };
+        let port = match spec.host {
+            HostPorts::Exactly(host) => {
+                let port = record(host.first);
+                self.check_free(&port)?;
+                port
+            }
+            HostPorts::OneOf(host) => self
+                .first_free((host.first..=host.last).map(record))?
+                .ok_or_else(|| {
+                    Error::new(
+                        Code::PortInUse,
+                        format!(
+                            "all of the ports {host}/{} on {} are in use",
+                            protocol_name(spec.protocol),
+                            self.message_ip(host_ip)
+                        ),
+                    )
+                })?,
+            HostPorts::Free => {
+                let range = local_port_range();
+                let span = spec.container.span();
+                let (low, high) = (*range.start(), range.end().saturating_sub(span));
+                let start = match self.last_port {
+                    last if (low..high).contains(&last) => last + 1,
+                    _ => low,
+                };
+                let users = self.users_reserved();
+                let candidates = (start..=high)
+                    .chain(low..start)
+                    .filter(move |first| !(*first..=first + span).any(|p| users.contains(&p)))
+                    .map(record);
+                let port = self.first_free(candidates)?.ok_or_else(|| {
+                    Error::new(
+                        Code::PortInUse,
+                        format!("port {text:?}: no host port between {low} and {high} is free"),
+                    )
+                })?;
+                self.last_port = port.host_port_end;
+                port
+            }
+        };
+        self.chosen.push(port);
+        Ok(())
+    }
+
+    /// A host address must be the host's, and of a family that the endpoint has.
+    fn check_address(&self, text: &str, host_ip: Option<IpAddr>) -> Result<()> {
+        let Some(ip) = host_ip else { return Ok(()) };
+        let ours = ip.is_unspecified() || ip.is_loopback() || self.state.addresses.contains(&ip);
+        if !ours {
+            return Err(Error::invalid(format!(
+                "port {text:?}: {ip} is not an address of this host"
+            )));
+        }
+        let has_family = match ip {
+            IpAddr::V4(_) => self.endpoint.ipv4.is_some(),
+            IpAddr::V6(_) => self.endpoint.ipv6.is_some(),
+        };
+        match has_family {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "port {text:?}: endpoint {:?} on network {:?} has no address of the family of {ip}",
+                self.endpoint.name, self.endpoint.network
+            ))),
+        }
+    }
+
+    fn all_published(&self) -> impl Iterator<Item = (&EndpointRecord, &PortRecord)> {
+        let mine = self.chosen.iter().map(|p| (self.endpoint, p));
+        let others = self.state.endpoints.values();
+        others
+            .flat_map(|e| e.ports.iter().map(move |p| (e, p)))
+            .chain(mine)
+    }
+
+    /// The lowest slot that no range has.
+    fn free_slot(&self) -> u32 {
+        let used: BTreeSet<u32> = self.all_published().map(|(_, p)| p.slot).collect();
+        (0..).find(|slot| !used.contains(slot)).unwrap_or(u32::MAX)
+    }
+
+    fn first_free(
+        &mut self,
+        candidates: impl Iterator<Item = PortRecord>,
+    ) -> Result<Option<PortRecord>> {
+        for port in candidates {
+            match self.check_free(&port) {
+                Ok(()) => return Ok(Some(port)),
+                Err(e) if e.code == Code::PortInUse => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_free(&mut self, port: &PortRecord) -> Result<()> {
+        let held = self
+            .all_published()
+            .find_map(|(e, p)| meet(p, port).map(|at| (at, e)));
+        if let Some((at, holder)) = held {
+            return Err(Error::new(
+                Code::PortInUse,
+                format!(
+                    "port {at}/{} on {} is already published by endpoint {:?} on network {:?}",
+                    protocol_name(port.protocol),
+                    self.message_ip(port.host_ip),
+                    holder.name,
+                    holder.network
+                ),
+            ));
+        }
+        self.check_programs(port)
+    }
+
+    /// Programs of the host that listen on one of the ports.
+    fn check_programs(&mut self, port: &PortRecord) -> Result<()> {
+        let transport = match port.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+            Protocol::Sctp => return Ok(()),
+        };
+        let (has4, has6) = (self.endpoint.ipv4.is_some(), self.endpoint.ipv6.is_some());
+        let shown_ip = self.message_ip(port.host_ip);
+        let bound = match self.bound.entry(port.protocol) {
+            std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+            std::collections::hash_map::Entry::Vacant(e) => e.insert(sockets::bound(transport)?),
+        };
+        let in_the_way = bound.iter().find(|(ip, number)| {
+            if !(port.host_port..=port.host_port_end).contains(number) {
+                return false;
+            }
+            let same_family = match ip {
+                IpAddr::V4(_) => has4 && port.host_ip.is_none_or(|h| h.is_ipv4()),
+                IpAddr::V6(_) => has6 && port.host_ip.is_none_or(|h| h.is_ipv6()),
+            };
+            if same_family {
+                let any = Some(*ip).filter(|ip| !ip.is_unspecified());
+                return any.is_none() || addresses_meet(any, port.host_ip);
+            }
+            // `::` has IPv4 too, unless the program said otherwise: only the
+            // kernel knows.
+            let wants4 = has4 && port.host_ip.is_none_or(|h| h.is_ipv4());
+            let on4 = match port.host_ip {
+                Some(IpAddr::V4(host)) => host,
+                _ => Ipv4Addr::UNSPECIFIED,
+            };
+            *ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && wants4
+                && !sockets::is_free(transport, on4.into(), *number)
+        });
+        match in_the_way {
+            None => Ok(()),
+            Some((ip, number)) => {
+                let mut message = format!(
+                    "port {number}/{} on {shown_ip} is in use by a program of this host",
+                    protocol_name(port.protocol)
+                );
+                if port.host_ip != Some(*ip) && !ip.is_unspecified() {
+                    message += &format!(", on {ip}");
+                }
+                Err(Error::new(Code::PortInUse, message))
+            }
+        }
+    }
+
+    /// All addresses are named by the wildcard of the endpoint's first family.
+    fn message_ip(&self, host_ip: Option<IpAddr>) -> IpAddr {
+        host_ip.unwrap_or(match self.endpoint.ipv4 {
+            Some(_) => Ipv4Addr::UNSPECIFIED.into(),
+            None => Ipv6Addr::UNSPECIFIED.into(),
+        })
+    }
+
+    /// Ports that the user keeps for other purposes.
+    fn users_reserved(&self) -> BTreeSet<u16> {
+        let list = read_reserved();
+        reserved::parse(&list)
+            .difference(&self.state.reserved)
+            .copied()
+            .collect()
+    }
+}
+
+/// The published range of an endpoint that a spec of `unpublish` means.
+pub fn find_published(
+    endpoint: &EndpointRecord,
+    publish_ip: Option<IpAddr>,
+    text: &str,
+) -> Result<PortRecord> {
+    let spec = portspec::parse(text)?;
+    let host_ip = spec.host_ip.or(publish_ip);
+    let found = endpoint.ports.iter().find(|p| {
+        let in_host_range = match spec.host {
+            HostPorts::Free => true,
+            HostPorts::Exactly(host) => (p.host_port, p.host_port_end) == (host.first, host.last),
+            HostPorts::OneOf(host) => (host.first..=host.last).contains(&p.host_port),
+        };
+        p.protocol == spec.protocol
+            && p.host_ip == host_ip
+            && p.container_port == spec.container.first
+            && p.host_port_end - p.host_port == spec.container.span()
+            && in_host_range
+    });
+    found.cloned().ok_or_else(|| {
+        Error::new(
+            Code::NotFound,
+            format!(
+                "port {text:?} is not published by endpoint {:?} on network {:?}",
+                endpoint.name, endpoint.network
+            ),
+        )
+    })
+}
+
+/// The ports that the kernel chooses from.
+pub fn local_port_range() -> RangeInclusive<u16> {
+    let text = sysctl::read(&["ipv4", "ip_local_port_range"])
+        .ok()
+        .flatten();
+    let mut ports = text
+        .iter()
+        .flat_map(|t| t.split_ascii_whitespace())
+        .map_while(|p| p.parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(low), Some(high)) if low <= high => low..=high,
+        _ => 32_768..=60_999,
+    }
+}
+
+/// The outside ports that masquerade gives out: those that the kernel does not
+/// choose from, unless they are too few.
+pub fn masquerade_ports(local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    const ENOUGH: u16 = 30_000;
+    let below = 1024..=local.start().saturating_sub(1).max(1024);
+    let above = local.end().saturating_add(1)..=u16::MAX;
+    let many =
+        |range: &RangeInclusive<u16>| range.end().saturating_sub(*range.start()) >= ENOUGH - 1;
+    [below, above]
+        .into_iter()
+        .find(many)
+        .unwrap_or(1024..=u16::MAX)
+}
+
+fn read_reserved() -> String {
+    sysctl::read(&["ipv4", "ip_local_reserved_ports"])
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+}
+
+/// Makes `ip_local_reserved_ports` what the published ports ask for. What is ours
+/// is in the store before it is in the kernel, so that it can be taken back
+/// whenever the daemon ends.
+pub fn sync_reserved(inner: &Inner, state: &mut State) -> Result<()> {
+    if !inner.settings.reserve_ports {
+        return Ok(());
+    }
+    let local = local_port_range();
+    let published = state.endpoints.values().flat_map(|e| &e.ports);
+    let wanted: BTreeSet<u16> = published
+        .flat_map(|p| p.host_port.max(*local.start())..=p.host_port_end.min(*local.end()))
+        .collect();
+    // Nothing to read where nothing is to be kept or taken back.
+    if wanted.is_empty() && state.reserved.is_empty() {
+        return Ok(());
+    }
+    let current = read_reserved();
+    let merged = reserved::merge(&current, &state.reserved, &wanted);
+    if reserved::parse(&current) == reserved::parse(&merged.list) && merged.ours == state.reserved {
+        return Ok(());
+    }
+    let either: BTreeSet<u16> = state.reserved.union(&merged.ours).copied().collect();
+    inner.store.put_meta(Meta::ReservedPorts, &either)?;
+    sysctl::write(&["ipv4", "ip_local_reserved_ports"], &merged.list)?;
+    inner.store.put_meta(Meta::ReservedPorts, &merged.ours)?;
+    state.reserved = merged.ours;
+    Ok(())
+}
+
+/// Takes back all that is ours of `ip_local_reserved_ports`.
+pub fn release_reserved(ours: &BTreeSet<u16>) -> Result<()> {
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let merged = reserved::merge(&read_reserved(), ours, &BTreeSet::new());
+    Ok(sysctl::write(
+        &["ipv4", "ip_local_reserved_ports"],
+        &merged.list,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(ip: Option<&str>, first: u16, last: u16) -> PortRecord {
+        PortRecord {
+            slot: 0,
+            protocol: Protocol::Tcp,
+            host_ip: ip.map(|ip| ip.parse().unwrap()),
+            host_port: first,
+            host_port_end: last,
+            container_port: 80,
+        }
+    }
+
+    #[test]
+    fn ranges_meet_on_wildcards_of_their_family() {
+        let all = port(None, 80, 90);
+        let v4 = port(Some("0.0.0.0"), 85, 95);
+        let v6 = port(Some("::"), 85, 95);
+        let one = port(Some("10.0.0.1"), 90, 90);
+        assert_eq!(meet(&all, &v4), Some(85));
+        assert_eq!(meet(&all, &v6), Some(85));
+        assert_eq!(meet(&v4, &v6), None);
+        assert_eq!(meet(&v4, &one), Some(90));
+        assert_eq!(meet(&v6, &one), None);
+        assert_eq!(meet(&one, &port(Some("10.0.0.2"), 90, 90)), None);
+        assert_eq!(meet(&all, &port(None, 91, 92)), None);
+        let udp = PortRecord {
+            protocol: Protocol::Udp,
+            ..all.clone()
+        };
+        assert_eq!(meet(&all, &udp), None);
+    }
+
+    #[test]
+    fn masquerade_leaves_the_kernels_ports_alone_where_it_can() {
+        assert_eq!(masquerade_ports(&(32_768..=60_999)), 1024..=32_767);
+        assert_eq!(masquerade_ports(&(1024..=30_000)), 30_001..=65_535);
+        assert_eq!(masquerade_ports(&(10_000..=60_000)), 1024..=65_535);
+        assert_eq!(masquerade_ports(&(1024..=65_535)), 1024..=65_535);
+    }
+}

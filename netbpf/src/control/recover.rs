@@ -1,0 +1,195 @@
+//! The start: the kernel is brought to what the store says, whatever happened
+//! since.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use tokio::sync::Mutex;
+
+use super::{
+    Inner,
+    apply::{self, Apply},
+    network, plan,
+    ports::{self, local_port_range, masquerade_ports},
+    reaper::Reaper,
+    state::State,
+    uplinks,
+};
+use crate::{
+    datapath::{Datapath, Device, Options},
+    error::{Code, Error, Result},
+    settings::Settings,
+    store::{EndpointRecord, EndpointState, Meta, Store},
+    sys::{
+        bpffs::{self, Prepared},
+        netlink::Netlink,
+        process, sysctl,
+    },
+};
+
+pub fn start(settings: Settings) -> Result<Inner> {
+    process::check_capabilities()?;
+    let mut host = Netlink::open()?;
+    check_loopback(&mut host)?;
+    let store = Arc::new(open_store(&settings)?);
+    let bpffs = prepare_bpffs(&settings, &store)?;
+    let ipv6 = sysctl::has_ipv6();
+    let datapath = Arc::new(Datapath::open(&Options {
+        bpffs: settings.bpffs.clone(),
+        max_flows: settings.max_flows,
+        max_endpoints: settings.max_endpoints,
+        masquerade_ports: masquerade_ports(&local_port_range()),
+        force_clsact: settings.force_clsact,
+    })?);
+    let mut state = State::new(host, store.meta(Meta::LastNetwork)?.unwrap_or(0));
+    state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
+    let state = Arc::new(Mutex::new(state));
+    let inner = Inner {
+        reaper: Reaper::start(store.clone(), datapath.clone(), ipv6)?,
+        state: state.clone(),
+        store,
+        datapath,
+        settings,
+        ipv6,
+        bpffs,
+    };
+    reload(&inner, &mut state.blocking_lock())?;
+    Ok(inner)
+}
+
+pub fn open_store(settings: &Settings) -> Result<Store> {
+    let boot_id = process::boot_id()?;
+    Ok(Store::open(
+        &settings.state_dir,
+        &settings.run_dir,
+        &boot_id,
+    )?)
+}
+
+/// How the directory came to be is kept over restarts: the mount or directory
+/// that an earlier daemon made is found by this one.
+fn prepare_bpffs(settings: &Settings, store: &Store) -> Result<Prepared> {
+    let prepared = bpffs::prepare(&settings.bpffs)?;
+    let path = &settings.bpffs;
+    let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;
+    match known {
+        Some((before, how)) if before == *path && prepared == Prepared::Found => Ok(how),
+        _ => {
+            store.put_meta(Meta::Bpffs, &(path, prepared))?;
+            Ok(prepared)
+        }
+    }
+}
+
+fn check_loopback(host: &mut Netlink) -> Result<()> {
+    match host.link("lo")? {
+        Some(link) if link.up => Ok(()),
+        _ => Err(Error::new(
+            Code::Conflict,
+            "device lo is down: networks have their gateway addresses on it; bring it up (ip link set lo up)",
+        )),
+    }
+}
+
+fn reload(inner: &Inner, state: &mut State) -> Result<()> {
+    for record in inner.store.networks()? {
+        state.add_network(record);
+    }
+    let (found, endpoints, broken) = take_stock(inner, state)?;
+    give_up(inner, state, broken)?;
+    for record in endpoints {
+        state.put_endpoint(record, true);
+    }
+    uplinks::refresh_networks(inner, state)?;
+
+    let wanted = wanted(state, inner.ipv6);
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    for error in apply.run_to_end(&plan::recover(&wanted, &found)) {
+        tracing::error!(%error, "not brought back");
+        state.notes.push(format!("at start: {error}"));
+    }
+    let indexes: HashSet<u32> = state.endpoints.keys().copied().collect();
+    let published = state.endpoints.values().flat_map(|e| &e.ports);
+    let slots: HashSet<u32> = published.map(|p| p.slot).collect();
+    let stale_ports = inner.datapath.retain_ports(&slots)?;
+    let stale_endpoints = inner.datapath.retain_endpoints(&indexes)?;
+    if stale_ports + stale_endpoints > 0 {
+        tracing::info!(stale_ports, stale_endpoints, "stale entries removed");
+    }
+    ports::sync_reserved(inner, state)?;
+    uplinks::refresh(inner, state)?;
+    if !state.networks.contains_key(network::DEFAULT) {
+        network::create_default(inner, state)?;
+    }
+    detach_strangers(inner, state)
+}
+
+type Stock = (plan::Found, Vec<EndpointRecord>, Vec<EndpointRecord>);
+
+/// What is in the kernel, the endpoints that live, and those that do not: half
+/// attached, half detached, or without a device.
+fn take_stock(inner: &Inner, state: &mut State) -> Result<Stock> {
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let found = apply.look_around()?;
+    let mut records = inner.store.endpoints()?;
+    records.sort_by_key(|r| r.serial);
+    let planned: Vec<_> = records.iter().map(|r| state.planned(r)).collect();
+    let without_device = apply::without_device(&planned, &found);
+    let lives = |r: &EndpointRecord| {
+        r.state == EndpointState::Attached
+            && !without_device.contains(&r.index)
+            && state.networks.contains_key(&r.network)
+    };
+    let (living, broken) = records.into_iter().partition(lives);
+    Ok((found, living, broken))
+}
+
+/// Finishes or undoes what was half-done.
+fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Result<()> {
+    for record in broken {
+        let (name, network) = (&record.name, &record.network);
+        let was = record.state;
+        tracing::info!(endpoint = name, network, ?was, "cleared away at start");
+        let endpoint = state.planned(&record);
+        let mut steps = plan::detach(&endpoint, plan::Heirs::default());
+        steps.extend(plan::remove_device(&endpoint));
+        let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+        for error in apply.run_to_end(&steps) {
+            tracing::warn!(%error, endpoint = name, "not cleared away");
+        }
+        inner.store.remove_endpoint(record.index)?;
+    }
+    Ok(())
+}
+
+pub fn wanted(state: &State, ipv6: bool) -> plan::Wanted {
+    let networks = state.networks.values().map(|n| n.record.clone());
+    let endpoints = state.endpoints.values().map(|r| state.planned(r));
+    plan::Wanted {
+        networks: networks.collect(),
+        endpoints: endpoints.collect(),
+        ipv6,
+    }
+}
+
+/// Takes programs off devices that are neither an endpoint's nor an uplink.
+fn detach_strangers(inner: &Inner, state: &mut State) -> Result<()> {
+    let known: BTreeSet<u32> = state
+        .uplinks
+        .iter()
+        .map(|u| u.entry.device.ifindex)
+        .chain(state.endpoints.values().map(|e| e.host_ifindex))
+        .collect();
+    for ifindex in inner.datapath.attached()? {
+        if known.contains(&ifindex) {
+            continue;
+        }
+        let link = state.host.link_by_index(ifindex)?;
+        let name = link.map(|l| l.name).unwrap_or_default();
+        tracing::info!(ifindex, device = name, "programs taken off");
+        inner.datapath.detach(&Device { name, ifindex })?;
+    }
+    Ok(())
+}

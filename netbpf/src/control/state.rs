@@ -1,0 +1,250 @@
+//! What the daemon knows: the store's records, indexed, and what goes with them
+//! only while it runs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{
+    errors::{no_endpoint, no_network},
+    ipam::Ipam,
+    plan::{self, Heirs},
+    uplinks::Uplink,
+};
+use crate::{
+    datapath::NetworkFlags,
+    error::{Code, Error, Result},
+    store::{EndpointRecord, NetworkRecord},
+    sys::netlink::Netlink,
+};
+
+/// A network with its addresses and members.
+pub struct Network {
+    pub record: NetworkRecord,
+    pub ipams: Vec<Ipam>,
+    /// By index.
+    pub endpoints: BTreeSet<u32>,
+}
+
+impl Network {
+    pub fn new(record: NetworkRecord) -> Network {
+        Network {
+            ipams: record.subnets.iter().map(Ipam::new).collect(),
+            record,
+            endpoints: BTreeSet::new(),
+        }
+    }
+
+    pub fn flags(&self) -> NetworkFlags {
+        NetworkFlags {
+            icc: self.record.icc,
+            internal: self.record.internal,
+            masquerade: self.record.masquerade,
+        }
+    }
+
+    pub fn ipam_of(&mut self, v6: bool) -> Option<&mut Ipam> {
+        self.ipams
+            .iter_mut()
+            .find(|i| i.subnet().addr().is_ipv6() == v6)
+    }
+}
+
+pub struct State {
+    pub networks: BTreeMap<String, Network>,
+    pub endpoints: BTreeMap<u32, EndpointRecord>,
+    by_name: BTreeMap<(String, String), u32>,
+    by_device: HashMap<u32, u32>,
+    /// A socket in the daemon's own namespace.
+    pub host: Netlink,
+    pub last_serial: u64,
+    last_index: u32,
+    last_network: u32,
+    pub uplinks: Vec<Uplink>,
+    /// Addresses of the host, those of loopback and gateways too.
+    pub addresses: Vec<IpAddr>,
+    /// Host ports are chosen from behind this one on.
+    pub last_port: u16,
+    /// Ports in `ip_local_reserved_ports` that are ours.
+    pub reserved: BTreeSet<u16>,
+    /// What `status` is to say beside what it sees.
+    pub notes: Vec<String>,
+    /// A teardown has begun: nothing is to change any more.
+    pub closed: bool,
+}
+
+impl State {
+    pub fn new(host: Netlink, last_network: u32) -> State {
+        State {
+            networks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            by_device: HashMap::new(),
+            host,
+            last_serial: 0,
+            last_index: 0,
+            last_network,
+            uplinks: Vec::new(),
+            addresses: Vec::new(),
+            last_port: 0,
+            reserved: BTreeSet::new(),
+            notes: Vec::new(),
+            closed: false,
+        }
+    }
+
+    pub fn network(&self, name: &str) -> Result<&Network> {
+        self.networks.get(name).ok_or_else(|| no_network(name))
+    }
+
+    pub fn network_of(&self, record: &EndpointRecord) -> Result<&Network> {
+        self.network(&record.network)
+    }
+
+    /// A number that no network has had; kept by the caller.
+    pub fn next_network(&self) -> u32 {
+        let used = self.networks.values().map(|n| n.record.index).max();
+        self.last_network.max(used.unwrap_or(0)) + 1
+    }
+
+    pub fn add_network(&mut self, record: NetworkRecord) {
+        self.last_network = self.last_network.max(record.index);
+        self.networks
+            .insert(record.name.clone(), Network::new(record));
+    }
+
+    /// A number for a new endpoint, away from those that were used last.
+    pub fn next_index(&mut self, max: u32, busy: impl Fn(u32) -> bool) -> Result<u32> {
+        let all = 1..max;
+        let found = all
+            .clone()
+            .map(|step| (self.last_index + step - 1) % (max - 1) + 1)
+            .find(|index| !self.endpoints.contains_key(index) && !busy(*index));
+        let index = found.ok_or_else(|| {
+            Error::new(
+                Code::PoolExhausted,
+                format!("{} endpoints are the most that there can be", max - 1),
+            )
+        })?;
+        self.last_index = index;
+        Ok(index)
+    }
+
+    /// Adds an endpoint or what has changed of it; its addresses are taken.
+    pub fn put_endpoint(&mut self, record: EndpointRecord, automatic: bool) {
+        self.last_serial = self.last_serial.max(record.serial);
+        if let Some(network) = self.networks.get_mut(&record.network) {
+            network.endpoints.insert(record.index);
+            for (address, _) in record.addresses() {
+                if let Some(ipam) = network.ipam_of(address.addr().is_ipv6()) {
+                    ipam.take(address.addr(), record.index, automatic);
+                }
+            }
+        }
+        let key = (record.name.clone(), record.network.clone());
+        self.by_name.insert(key, record.index);
+        if record.host_ifindex != 0 {
+            self.by_device.insert(record.host_ifindex, record.index);
+        }
+        self.endpoints.insert(record.index, record);
+    }
+
+    /// Forgets an endpoint; its name and addresses are free.
+    pub fn remove_endpoint(&mut self, index: u32) -> Option<EndpointRecord> {
+        let record = self.endpoints.remove(&index)?;
+        if let Some(network) = self.networks.get_mut(&record.network) {
+            network.endpoints.remove(&index);
+            for (address, _) in record.addresses() {
+                if let Some(ipam) = network.ipam_of(address.addr().is_ipv6()) {
+                    ipam.release(address.addr());
+                }
+            }
+        }
+        self.by_name
+            .remove(&(record.name.clone(), record.network.clone()));
+        self.by_device.remove(&record.host_ifindex);
+        Some(record)
+    }
+
+    pub fn endpoint_on(&self, name: &str, network: &str) -> Option<&EndpointRecord> {
+        let index = self.by_name.get(&(name.to_owned(), network.to_owned()))?;
+        self.endpoints.get(index)
+    }
+
+    pub fn endpoint_of_device(&self, ifindex: u32) -> Option<u32> {
+        self.by_device.get(&ifindex).copied()
+    }
+
+    pub fn is_our_device(&self, ifindex: u32) -> bool {
+        self.by_device.contains_key(&ifindex)
+    }
+
+    /// Endpoints of that name, in the order in which they were attached.
+    pub fn endpoints_named(&self, name: &str, network: Option<&str>) -> Vec<&EndpointRecord> {
+        let from = (name.to_owned(), String::new());
+        let mut found: Vec<&EndpointRecord> = self
+            .by_name
+            .range(from..)
+            .take_while(|((n, _), _)| n == name)
+            .filter(|((_, on), _)| network.is_none_or(|network| network == on))
+            .filter_map(|(_, index)| self.endpoints.get(index))
+            .collect();
+        found.sort_by_key(|r| r.serial);
+        found
+    }
+
+    /// The endpoint that a command without `--network` means: the one with the
+    /// default route, else the first.
+    pub fn endpoint_meant(&self, name: &str, network: Option<&str>) -> Result<&EndpointRecord> {
+        if let Some(network) = network {
+            self.network(network)?;
+        }
+        let found = self.endpoints_named(name, network);
+        found
+            .iter()
+            .find(|r| r.has_default_route())
+            .or(found.first())
+            .copied()
+            .ok_or_else(|| no_endpoint(name, network))
+    }
+
+    /// An endpoint as the plan takes it.
+    pub fn planned(&self, record: &EndpointRecord) -> Arc<plan::Endpoint> {
+        // An endpoint outlives its network only in a torn store.
+        let flags = self.networks.get(&record.network).map(Network::flags);
+        Arc::new(plan::Endpoint {
+            record: record.clone(),
+            flags: flags.unwrap_or(NetworkFlags {
+                icc: false,
+                internal: true,
+                masquerade: false,
+            }),
+        })
+    }
+
+    /// Who takes over the default routes of an endpoint that leaves, while the
+    /// others in `leaving` do too.
+    pub fn heirs(&self, record: &EndpointRecord, leaving: &BTreeSet<u32>) -> Heirs {
+        if !record.has_default_route() {
+            return Heirs::default();
+        }
+        let mut siblings: Vec<&EndpointRecord> = self
+            .endpoints
+            .values()
+            .filter(|r| r.namespace == record.namespace && r.index != record.index)
+            .filter(|r| !leaving.contains(&r.index))
+            .filter(|r| self.network_of(r).is_ok_and(|n| !n.record.internal))
+            .collect();
+        siblings.sort_by_key(|r| r.serial);
+        let first = |wanted: bool, has: fn(&EndpointRecord) -> bool| {
+            let heir = siblings.iter().find(|r| has(r)).filter(|_| wanted);
+            heir.map(|r| self.planned(r))
+        };
+        Heirs {
+            ipv4: first(record.default4, |r| r.ipv4.is_some()),
+            ipv6: first(record.default6, |r| r.ipv6.is_some()),
+        }
+    }
+}

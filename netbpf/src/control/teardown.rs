@@ -1,0 +1,155 @@
+//! Takes everything away that the daemon made. Networks stay in the store.
+
+use std::{fs, path::Path};
+
+use super::{
+    Inner,
+    apply::Apply,
+    plan::{self, Heirs, Wanted},
+    ports, recover,
+    state::State,
+};
+use crate::{
+    datapath::Datapath,
+    error::{Code, Error, Result},
+    settings::Settings,
+    store::{Meta, Store},
+    sys::{
+        bpffs::{self, Prepared},
+        netlink::Netlink,
+        sysctl,
+    },
+};
+
+/// With a running daemon, which is to end then.
+pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
+    state.closed = true;
+    inner.reaper.wait_for_all();
+    for uplink in &state.uplinks {
+        if let Err(error) = inner.datapath.detach(&uplink.entry.device) {
+            tracing::warn!(%error, device = uplink.entry.device.name, "programs stay on it");
+        }
+    }
+    let errors = everything(
+        &inner.settings,
+        &inner.store,
+        state,
+        inner.ipv6,
+        inner.bpffs,
+    );
+    finish(&inner.settings, errors, purge)
+}
+
+/// Without one, from the store and what is found.
+pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
+    let store = recover::open_store(settings)?;
+    let mut state = State::new(Netlink::open()?, 0);
+    for network in store.networks()? {
+        state.add_network(network);
+    }
+    for endpoint in store.endpoints()? {
+        state.put_endpoint(endpoint, false);
+    }
+    state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
+    let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;
+    let bpffs = match known {
+        Some((path, how)) if path == settings.bpffs => how,
+        _ => Prepared::Found,
+    };
+    let errors = everything(settings, &store, &mut state, sysctl::has_ipv6(), bpffs);
+    finish(settings, errors, purge)
+}
+
+/// Everything, as far as it goes; errors are gathered.
+fn everything(
+    settings: &Settings,
+    store: &Store,
+    state: &mut State,
+    ipv6: bool,
+    bpffs: Prepared,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let all = recover::wanted(state, ipv6);
+    // Maps and programs go as a whole, below.
+    let mut apply = Apply::new(&mut state.host, None, ipv6);
+    for endpoint in &all.endpoints {
+        errors.extend(apply.run_to_end(&plan::detach(endpoint, Heirs::default())));
+        errors.extend(apply.run_to_end(&plan::remove_device(endpoint)));
+        errors.extend(
+            store
+                .remove_endpoint(endpoint.record.index)
+                .err()
+                .map(Into::into),
+        );
+    }
+    for network in &all.networks {
+        errors.extend(apply.run_to_end(&plan::network_down(network)));
+    }
+    match apply.look_around() {
+        Ok(found) => {
+            let strays = plan::strays(&Wanted::default(), &found);
+            errors.extend(apply.run_to_end(&strays));
+        }
+        Err(e) => errors.push(e),
+    }
+    errors.extend(Datapath::teardown(&settings.bpffs).err().map(Into::into));
+    errors.extend(bpffs::release(&settings.bpffs, bpffs).err().map(Into::into));
+    match ports::release_reserved(&state.reserved) {
+        Ok(()) => {
+            let none: &[u16] = &[];
+            errors.extend(
+                store
+                    .put_meta(Meta::ReservedPorts, &none)
+                    .err()
+                    .map(Into::into),
+            );
+        }
+        Err(e) => errors.push(e),
+    }
+    errors
+}
+
+fn finish(settings: &Settings, mut errors: Vec<Error>, purge: bool) -> Result<()> {
+    if purge {
+        errors.extend(empty(&settings.state_dir).err());
+        remove_endpoint_files(&settings.run_dir);
+    }
+    if errors.is_empty() {
+        tracing::info!(purge, "everything of ours is removed");
+        return Ok(());
+    }
+    let messages: Vec<String> = errors.into_iter().map(|e| e.message).collect();
+    Err(Error::new(
+        Code::Internal,
+        format!("not all could be removed: {}", messages.join("; ")),
+    ))
+}
+
+/// Removes what is in a directory, not the directory itself.
+fn empty(dir: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| {
+        Error::new(
+            Code::StoreUnavailable,
+            format!("empty {}: {e}", dir.display()),
+        )
+    };
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let removed = match entry.file_type().map_err(failed)?.is_dir() {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
+        removed.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn remove_endpoint_files(run_dir: &Path) {
+    for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("endpoints-") && name.ends_with(".redb") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Records as the API shows them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    Inner,
+    errors::no_endpoint,
+    ports,
+    state::{Network, State},
+};
+use crate::{
+    datapath::{AttachKind, FlowRecord},
+    error::Result,
+    model::*,
+    store::{EndpointRecord, NetworkRecord, PortRecord},
+    sys::process,
+};
+
+/// The MTU of a network's new endpoints: its own, or the smallest uplink's.
+pub fn mtu(state: &State, network: &NetworkRecord) -> u16 {
+    let smallest = || {
+        let mtus = state.uplinks.iter().map(|u| u.entry.mtu);
+        let smallest = mtus.min().unwrap_or(1500).min(u32::from(u16::MAX));
+        // IPv6 does not work below.
+        let least = if network.subnet_of(true).is_some() {
+            1280
+        } else {
+            68
+        };
+        u16::try_from(smallest).unwrap_or(u16::MAX).max(least)
+    };
+    network.mtu.unwrap_or_else(smallest)
+}
+
+pub fn endpoint_names(state: &State, network: &Network) -> Vec<String> {
+    let records = network
+        .endpoints
+        .iter()
+        .filter_map(|i| state.endpoints.get(i));
+    let mut records: Vec<&EndpointRecord> = records.collect();
+    records.sort_by_key(|r| r.serial);
+    records.into_iter().map(|r| r.name.clone()).collect()
+}
+
+pub fn network(state: &State, network: &Network) -> NetworkInfo {
+    let record = &network.record;
+    NetworkInfo {
+        name: record.name.clone(),
+        driver: record.driver,
+        subnets: record.subnets.clone(),
+        mtu: mtu(state, record),
+        vni: None,
+        internal: record.internal,
+        icc: record.icc,
+        masquerade: record.masquerade,
+        parent: None,
+        labels: record.labels.clone(),
+        endpoints: endpoint_names(state, network),
+    }
+}
+
+pub fn endpoint(inner: &Inner, record: &EndpointRecord) -> EndpointInfo {
+    let stats = inner.datapath.stats(record.index).unwrap_or_default();
+    EndpointInfo {
+        name: record.name.clone(),
+        network: record.network.clone(),
+        container_id: None,
+        netns: record.netns.clone(),
+        ifname: record.ifname.clone(),
+        host_ifname: record.host_ifname.clone(),
+        host_ifindex: record.host_ifindex,
+        mac: record.mac.map(|b| format!("{b:02x}")).join(":"),
+        ipv4: record.ipv4.map(|net| net.to_string()),
+        ipv6: record.ipv6.map(|net| net.to_string()),
+        gateway: record.gateway,
+        gateway6: record.gateway6,
+        mtu: record.mtu,
+        aliases: record.aliases.clone(),
+        links: record.links.clone(),
+        ports: record.ports.iter().map(port).collect(),
+        labels: record.labels.clone(),
+        rx_bytes: stats.rx_bytes,
+        rx_packets: stats.rx_packets,
+        tx_bytes: stats.tx_bytes,
+        tx_packets: stats.tx_packets,
+        dropped_packets: stats.dropped_packets,
+        created_at: record.created_at.clone(),
+        dns: DnsInfo {
+            servers: record.addresses().map(|(_, gateway)| gateway).collect(),
+            search: Vec::new(),
+        },
+    }
+}
+
+fn port(port: &PortRecord) -> PortInfo {
+    let is_range = port.host_port_end != port.host_port;
+    PortInfo {
+        protocol: port.protocol,
+        host_ip: ports::shown(port.host_ip),
+        host_port: port.host_port,
+        host_port_end: is_range.then_some(port.host_port_end),
+        container_port: port.container_port,
+        allow: Vec::new(),
+        weight: 1,
+    }
+}
+
+pub fn ports(state: &State, name: Option<&str>) -> Result<Vec<PortOf>> {
+    let mut records: Vec<&EndpointRecord> = match name {
+        Some(name) => state.endpoints_named(name, None),
+        None => state.endpoints.values().collect(),
+    };
+    if let (Some(name), true) = (name, records.is_empty()) {
+        return Err(no_endpoint(name, None));
+    }
+    records.sort_by_key(|r| r.serial);
+    Ok(records
+        .into_iter()
+        .flat_map(|r| {
+            r.ports.iter().map(|p| PortOf {
+                endpoint: r.name.clone(),
+                network: r.network.clone(),
+                port: port(p),
+            })
+        })
+        .collect())
+}
+
+/// Endpoint and network of each index.
+pub type Names = HashMap<u32, (String, String)>;
+
+pub fn names(state: &State) -> Names {
+    let records = state.endpoints.values();
+    records
+        .map(|r| (r.index, (r.name.clone(), r.network.clone())))
+        .collect()
+}
+
+pub fn flow(flow: &FlowRecord, names: &Names) -> FlowInfo {
+    let (endpoint, network) = names.get(&flow.endpoint).cloned().unzip();
+    let is_v6 = flow.src.0.is_ipv6();
+    let protocol = match (flow.protocol, is_v6) {
+        (1, _) => "icmp".into(),
+        (6, _) => "tcp".into(),
+        (17, _) => "udp".into(),
+        (58, _) => "icmp6".into(),
+        (132, _) => "sctp".into(),
+        (other, _) => other.to_string(),
+    };
+    let shown = |(ip, port)| std::net::SocketAddr::new(ip, port).to_string();
+    FlowInfo {
+        protocol,
+        family: if is_v6 { "ipv6" } else { "ipv4" }.into(),
+        endpoint,
+        network,
+        kind: flow.kind.into(),
+        state: flow.state.label().into(),
+        src: shown(flow.src),
+        dst: shown(flow.dst),
+        reply_src: shown(flow.reply_src),
+        reply_dst: shown(flow.reply_dst),
+        age: flow.age_seconds,
+        expires_in: flow.expires_in_seconds,
+        packets: flow.packets,
+        bytes: flow.bytes,
+        reply_packets: flow.reply_packets,
+        reply_bytes: flow.reply_bytes,
+    }
+}
+
+/// Drops of all, or of the endpoints of a name or a network.
+pub fn drops(
+    inner: &Inner,
+    state: &State,
+    endpoint: Option<&str>,
+    network: Option<&str>,
+) -> Result<Vec<DropInfo>> {
+    let indexes: Vec<Option<u32>> = match (endpoint, network) {
+        (None, None) => vec![None],
+        (Some(name), _) => {
+            state.endpoint_meant(name, network)?;
+            let found = state.endpoints_named(name, network);
+            found.iter().map(|r| Some(r.index)).collect()
+        }
+        (None, Some(name)) => {
+            let network = state.network(name)?;
+            network.endpoints.iter().copied().map(Some).collect()
+        }
+    };
+    let mut sums = BTreeMap::new();
+    for index in indexes {
+        for (reason, packets) in inner.datapath.drops(index)? {
+            let sum = sums.entry(reason as u8).or_insert((reason, 0_u64));
+            sum.1 += packets;
+        }
+    }
+    Ok(sums
+        .into_values()
+        .map(|(reason, packets)| DropInfo {
+            reason: reason.label().into(),
+            packets,
+            description: reason.text().into(),
+        })
+        .collect())
+}
+
+pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
+    let attach = match inner.datapath.attach_kind() {
+        AttachKind::Tcx => "tcx",
+        AttachKind::Clsact => "clsact",
+    };
+    let ipv6 = match inner.ipv6 {
+        true => "yes",
+        false => "no: disabled on this host",
+    };
+    let node = match inner.settings.node.as_str() {
+        "" => process::hostname(),
+        node => node.to_owned(),
+    };
+    let uplinks = state.uplinks.iter().map(|u| UplinkInfo {
+        name: u.entry.device.name.clone(),
+        ifindex: u.entry.device.ifindex,
+        mtu: u.entry.mtu,
+        addresses: u.addresses.clone(),
+        link: if u.entry.ethernet { "ethernet" } else { "ip" }.into(),
+    });
+    let programs = inner.datapath.program_usage()?.into_iter();
+    let maps = inner.datapath.map_usage()?.into_iter();
+    Ok(StatusInfo {
+        version: env!("CARGO_PKG_VERSION").into(),
+        node,
+        pid: std::process::id(),
+        kernel: process::kernel(),
+        uplinks: uplinks.collect(),
+        programs: programs
+            .map(|p| ProgramInfo {
+                name: p.name,
+                id: p.id,
+                verified_instructions: p.verified_instructions,
+                attached_to: p.attached_to,
+            })
+            .collect(),
+        maps: maps
+            .map(|m| MapInfo {
+                name: m.name,
+                entries: m.entries,
+                max_entries: m.max_entries,
+            })
+            .collect(),
+        features: [("attach", attach), ("ipv6", ipv6)]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into(),
+        networks: state.networks.len(),
+        endpoints: state.endpoints.len(),
+        notes: notes(inner, state),
+    })
+}
+
+fn notes(inner: &Inner, state: &State) -> Vec<String> {
+    let mut notes = state.notes.clone();
+    if !inner.ipv6 {
+        notes.push("IPv6 is disabled on this host: networks have IPv4 alone".into());
+    }
+    let is_there = |name: &str| state.uplinks.iter().any(|u| u.entry.device.name == name);
+    for name in inner.settings.uplinks.iter().filter(|n| !is_there(n)) {
+        notes.push(format!(
+            "uplink {name} is awaited: there is no such device that is up and has an address"
+        ));
+    }
+    if state.uplinks.is_empty() {
+        notes.push("there is no uplink: containers reach nothing outside of this host".into());
+    }
+    for uplink in &state.uplinks {
+        if let Some(why) = &uplink.failed {
+            let name = &uplink.entry.device.name;
+            notes.push(format!("the programs do not hang on uplink {name}: {why}"));
+        }
+    }
+    notes
+}

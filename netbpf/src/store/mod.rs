@@ -1,0 +1,396 @@
+//! This node's truth: networks, endpoints, and what of the host's settings is
+//! ours to take back.
+//!
+//! Two redb files. `netbpf.redb` in the state directory keeps what outlives the
+//! boot (networks); a commit there waits for the disk. `endpoints-BOOT.redb` in
+//! the run directory keeps what dies with the boot (endpoints). Its commits must
+//! survive kill -9 but not power loss, and an attach must not wait for a disk.
+//! redb's own `Durability::None` is no answer: such a commit is only in the
+//! process's memory until a durable one follows. So the file has a backend whose
+//! `sync_data` does nothing: a commit writes to the page cache in redb's usual
+//! order, which a killed process leaves in place just as a disk keeps what was
+//! synced. The boot's id is in the file's name: what an earlier boot left, torn
+//! or not, is removed unread.
+
+mod records;
+
+pub use records::*;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    StorageError, TableDefinition,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::{Code, Error};
+
+const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
+const ENDPOINTS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("endpoints");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// Version of the records' layout.
+const VERSION: u32 = 1;
+
+/// The tables are small; redb's default cache of a gigabyte is for others.
+const CACHE: usize = 2 * 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("another daemon uses {}", path.display())]
+    InUse { path: PathBuf },
+    #[error("the store {} is corrupt: {reason}", path.display())]
+    Corrupt { path: PathBuf, reason: String },
+    #[error("the store {} cannot be used: {reason}", path.display())]
+    Unavailable { path: PathBuf, reason: String },
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        let code = match error {
+            StoreError::InUse { .. } => Code::Conflict,
+            StoreError::Corrupt { .. } => Code::StoreCorrupt,
+            StoreError::Unavailable { .. } => Code::StoreUnavailable,
+        };
+        Error::new(code, error.to_string())
+    }
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What of the node is kept beside networks and endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meta {
+    /// Last number given to a network (`u32`).
+    LastNetwork,
+    /// The node's own ULA prefix (`Ipv6Net`).
+    UlaPrefix,
+    /// Ports that we added to `ip_local_reserved_ports`; dies with the boot.
+    ReservedPorts,
+    /// How the bpffs directory came to be; dies with the boot.
+    Bpffs,
+}
+
+impl Meta {
+    const fn key(self) -> &'static str {
+        match self {
+            Meta::LastNetwork => "last_network",
+            Meta::UlaPrefix => "ula_prefix",
+            Meta::ReservedPorts => "reserved_ports",
+            Meta::Bpffs => "bpffs",
+        }
+    }
+}
+
+/// Both files, locked against other daemons.
+#[derive(Debug)]
+pub struct Store {
+    durable: Table,
+    volatile: Table,
+}
+
+impl Store {
+    /// Opens or makes the store; what endpoints of an earlier boot left is
+    /// removed.
+    pub fn open(state_dir: &Path, run_dir: &Path, boot_id: &str) -> Result<Store> {
+        for dir in [state_dir, run_dir] {
+            fs::create_dir_all(dir).map_err(|e| StoreError::Unavailable {
+                path: dir.into(),
+                reason: e.to_string(),
+            })?;
+        }
+        let durable = Table::open(state_dir.join("netbpf.redb"), |path| {
+            Builder::new().set_cache_size(CACHE).create(path)
+        })?;
+        let name = format!("endpoints-{boot_id}.redb");
+        let volatile = Table::open(run_dir.join(&name), |path| {
+            Builder::new()
+                .set_cache_size(CACHE)
+                .create_with_backend(PageCacheFile::open(path)?)
+        })?;
+        remove_other_boots(run_dir, &name);
+        Ok(Store { durable, volatile })
+    }
+
+    pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
+        self.durable.read_all(NETWORKS)
+    }
+
+    /// Returns when the disk has it.
+    pub fn put_network(&self, network: &NetworkRecord) -> Result<()> {
+        self.durable.put(
+            NETWORKS,
+            network.name.as_str(),
+            &self.durable.encode(network)?,
+        )
+    }
+
+    pub fn remove_network(&self, name: &str) -> Result<()> {
+        self.durable.remove(NETWORKS, name)
+    }
+
+    pub fn endpoints(&self) -> Result<Vec<EndpointRecord>> {
+        self.volatile.read_all(ENDPOINTS)
+    }
+
+    /// Survives kill -9 when it returns, not power loss.
+    pub fn put_endpoint(&self, endpoint: &EndpointRecord) -> Result<()> {
+        let bytes = self.volatile.encode(endpoint)?;
+        self.volatile.put(ENDPOINTS, endpoint.index, &bytes)
+    }
+
+    pub fn remove_endpoint(&self, index: u32) -> Result<()> {
+        self.volatile.remove(ENDPOINTS, index)
+    }
+
+    pub fn meta<T: DeserializeOwned>(&self, meta: Meta) -> Result<Option<T>> {
+        self.of(meta).get(META, meta.key())
+    }
+
+    pub fn put_meta<T: Serialize>(&self, meta: Meta, value: &T) -> Result<()> {
+        let table = self.of(meta);
+        let bytes = serde_json::to_vec(value).map_err(|e| table.unavailable(e))?;
+        table.put(META, meta.key(), &bytes)
+    }
+
+    fn of(&self, meta: Meta) -> &Table {
+        match meta {
+            Meta::LastNetwork | Meta::UlaPrefix => &self.durable,
+            Meta::ReservedPorts | Meta::Bpffs => &self.volatile,
+        }
+    }
+}
+
+/// Removes what endpoints of earlier boots left.
+fn remove_other_boots(run_dir: &Path, keep: &str) {
+    for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("endpoints-") && name.ends_with(".redb") && name != keep {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// One file.
+#[derive(Debug)]
+struct Table {
+    database: Database,
+    path: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct VersionOf {
+    version: u32,
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
+impl Table {
+    fn open(
+        path: PathBuf,
+        open: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
+    ) -> Result<Table> {
+        // redb asserts on some kinds of damage; that must end in a clear word too.
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&path)));
+        let database = match opened {
+            Ok(Ok(database)) => database,
+            Ok(Err(e)) => return Err(refused(&path, &e)),
+            Err(_) => {
+                let reason = "its structure makes no sense".into();
+                return Err(StoreError::Corrupt { path, reason });
+            }
+        };
+        let table = Table { database, path };
+        table.write(|transaction| {
+            transaction.open_table(NETWORKS)?;
+            transaction.open_table(ENDPOINTS)?;
+            transaction.open_table(META)?;
+            Ok(())
+        })?;
+        Ok(table)
+    }
+
+    fn write(
+        &self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<()> {
+        let commit = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        };
+        commit().map_err(|e| self.failed(e))
+    }
+
+    fn put<K: redb::Key>(
+        &self,
+        table: TableDefinition<'_, K, &[u8]>,
+        key: K::SelfType<'_>,
+        bytes: &[u8],
+    ) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(table)?.insert(key, bytes)?;
+            Ok(())
+        })
+    }
+
+    fn remove<K: redb::Key>(
+        &self,
+        table: TableDefinition<'_, K, &[u8]>,
+        key: K::SelfType<'_>,
+    ) -> Result<()> {
+        self.write(|transaction| {
+            transaction.open_table(table)?.remove(key)?;
+            Ok(())
+        })
+    }
+
+    fn get<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        key: &str,
+    ) -> Result<Option<T>> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            Ok(table.get(key)?.map(|bytes| bytes.value().to_vec()))
+        };
+        read()
+            .map_err(|e| self.failed(e))?
+            .map(|bytes| serde_json::from_slice(&bytes).map_err(|e| self.corrupt(e)))
+            .transpose()
+    }
+
+    fn read_all<K: redb::Key, T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, K, &[u8]>,
+    ) -> Result<Vec<T>> {
+        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            let mut records = Vec::new();
+            for entry in table.iter()? {
+                records.push(entry?.1.value().to_vec());
+            }
+            Ok(records)
+        };
+        let records = read().map_err(|e| self.failed(e))?;
+        records.iter().map(|bytes| self.decode(bytes)).collect()
+    }
+
+    fn encode<T: Serialize>(&self, record: &T) -> Result<Vec<u8>> {
+        let versioned = Versioned {
+            version: VERSION,
+            record,
+        };
+        serde_json::to_vec(&versioned).map_err(|e| self.unavailable(e))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
+        let found: VersionOf = serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))?;
+        if found.version != VERSION {
+            return Err(self.corrupt(format!(
+                "a record has version {}, this netbpf knows {VERSION}",
+                found.version
+            )));
+        }
+        serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))
+    }
+
+    fn failed(&self, error: redb::Error) -> StoreError {
+        match error {
+            redb::Error::Corrupted(reason) => self.corrupt(reason),
+            redb::Error::TableTypeMismatch { .. } => self.corrupt(error),
+            _ => self.unavailable(error),
+        }
+    }
+
+    fn corrupt(&self, reason: impl ToString) -> StoreError {
+        StoreError::Corrupt {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn unavailable(&self, reason: impl ToString) -> StoreError {
+        StoreError::Unavailable {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+fn refused(path: &Path, error: &DatabaseError) -> StoreError {
+    let dir = path.parent().unwrap_or(path).to_path_buf();
+    let reason = error.to_string();
+    let path = path.to_path_buf();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: dir },
+        DatabaseError::Storage(StorageError::Io(e))
+            if !matches!(
+                e.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            StoreError::Unavailable { path, reason }
+        }
+        _ => StoreError::Corrupt { path, reason },
+    }
+}
+
+/// A file whose writes are done when the page cache has them.
+#[derive(Debug)]
+struct PageCacheFile(File);
+
+impl PageCacheFile {
+    fn open(path: &Path) -> Result<PageCacheFile, DatabaseError> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(PageCacheFile(file)),
+            Err(TryLockError::WouldBlock) => Err(DatabaseError::DatabaseAlreadyOpen),
+            Err(TryLockError::Error(e)) => Err(e.into()),
+        }
+    }
+}
+
+impl StorageBackend for PageCacheFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;

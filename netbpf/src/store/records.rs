@@ -1,0 +1,109 @@
+//! What the store keeps: JSON with a version, so that a later daemon can tell
+//! what it finds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{Driver, Labels, Protocol, SubnetInfo},
+    sys::netns::NamespaceId,
+};
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// Number of the network in maps and routing tables; never given out again.
+    pub index: u32,
+    pub name: String,
+    pub driver: Driver,
+    pub subnets: Vec<SubnetInfo>,
+    /// `None`: that of the smallest uplink.
+    pub mtu: Option<u16>,
+    pub internal: bool,
+    pub icc: bool,
+    pub masquerade: bool,
+    pub labels: Labels,
+    pub created_at: String,
+}
+
+impl NetworkRecord {
+    /// The subnet of that address's family.
+    pub fn subnet_of(&self, v6: bool) -> Option<&SubnetInfo> {
+        self.subnets.iter().find(|s| s.gateway.is_ipv6() == v6)
+    }
+}
+
+/// How far an endpoint has come. What is half-done when the daemon starts is
+/// undone (attaching) or finished (detaching).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointState {
+    Attaching,
+    Attached,
+    Detaching,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Number of the endpoint in maps.
+    pub index: u32,
+    /// Order of attaching, over all endpoints.
+    pub serial: u64,
+    pub state: EndpointState,
+    pub name: String,
+    pub network: String,
+    pub network_index: u32,
+    pub netns: String,
+    pub namespace: NamespaceId,
+    pub ifname: String,
+    pub host_ifname: String,
+    /// 0 until the device is made.
+    pub host_ifindex: u32,
+    pub mac: [u8; 6],
+    /// With the subnet's prefix length.
+    pub ipv4: Option<Ipv4Net>,
+    pub ipv6: Option<Ipv6Net>,
+    pub gateway: Option<Ipv4Addr>,
+    pub gateway6: Option<Ipv6Addr>,
+    pub mtu: u16,
+    /// The container's default route of the family is this endpoint's.
+    pub default4: bool,
+    pub default6: bool,
+    /// There are source rules for it in the container.
+    pub rules: bool,
+    pub aliases: Vec<String>,
+    pub links: Vec<String>,
+    pub labels: Labels,
+    pub ports: Vec<PortRecord>,
+    pub created_at: String,
+}
+
+impl EndpointRecord {
+    /// Address with prefix and gateway, of each family that the endpoint has.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpNet, IpAddr)> + use<> {
+        let v4 = self.ipv4.map(IpNet::V4).zip(self.gateway.map(IpAddr::V4));
+        let v6 = self.ipv6.map(IpNet::V6).zip(self.gateway6.map(IpAddr::V6));
+        v4.into_iter().chain(v6)
+    }
+
+    pub fn has_default_route(&self) -> bool {
+        self.default4 || self.default6
+    }
+}
+
+/// A published port or range of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// Number of the range in maps.
+    pub slot: u32,
+    pub protocol: Protocol,
+    /// `None`: all addresses of the host, in both families.
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    /// The same as `host_port` for a single port.
+    pub host_port_end: u16,
+    pub container_port: u16,
+}

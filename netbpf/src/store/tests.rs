@@ -1,0 +1,169 @@
+use super::*;
+use crate::{model::Driver, sys::netns::NamespaceId};
+
+fn network(name: &str) -> NetworkRecord {
+    NetworkRecord {
+        index: 7,
+        name: name.into(),
+        driver: Driver::Bridge,
+        subnets: Vec::new(),
+        mtu: None,
+        internal: false,
+        icc: true,
+        masquerade: true,
+        labels: Default::default(),
+        created_at: "2026-01-01T00:00:00Z".into(),
+    }
+}
+
+fn endpoint(index: u32) -> EndpointRecord {
+    EndpointRecord {
+        index,
+        serial: 1,
+        state: EndpointState::Attaching,
+        name: "web".into(),
+        network: "front".into(),
+        network_index: 7,
+        netns: "/run/netns/web".into(),
+        namespace: NamespaceId {
+            device: 4,
+            inode: 0xf000_0001,
+        },
+        ifname: "eth0".into(),
+        host_ifname: "nb00000001".into(),
+        host_ifindex: 0,
+        mac: [2, 0x42, 10, 0, 0, 2],
+        ipv4: Some("10.0.0.2/24".parse().unwrap()),
+        ipv6: None,
+        gateway: Some("10.0.0.1".parse().unwrap()),
+        gateway6: None,
+        mtu: 1500,
+        default4: false,
+        default6: false,
+        rules: false,
+        aliases: vec![],
+        links: vec![],
+        labels: Default::default(),
+        ports: vec![],
+        created_at: "2026-01-01T00:00:00Z".into(),
+    }
+}
+
+struct Dirs {
+    dir: tempfile::TempDir,
+}
+
+impl Dirs {
+    fn new() -> Dirs {
+        Dirs {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn open(&self, boot: &str) -> Result<Store> {
+        Store::open(&self.state(), &self.dir.path().join("run"), boot)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+}
+
+#[test]
+fn what_was_put_is_there_after_reopening() {
+    let dirs = Dirs::new();
+    {
+        let store = dirs.open("a").unwrap();
+        store.put_network(&network("front")).unwrap();
+        store.put_endpoint(&endpoint(1)).unwrap();
+        store.put_meta(Meta::LastNetwork, &7_u32).unwrap();
+    }
+    let store = dirs.open("a").unwrap();
+    assert_eq!(store.networks().unwrap(), [network("front")]);
+    assert_eq!(store.endpoints().unwrap(), [endpoint(1)]);
+    assert_eq!(store.meta::<u32>(Meta::LastNetwork).unwrap(), Some(7));
+    store.remove_endpoint(1).unwrap();
+    assert!(store.endpoints().unwrap().is_empty());
+}
+
+#[test]
+fn endpoints_end_with_the_boot_and_networks_do_not() {
+    let dirs = Dirs::new();
+    {
+        let store = dirs.open("a").unwrap();
+        store.put_network(&network("front")).unwrap();
+        store.put_endpoint(&endpoint(1)).unwrap();
+    }
+    let store = dirs.open("b").unwrap();
+    assert_eq!(store.networks().unwrap().len(), 1);
+    assert!(store.endpoints().unwrap().is_empty());
+    drop(store);
+    let store = dirs.open("a").unwrap();
+    assert!(store.endpoints().unwrap().is_empty());
+}
+
+#[test]
+fn a_second_daemon_is_refused_by_the_directorys_name() {
+    let dirs = Dirs::new();
+    let _first = dirs.open("a").unwrap();
+    let error = Error::from(dirs.open("a").unwrap_err());
+    assert_eq!(error.code, Code::Conflict);
+    let state = dirs.state().display().to_string();
+    assert!(error.message.contains(&state), "{}", error.message);
+}
+
+#[test]
+fn damage_is_called_so_with_the_files_name() {
+    let dirs = Dirs::new();
+    fs::create_dir_all(dirs.state()).unwrap();
+    let file = dirs.state().join("netbpf.redb");
+    for content in [&b"not a database at all"[..], &[0x5a; 8192]] {
+        fs::write(&file, content).unwrap();
+        let error = Error::from(dirs.open("a").unwrap_err());
+        assert_eq!(error.code, Code::StoreCorrupt, "{}", error.message);
+        assert!(error.message.contains("netbpf.redb"), "{}", error.message);
+    }
+}
+
+#[test]
+fn a_record_of_another_version_is_not_guessed_at() {
+    let dirs = Dirs::new();
+    let store = dirs.open("a").unwrap();
+    store
+        .durable
+        .put(NETWORKS, "x", br#"{"version":99}"#)
+        .unwrap();
+    let error = Error::from(store.networks().unwrap_err());
+    assert_eq!(error.code, Code::StoreCorrupt);
+    assert!(error.message.contains("99"), "{}", error.message);
+}
+
+/// The process is gone between two commits without a word, as by kill -9.
+#[test]
+fn endpoints_survive_a_killed_process() {
+    const CHILD: &str = "NETBPF_TEST_STORE_CHILD";
+    if let Ok(dir) = std::env::var(CHILD) {
+        let dir = Path::new(&dir);
+        let store = Store::open(&dir.join("state"), &dir.join("run"), "a").unwrap();
+        for index in 1..=50 {
+            store.put_endpoint(&endpoint(index)).unwrap();
+        }
+        let own = std::process::id().to_string();
+        let _ = std::process::Command::new("kill")
+            .args(["-9", &own])
+            .status();
+        unreachable!("killed");
+    }
+    let dirs = Dirs::new();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "store::tests::endpoints_survive_a_killed_process",
+        ])
+        .env(CHILD, dirs.dir.path())
+        .status()
+        .unwrap();
+    assert!(!status.success());
+    let store = dirs.open("a").unwrap();
+    assert_eq!(store.endpoints().unwrap().len(), 50);
+}

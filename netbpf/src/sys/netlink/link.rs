@@ -1,0 +1,235 @@
+//! Devices.
+
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
+        LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage, State,
+    },
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::{Events, Netlink};
+use crate::sys::{Result, SysError};
+
+/// A device, as far as we look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    pub name: String,
+    pub alias: Option<String>,
+    pub mtu: u32,
+    pub mac: Vec<u8>,
+    /// Administratively up.
+    pub up: bool,
+    /// Able to send: has carrier and its queues run.
+    pub running: bool,
+    pub loopback: bool,
+    /// Port of a bridge, bond or the like.
+    pub enslaved: bool,
+    /// Has an Ethernet header; without it (tun, WireGuard, ppp) packets begin
+    /// with the IP header.
+    pub ethernet: bool,
+}
+
+/// A veth pair to be made, the other end directly in another namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct VethPair<'a> {
+    pub name: &'a str,
+    pub mac: [u8; 6],
+    pub peer_name: &'a str,
+    pub peer_mac: [u8; 6],
+    pub peer_namespace: BorrowedFd<'a>,
+    pub mtu: u16,
+}
+
+impl Netlink {
+    /// The device of that name.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
+        let message = LinkUnspec::new_with_name(name).build();
+        self.get_link(|| format!("look up device {name}"), message)
+    }
+
+    pub fn link_by_index(&mut self, ifindex: u32) -> Result<Option<Link>> {
+        let message = LinkUnspec::new_with_index(ifindex).build();
+        self.get_link(|| format!("look up device {ifindex}"), message)
+    }
+
+    fn get_link(
+        &mut self,
+        what: impl Fn() -> String,
+        mut message: LinkMessage,
+    ) -> Result<Option<Link>> {
+        skip_stats(&mut message);
+        match self.get(what, RouteNetlinkMessage::GetLink(message)) {
+            Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Some(Link::from(&message))),
+            Ok(_) => Ok(None),
+            Err(e) if e.is_gone() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// All devices of the namespace.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let mut message = LinkMessage::default();
+        skip_stats(&mut message);
+        let found = self.dump(
+            || "list devices".into(),
+            RouteNetlinkMessage::GetLink(message),
+        )?;
+        Ok(found
+            .iter()
+            .filter_map(|m| match m {
+                RouteNetlinkMessage::NewLink(m) => Some(Link::from(m)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Makes a veth pair; both ends are down.
+    pub fn add_veth(&mut self, pair: &VethPair<'_>) -> Result<()> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(pair.peer_name)
+            .address(pair.peer_mac.to_vec())
+            .mtu(u32::from(pair.mtu))
+            .setns_by_fd(pair.peer_namespace.as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new(pair.name, pair.peer_name)
+            .address(pair.mac.to_vec())
+            .mtu(u32::from(pair.mtu))
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        self.request(
+            || format!("make veth pair {} and {}", pair.name, pair.peer_name),
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
+    }
+
+    /// Gives our end its alias, keeps IPv6 from giving it a link-local address,
+    /// and brings it up, in one request.
+    pub fn set_up_host_end(&mut self, ifindex: u32, alias: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex)
+            .alias(alias)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+                vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
+            )]))
+            .up()
+            .build();
+        self.request(
+            || format!("bring up device {ifindex}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+    }
+
+    /// The same where the kernel has no IPv6.
+    pub fn set_up_with_alias(&mut self, ifindex: u32, alias: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex)
+            .alias(alias)
+            .up()
+            .build();
+        self.request(
+            || format!("bring up device {ifindex}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+    }
+
+    pub fn set_up(&mut self, ifindex: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).up().build();
+        self.request(
+            || format!("bring up device {ifindex}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
+    }
+
+    /// Removes a device, and with a veth its other end; one that is gone is
+    /// success.
+    pub fn delete_link(&mut self, ifindex: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).build();
+        let done = self.request(
+            || format!("remove device {ifindex}"),
+            RouteNetlinkMessage::DelLink(message),
+            0,
+        );
+        match done {
+            Err(e) if e.is_gone() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Waits until a device that is up can send. Since 6.8 the kernel brings its
+    /// state up to date when asked; before, its work queue does so in its own
+    /// time and packets sent meanwhile are lost.
+    pub fn wait_running(&mut self, ifindex: u32, timeout: Duration) -> Result<()> {
+        let what = || format!("wait for carrier of device {ifindex}");
+        let is_running = |this: &mut Netlink| match this.link_by_index(ifindex)? {
+            Some(link) => Ok(link.running),
+            None => Err(SysError::NotFound {
+                what: format!("device {ifindex}"),
+            }),
+        };
+        if is_running(self)? {
+            return Ok(());
+        }
+        let deadline = Instant::now() + timeout;
+        // Listens before it asks again, so that the change cannot slip by.
+        let mut events = Events::open()?;
+        while !is_running(self)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return Err(SysError::io(what(), timed_out));
+            }
+            events.wait(left)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counters are half of what the kernel would tell of each device.
+fn skip_stats(message: &mut LinkMessage) {
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message.header.interface_family = AddressFamily::Unspec;
+}
+
+impl From<&LinkMessage> for Link {
+    fn from(message: &LinkMessage) -> Link {
+        let mut link = Link {
+            ifindex: message.header.index,
+            name: String::new(),
+            alias: None,
+            mtu: 0,
+            mac: Vec::new(),
+            up: message.header.flags.contains(LinkFlags::Up),
+            running: false,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
+            enslaved: false,
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+                LinkAttribute::Controller(controller) => link.enslaved = *controller != 0,
+                LinkAttribute::OperState(state) => {
+                    link.running = matches!(state, State::Up | State::Unknown);
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}

@@ -1,0 +1,81 @@
+//! This process and the machine it runs on.
+
+use std::fs;
+
+use nix::sys::utsname::uname;
+
+use super::{Result, SysError};
+
+/// Fails with the name of the first capability that is missing.
+pub fn check_capabilities() -> Result<()> {
+    const NEEDED: [(&str, u32, &str); 2] = [
+        ("CAP_NET_ADMIN", 12, "change devices, addresses and routes"),
+        (
+            "CAP_SYS_ADMIN",
+            21,
+            "enter the namespaces of containers and load programs",
+        ),
+    ];
+    let status = fs::read_to_string("/proc/thread-self/status")
+        .map_err(|e| SysError::io("read /proc/thread-self/status", e))?;
+    let effective = effective_capabilities(&status).unwrap_or(0);
+    match NEEDED
+        .iter()
+        .find(|(_, bit, _)| effective & (1 << bit) == 0)
+    {
+        Some(&(capability, _, purpose)) => Err(SysError::MissingCapability {
+            capability,
+            purpose,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// Changes with every boot.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path).map_err(|e| SysError::io(format!("read {path}"), e))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Release of the running kernel.
+pub fn kernel() -> String {
+    uname().map_or_else(
+        |_| "unknown".into(),
+        |u| u.release().to_string_lossy().into_owned(),
+    )
+}
+
+pub fn hostname() -> String {
+    uname().map_or_else(
+        |_| "localhost".into(),
+        |u| u.nodename().to_string_lossy().into_owned(),
+    )
+}
+
+/// Random bytes of the kernel.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut bytes))
+        .map_err(|e| SysError::io("read /dev/urandom", e))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_as_hexadecimal() {
+        let status = "Name:\tx\nCapEff:\t0000000000201000\nCapBnd:\t0\n";
+        assert_eq!(effective_capabilities(status), Some(1 << 12 | 1 << 21));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+    }
+}
