@@ -12,7 +12,7 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, FRONT, HOST, NOWHERE},
     },
-    packets::{Way, arp_request, vlan_tagged},
+    packets::{Way, arp_request},
     rows::{Action, OPEN, Out, Rig, Row, with_rig},
 };
 
@@ -63,11 +63,6 @@ fn what_is_not_ours_passes_unchanged() {
             for packet in kinds(&through) {
                 came(rig, "through", family, packet, Action::Pass).check(rig);
             }
-            let published = to_host.udp(1000, 5300, b"x");
-            let tagged = vlan_tagged(&published, 5);
-            came(rig, "VLAN", family, tagged, Action::Pass)
-                .out(Out::Any)
-                .check(rig);
             let others = Way {
                 to_mac: [2, 0, 0, 0, 0, 9],
                 ..to_host
