@@ -24,6 +24,9 @@ pub const EVENTS: &str = "events";
 /// Per-CPU working space of a program, of no interest outside of it.
 pub const SCRATCH: &str = "scratch";
 
+/// ICMP errors sent per CPU and tick.
+pub const ICMP_BUDGET: &str = "icmp_budget";
+
 /// Every map, in the order of docs/maps.md.
 pub const MAPS: &[&str] = &[
     CONFIG,
@@ -47,6 +50,7 @@ pub const MAPS: &[&str] = &[
     DROPS,
     EVENTS,
     SCRATCH,
+    ICMP_BUDGET,
 ];
 
 /// TC ingress of a container's host-side veth.

@@ -43,6 +43,8 @@ const FORWARD_BARE: u64 = 4;
 const ANSWER: u64 = 5;
 const REFUSE: u64 = 6;
 const DROP: u64 = 7;
+const TO_PORT: u64 = 8;
+const TO_MASQUERADE: u64 = 9;
 
 /// The largest endpoint index that a coded verdict holds.
 pub const MAX_ENDPOINT: u32 = 0xffff;
@@ -51,6 +53,10 @@ impl Coded {
     pub const PASS: Coded = Coded(PASS);
     pub const TO_HOST: Coded = Coded(TO_HOST);
     pub const ANSWER: Coded = Coded(ANSWER);
+    /// No end yet: the step that begins flows to published ports is next.
+    pub const TO_PORT: Coded = Coded(TO_PORT);
+    /// No end yet: the step that begins masqueraded flows is next.
+    pub const TO_MASQUERADE: Coded = Coded(TO_MASQUERADE);
 
     #[inline(always)]
     pub const fn deliver(ifindex: u32, endpoint: u32) -> Coded {

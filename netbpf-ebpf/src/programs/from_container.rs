@@ -17,16 +17,16 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{HEADERS, send};
+use super::{HEADERS, begin, refused, send};
 use crate::{
     calls,
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
-        Step, antispoof, arp, deliver,
+        Step, antispoof, deliver,
         flow::{self, Found},
-        local, masquerade, nd, port, refuse, route,
+        local, nd, route,
     },
 };
 
@@ -58,27 +58,36 @@ pub fn from_container(ctx: TcContext) -> i32 {
     }
 }
 
-#[inline(never)]
+/// The steps that end most packets' way come first, in a function of their own;
+/// those that begin a flow follow, so that their stacks do not add up.
+#[inline(always)]
 fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     let own = veth.endpoint;
-    let Ok((p, room)) = scratch::<F>() else {
-        return emit::SHOT;
-    };
-    if parse::<F>(skb, p).is_none() {
-        return emit::dropped(skb, DropReason::Malformed as u32, own);
+    let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
+    if verdict == Coded::TO_PORT {
+        verdict = begin::<F>(skb, F::call_port(skb, true));
+        if verdict == Coded::PASS {
+            verdict = Coded::TO_HOST;
+        }
+    } else if verdict == Coded::TO_MASQUERADE {
+        verdict = begin::<F>(skb, F::call_masquerade(skb));
     }
-    let mut verdict = match way::<F>(skb, veth, p, room) {
-        Ok(verdict) => verdict,
+    finish::<F>(skb, own, refused::<F>(skb, verdict))
+}
+
+#[inline(never)]
+fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
+    let verdict = match scratch::<F>() {
+        Ok((p, room)) => {
+            room.answer_from = F::gateway(veth);
+            match parse::<F>(skb, p) {
+                Some(()) => way::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop),
+                None => Coded::drop(DropReason::Malformed),
+            }
+        }
         Err(reason) => Coded::drop(reason),
     };
-    if let Some(number) = verdict.dropped()
-        && let Some(reason) = DropReason::from_number(number)
-        && F::icmp_error(reason).is_some()
-    {
-        room.answer_from = F::gateway(veth);
-        verdict = F::call_refuse(skb, reason);
-    }
-    finish::<F>(skb, own, verdict)
+    verdict.to_bits()
 }
 
 #[inline(always)]
@@ -127,12 +136,7 @@ fn way<F: Family>(
     }
 
     if local::host::<F>(room, ip.dst).is_some() {
-        let verdict = F::call_port(skb, true);
-        return Ok(if verdict == Coded::PASS {
-            Coded::TO_HOST
-        } else {
-            verdict
-        });
+        return Ok(Coded::TO_PORT);
     }
     if let Some(to) = local::endpoint::<F>(room, ip.dst, veth.scope) {
         local::policy(veth, to)?;
@@ -154,7 +158,7 @@ fn way<F: Family>(
         if ip.later_fragment {
             return Err(DropReason::Fragment);
         }
-        return Ok(F::call_masquerade(skb));
+        return Ok(Coded::TO_MASQUERADE);
     }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);

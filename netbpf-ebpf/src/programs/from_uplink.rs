@@ -7,14 +7,11 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     drop::DropReason,
     maps::{flows::ARRIVAL_UPLINK, locals::LOCAL_GATEWAY},
-    packet::{
-        eth,
-        tuple::{self, Ip},
-    },
+    packet::{eth, tuple},
     verdict::{Coded, Kind},
 };
 
-use super::HEADERS;
+use super::{HEADERS, begin, refused};
 use crate::{
     ctx::{PACKET_OTHERHOST, Skb},
     emit,
@@ -22,7 +19,7 @@ use crate::{
     stage::{
         Step, deliver,
         flow::{self, Found},
-        local, nd, port, refuse,
+        local, nd,
     },
 };
 
@@ -50,63 +47,58 @@ fn program(skb: &Skb, l3: usize) -> i32 {
     }
 }
 
-#[inline(never)]
+/// As in `from_container`: beginning a flow comes after the first steps' stack is
+/// given back.
+#[inline(always)]
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     skb.pull(HEADERS);
-    let Ok((p, room)) = scratch::<F>() else {
-        return emit::NEXT;
-    };
-    p.l3 = l3;
-    // What cannot be parsed is the kernel's to judge.
-    let Some(ip) = F::parse(skb, l3) else {
-        return emit::NEXT;
-    };
-    p.ip = ip;
-    if F::is_multicast(p.ip.dst) {
-        return emit::NEXT;
+    let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
+    if verdict == Coded::TO_PORT {
+        verdict = begin::<F>(skb, F::call_port(skb, false));
     }
-    if F::is_martian(p.ip.src) || F::is_martian(p.ip.dst) {
-        return martian::<F>(skb, &p.ip);
-    }
-    // Without ports, a later fragment cannot be told from the host's own.
-    if p.ip.later_fragment {
-        return emit::NEXT;
-    }
-    let Some(t) = tuple::transport(skb, p.ip.protocol, p.ip.l4 & 0x3fff) else {
-        return emit::NEXT;
-    };
-    p.t = t;
-    if F::IS_V6 && nd::is_nd(p.ip.protocol, &p.t) {
-        return emit::NEXT;
-    }
-    p.key = p.ip.key(&p.t, ARRIVAL_UPLINK);
-    let mut verdict = match way::<F>(skb, p, room) {
-        Ok(verdict) => verdict,
-        Err(reason) => Coded::drop(reason),
-    };
-    if let Some(number) = verdict.dropped()
-        && let Some(reason) = DropReason::from_number(number)
-        && F::icmp_error(reason).is_some()
-    {
-        room.answer_from = p.ip.dst;
-        verdict = F::call_refuse(skb, reason);
-    }
-    finish(skb, verdict)
+    finish(skb, refused::<F>(skb, verdict))
 }
 
-/// Loopback addresses never come from a wire. The unspecified source of DHCP
-/// and of duplicate address detection does, and is the host's business.
+#[inline(never)]
+fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
+    let verdict = match scratch::<F>() {
+        Ok((p, room)) => match parse::<F>(skb, l3, p) {
+            Some(()) => {
+                room.answer_from = p.ip.dst;
+                way::<F>(skb, p, room).unwrap_or_else(Coded::drop)
+            }
+            // What cannot be parsed is the kernel's to judge.
+            None => Coded::PASS,
+        },
+        Err(_) => Coded::PASS,
+    };
+    verdict.to_bits()
+}
+
 #[inline(always)]
-fn martian<F: Family>(skb: &Skb, ip: &Ip<F::Addr>) -> i32 {
-    if ip.src == F::UNSPECIFIED && !F::is_martian(ip.dst) {
-        return emit::NEXT;
-    }
-    emit::dropped(skb, DropReason::Martian as u32, 0)
+fn parse<F: Family>(skb: &Skb, l3: usize, p: &mut Packet<F::Addr>) -> Option<()> {
+    p.l3 = l3;
+    p.ip = F::parse(skb, l3)?;
+    p.t = tuple::transport(skb, p.ip.protocol, p.ip.l4 & 0x3fff)?;
+    p.key = p.ip.key(&p.t, ARRIVAL_UPLINK);
+    Some(())
 }
 
 #[inline(always)]
 fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let ip = &p.ip;
+    if F::is_multicast(ip.dst) || F::IS_V6 && nd::is_nd(ip.protocol, &p.t) {
+        return Ok(Coded::PASS);
+    }
+    // Loopback addresses never come from a wire. The unspecified source of DHCP
+    // and of duplicate address detection does, and is the host's business.
+    if F::is_martian(ip.dst) || F::is_martian(ip.src) && ip.src != F::UNSPECIFIED {
+        return Err(DropReason::Martian);
+    }
+    // Without ports, a later fragment cannot be told from the host's own.
+    if ip.later_fragment || ip.src == F::UNSPECIFIED {
+        return Ok(Coded::PASS);
+    }
     if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room)? {
         return Ok(verdict);
     }
@@ -117,7 +109,7 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
         if own.flags & LOCAL_GATEWAY != 0 {
             return Err(DropReason::GatewayAddress);
         }
-        return Ok(F::call_port(skb, false));
+        return Ok(Coded::TO_PORT);
     }
     let Some(subnet) = local::subnet::<F>(room, ip.dst) else {
         return Ok(Coded::PASS);

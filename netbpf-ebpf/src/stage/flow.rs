@@ -120,7 +120,7 @@ pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr
     flow.packets += skb.segments();
     flow.bytes += u64::from(skb.len());
 
-    let new = NewTuple {
+    room.new = NewTuple {
         src: flow.src,
         dst: flow.dst,
         sport: flow.sport,

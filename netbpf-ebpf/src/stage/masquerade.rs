@@ -8,7 +8,7 @@ use netbpf_common::{
     drop::DropReason,
     flow::{SEEN_ANY, seen_tcp},
     maps::{
-        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
+        FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
         flows::{ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE},
     },
     packet::{IPPROTO_TCP, IPPROTO_UDP, tcp, tuple::TransportKind},
@@ -20,7 +20,6 @@ use super::{
     translate::{self, NewTuple},
 };
 use crate::{
-    calls,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
     maps::CONFIG,
@@ -53,7 +52,6 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     let time = now();
     let outside_port = outside_port::<F>(skb, veth, p, room, time)?;
     record::<F>(skb, veth, p, room, outside_port, seen, time)?;
-    calls::tell_began(skb.raw(), u32::from(F::VERSION));
 
     let echo = matches!(t.kind, TransportKind::EchoRequest);
     room.new = NewTuple {
@@ -214,35 +212,34 @@ fn record<F: Family>(
         reserved: 0,
         arrival: ARRIVAL_UPLINK,
     };
-    room.forward = Flow {
-        packets: skb.segments(),
-        bytes: u64::from(skb.len()),
-        src: way.src,
-        dst: ip.dst,
-        sport: outside_port,
-        dport: if echo { 0 } else { t.dport },
-        ifindex: way.ifindex,
-        endpoint: veth.endpoint,
-        slot: 0,
-        generation: 0,
-        last_seen: time,
-        created: time,
-        checked: time,
-        next_hop: way.next_hop,
-        mac: [0; 6],
-        kind: KIND_MASQUERADE,
-        flags: FLOW_ORIGINAL,
-        seen,
-        foreign_next_hop: way.foreign as u8,
-        mtu: if way.mtu > 0xffff {
-            0xffff
-        } else {
-            way.mtu as u16
-        },
-        reserved: [0; 4],
-        reserved_addr: F::UNSPECIFIED,
-    };
     // Field by field: a whole flow built on the stack would not fit there.
+    let forward = &mut room.forward;
+    forward.packets = skb.segments();
+    forward.bytes = u64::from(skb.len());
+    forward.src = way.src;
+    forward.dst = ip.dst;
+    forward.sport = outside_port;
+    forward.dport = if echo { 0 } else { t.dport };
+    forward.ifindex = way.ifindex;
+    forward.endpoint = veth.endpoint;
+    forward.slot = 0;
+    forward.generation = 0;
+    forward.last_seen = time;
+    forward.created = time;
+    forward.checked = time;
+    forward.next_hop = way.next_hop;
+    forward.mac = [0; 6];
+    forward.kind = KIND_MASQUERADE;
+    forward.flags = FLOW_ORIGINAL;
+    forward.seen = seen;
+    forward.foreign_next_hop = way.foreign as u8;
+    forward.mtu = if way.mtu > 0xffff {
+        0xffff
+    } else {
+        way.mtu as u16
+    };
+    forward.reserved = [0; 4];
+    forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
     room.reverse.bytes = 0;

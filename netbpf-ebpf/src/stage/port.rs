@@ -7,7 +7,7 @@ use netbpf_common::{
     drop::DropReason,
     flow::{SEEN_ANY, seen_tcp},
     maps::{
-        Flow, FlowKey, Port, PortData,
+        FlowKey, Port, PortData,
         endpoints::NETWORK_INTERNAL,
         flows::{FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_PUBLISH, arrival_container},
         ports::PORT_PREFIX,
@@ -22,7 +22,6 @@ use super::{
     translate::{self, NewTuple},
 };
 use crate::{
-    calls,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
     maps::{GENERATIONS, PORTS},
@@ -113,31 +112,30 @@ pub fn begin<F: Family>(
     };
     let time = now();
     room.forward_key = p.key;
-    room.forward = Flow {
-        packets: skb.segments(),
-        bytes: u64::from(skb.len()),
-        src,
-        dst: backend,
-        sport: t.sport,
-        dport: backend_port,
-        ifindex: port.ifindex,
-        endpoint: port.endpoint,
-        slot: port.slot,
-        generation: port.generation,
-        last_seen: time,
-        created: time,
-        checked: 0,
-        next_hop: F::UNSPECIFIED,
-        mac: port.mac,
-        kind: KIND_PUBLISH,
-        flags: FLOW_ORIGINAL | FLOW_TO_CONTAINER,
-        seen,
-        foreign_next_hop: 0,
-        mtu: 0,
-        reserved: [0; 4],
-        reserved_addr: F::UNSPECIFIED,
-    };
     // Field by field: a whole flow built on the stack would not fit there.
+    let forward = &mut room.forward;
+    forward.packets = skb.segments();
+    forward.bytes = u64::from(skb.len());
+    forward.src = src;
+    forward.dst = backend;
+    forward.sport = t.sport;
+    forward.dport = backend_port;
+    forward.ifindex = port.ifindex;
+    forward.endpoint = port.endpoint;
+    forward.slot = port.slot;
+    forward.generation = port.generation;
+    forward.last_seen = time;
+    forward.created = time;
+    forward.checked = 0;
+    forward.next_hop = F::UNSPECIFIED;
+    forward.mac = port.mac;
+    forward.kind = KIND_PUBLISH;
+    forward.flags = FLOW_ORIGINAL | FLOW_TO_CONTAINER;
+    forward.seen = seen;
+    forward.foreign_next_hop = 0;
+    forward.mtu = 0;
+    forward.reserved = [0; 4];
+    forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
     room.reverse.bytes = 0;
@@ -165,7 +163,6 @@ pub fn begin<F: Family>(
         arrival: arrival_container(0),
     };
     record::<F>(room, t.sport)?;
-    calls::tell_began(skb.raw(), u32::from(F::VERSION));
 
     room.new = NewTuple {
         src,

@@ -71,8 +71,15 @@ pub fn ask<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> Step {
     let flags = unsafe { core::ptr::read_volatile(&raw const FIB_FLAGS) };
     let choose = src == F::UNSPECIFIED && flags & FIB_LOOKUP_SRC != 0;
     let fib = &mut room.fib;
-    // SAFETY: all fields are integers, for which 0 is valid.
-    *fib = unsafe { core::mem::zeroed() };
+    // One by one: all at once is a call to memset, whose frame is one too many.
+    fib.l4_protocol = 0;
+    fib.sport = 0;
+    fib.dport = 0;
+    fib.__bindgen_anon_1.tot_len = 0;
+    fib.__bindgen_anon_2.rt_metric = 0;
+    fib.__bindgen_anon_5.tbid = 0;
+    fib.smac = [0; 6];
+    fib.dmac = [0; 6];
     fib.family = F::AF;
     fib.ifindex = skb.ifindex();
     F::fib_set(fib, src, dst);

@@ -1,0 +1,350 @@
+//! A host: a namespace with a daemon that has directories of its own.
+
+use std::{
+    fs::{self, File},
+    ops::Deref,
+    path::{Path, PathBuf},
+    process::Child,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use netbpf::model::EndpointInfo;
+use nix::{mount::MsFlags, sys::signal::Signal};
+use serde::de::DeserializeOwned;
+
+use super::{Cmd, Container, Drops, Namespace, Output, command, names::Net, sweep, wait::until};
+
+/// The binary under test: `NETBPF_BIN`, else what `cargo build` made.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("NETBPF_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/netbpf"),
+        PathBuf::from,
+    );
+    fs::canonicalize(&path).unwrap_or_else(|e| {
+        panic!(
+            "{}: {e}: build it (cargo build -p netbpf) or set NETBPF_BIN",
+            path.display()
+        )
+    })
+}
+
+/// A host. A handle: cheap to clone; the lab ends its daemon.
+#[derive(Clone)]
+pub struct Host(Arc<Inner>);
+
+struct Inner {
+    space: Namespace,
+    dir: PathBuf,
+    cgroup: Option<PathBuf>,
+    daemon: Mutex<Daemon>,
+}
+
+#[derive(Default)]
+struct Daemon {
+    child: Option<Child>,
+    flags: Vec<String>,
+}
+
+impl Deref for Host {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.0.space
+    }
+}
+
+impl Host {
+    #[track_caller]
+    pub(super) fn create(dir: &Path, space: Namespace) -> Host {
+        for sub in ["state", "run", "bpffs"] {
+            fs::create_dir_all(dir.join(sub)).expect("make the host's directories");
+        }
+        nix::mount::mount(
+            Some("bpf"),
+            &dir.join("bpffs"),
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap_or_else(|e| panic!("cannot mount a bpffs at {}: {e}", dir.display()));
+        // A machine that forwards hands that on to new namespaces.
+        space.sysctl("net.ipv4.ip_forward", "0");
+        space.sysctl("net.ipv6.conf.all.disable_ipv6", "0");
+        let cgroup = sweep::cgroup_root().map(|root| root.join(space.name()));
+        let cgroup = cgroup.filter(|path| fs::create_dir(path).is_ok());
+        if let Some(path) = &cgroup {
+            space.set_cgroup(path.clone());
+        }
+        Host(Arc::new(Inner {
+            space,
+            dir: dir.into(),
+            cgroup,
+            daemon: Mutex::default(),
+        }))
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.0.dir.join("state")
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.0.dir.join("run")
+    }
+
+    pub fn bpffs(&self) -> PathBuf {
+        self.0.dir.join("bpffs")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.0.dir.join("run/netbpf.sock")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.0.dir.join("daemon.log")
+    }
+
+    /// What the daemons of this host have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Flags that say where this host's daemon has its things.
+    pub fn directory_flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        let mut add = |flag: &str, path: &Path| {
+            flags.push(flag.to_owned());
+            flags.push(path.display().to_string());
+        };
+        add("--state-dir", &self.state_dir());
+        add("--run-dir", &self.run_dir());
+        add("--bpffs", &self.bpffs());
+        add("--socket", &self.socket());
+        if let Some(cgroup) = &self.0.cgroup {
+            add("--cgroup", cgroup);
+        }
+        flags
+    }
+
+    /// Starts the daemon with these flags besides its directories; waits until
+    /// it answers.
+    #[track_caller]
+    pub fn start(&self, flags: &[&str]) {
+        {
+            let mut daemon = self.0.daemon.lock().unwrap();
+            assert!(daemon.child.is_none(), "the daemon of {} runs", self.role());
+            daemon.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+            let log = File::options()
+                .create(true)
+                .append(true)
+                .open(self.log_path())
+                .expect("open the daemon's log");
+            daemon.child = Some(self.daemon_command(&daemon.flags).start(&log, &log));
+        }
+        let wait = self.netbpf(&["status", "--wait", "10s"]);
+        let output = wait.timeout(Duration::from_secs(15)).output();
+        assert!(
+            output.status.success(),
+            "the daemon of {} does not answer: {output}\n-- its log\n{}",
+            self.role(),
+            self.log()
+        );
+        let mut daemon = self.0.daemon.lock().unwrap();
+        let child = daemon.child.as_mut().expect("just started");
+        let ended = child.try_wait().expect("our child");
+        assert!(ended.is_none(), "the daemon has ended: {ended:?}");
+    }
+
+    fn daemon_command(&self, flags: &[String]) -> Cmd {
+        let mut argv = vec![binary().display().to_string(), "daemon".into()];
+        argv.extend(self.directory_flags());
+        argv.extend(["--node".to_owned(), self.role().to_owned()]);
+        argv.extend(flags.iter().cloned());
+        self.run(&argv).env("RUST_LOG", "info,netbpf=debug")
+    }
+
+    /// Runs the daemon where it is expected to refuse.
+    #[track_caller]
+    pub fn start_refused(&self, flags: &[&str]) -> Output {
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        self.daemon_command(&flags).fails()
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.0.daemon.lock().unwrap().child.as_ref().map(Child::id)
+    }
+
+    /// Ends the daemon by SIGTERM; the datapath goes on.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.end(Signal::SIGTERM, Duration::from_secs(5));
+    }
+
+    /// Ends the daemon by SIGKILL.
+    #[track_caller]
+    pub fn kill(&self) {
+        self.end(Signal::SIGKILL, Duration::from_secs(5));
+    }
+
+    /// Starts the daemon anew, with the flags of before.
+    #[track_caller]
+    pub fn restart(&self) {
+        let flags = self.0.daemon.lock().unwrap().flags.clone();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        self.start(&flags);
+    }
+
+    /// Waits for the daemon to end by itself.
+    #[track_caller]
+    pub fn wait_ended(&self) {
+        self.end_with(None, Duration::from_secs(10));
+    }
+
+    #[track_caller]
+    fn end(&self, signal: Signal, limit: Duration) {
+        self.end_with(Some(signal), limit);
+    }
+
+    #[track_caller]
+    fn end_with(&self, signal: Option<Signal>, limit: Duration) {
+        let child = self.0.daemon.lock().unwrap().child.take();
+        let mut child = child.expect("a running daemon");
+        if let Some(signal) = signal {
+            command::send_signal(child.id(), signal);
+        }
+        let ended = command::wait_until(&mut child, Instant::now() + limit);
+        if ended.is_none() {
+            _ = child.kill();
+            _ = child.wait();
+        }
+        assert!(
+            ended.is_some(),
+            "the daemon of {} did not end within {limit:?} after {signal:?}",
+            self.role()
+        );
+    }
+
+    /// `netbpf …`, speaking to this host's daemon.
+    pub fn netbpf<S: AsRef<str>>(&self, arguments: &[S]) -> Cmd {
+        let mut argv = vec![
+            binary().display().to_string(),
+            "--socket".into(),
+            self.socket().display().to_string(),
+        ];
+        argv.extend(arguments.iter().map(|s| s.as_ref().to_owned()));
+        Cmd::new(&argv)
+    }
+
+    /// `netbpf -j …`: what it prints.
+    #[track_caller]
+    pub fn json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
+        let output = self
+            .netbpf(arguments_with_json(arguments).as_slice())
+            .exits(0);
+        serde_json::from_str(&output.stdout)
+            .unwrap_or_else(|e| panic!("not what interface.md promises: {e}\n{output}"))
+    }
+
+    /// `netbpf -j …` that is refused with exit 1: the stable code and message.
+    #[track_caller]
+    pub fn refused(&self, arguments: &[&str]) -> (String, String) {
+        let output = self
+            .netbpf(arguments_with_json(arguments).as_slice())
+            .exits(1);
+        let error: netbpf::model::ErrorBody = serde_json::from_str(output.stderr.trim())
+            .unwrap_or_else(|e| panic!("not an error of one line: {e}\n{output}"));
+        (error.error.code, error.error.message)
+    }
+
+    /// `netbpf teardown …` without a daemon, in the host's namespace.
+    #[track_caller]
+    pub fn teardown_offline(&self, flags: &[&str]) {
+        let mut argv = vec![binary().display().to_string(), "teardown".into()];
+        argv.extend(self.directory_flags());
+        argv.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self.run(&argv).ok();
+    }
+
+    /// Makes a network of both families.
+    #[track_caller]
+    pub fn network(&self, net: &Net, flags: &[&str]) {
+        let [v4, v6] = net.subnets;
+        let mut arguments = vec!["network", "create", net.name];
+        arguments.extend(["--subnet", v4, "--subnet", v6]);
+        arguments.extend(flags);
+        self.netbpf(&arguments).ok();
+    }
+
+    /// A namespace attached under this name, with these flags besides name and
+    /// namespace.
+    #[track_caller]
+    pub fn container(&self, lab: &super::Lab, name: &str, flags: &[&str]) -> Container {
+        let space = lab.space(name);
+        let info = self.attach(&space, name, flags);
+        Container::new(self.clone(), space, info)
+    }
+
+    /// `netbpf attach`; the endpoint that it prints.
+    #[track_caller]
+    pub fn attach(&self, space: &Namespace, name: &str, flags: &[&str]) -> EndpointInfo {
+        let mut arguments = vec!["attach", "--name", name, "--netns", space.name()];
+        arguments.extend(flags);
+        self.json(&arguments)
+    }
+
+    /// The endpoints that `netbpf ps` lists.
+    #[track_caller]
+    pub fn endpoints(&self) -> Vec<EndpointInfo> {
+        self.json(&["ps"])
+    }
+
+    /// Counters of dropped packets as they are now.
+    #[track_caller]
+    pub fn drops(&self) -> Drops {
+        Drops::take(self)
+    }
+
+    /// Ends everything; called by the lab.
+    pub(super) fn close(&self) {
+        if let Some(mut child) = self.0.daemon.lock().unwrap().child.take() {
+            _ = child.kill();
+            _ = child.wait();
+        }
+        sweep::unmount_below(&self.0.dir);
+        if let Some(cgroup) = &self.0.cgroup {
+            until(Duration::from_secs(1), || {
+                sweep::remove_cgroup(cgroup);
+                !cgroup.exists()
+            });
+        }
+    }
+
+    /// Log, status, drops and endpoints.
+    pub(super) fn report(&self) -> String {
+        let mut report = format!("---- the daemon of {}\n", self.role());
+        for arguments in [
+            ["-j", "status"],
+            ["-j", "drops"],
+            ["-j", "ps"],
+            ["-j", "port"],
+        ] {
+            if self.pid().is_some() {
+                let output = self.netbpf(&arguments).output();
+                report += &format!(
+                    "$ netbpf {}\n{}{}",
+                    arguments[1], output.stdout, output.stderr
+                );
+            }
+        }
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(200)..];
+        report + "-- log\n" + &last.join("\n") + "\n"
+    }
+}
+
+fn arguments_with_json<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["-j"];
+    all.extend(arguments);
+    all
+}

@@ -1,0 +1,369 @@
+//! Frames with right checksums, for rows and for packet sockets. One builder
+//! for both families: the addresses say which.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{
+    EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Header,
+    Ipv6Header, PacketBuilder, PacketBuilderStep, SlicedPacket, icmpv4, icmpv6,
+};
+
+pub type Mac = [u8; 6];
+
+pub const BROADCAST: Mac = [0xff; 6];
+
+/// From whom to whom a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub from_mac: Mac,
+    pub to_mac: Mac,
+    pub from: IpAddr,
+    pub to: IpAddr,
+    /// TTL or hop limit.
+    pub hops: u8,
+}
+
+impl Way {
+    pub fn new(from_mac: Mac, to_mac: Mac, from: IpAddr, to: IpAddr) -> Way {
+        Way {
+            from_mac,
+            to_mac,
+            from,
+            to,
+            hops: 64,
+        }
+    }
+
+    pub fn hops(self, hops: u8) -> Way {
+        Way { hops, ..self }
+    }
+
+    fn headers(&self) -> PacketBuilderStep<IpHeaders> {
+        let ethernet = PacketBuilder::ethernet2(self.from_mac, self.to_mac);
+        match (self.from, self.to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                ethernet.ipv4(from.octets(), to.octets(), self.hops)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                ethernet.ipv6(from.octets(), to.octets(), self.hops)
+            }
+            mixed => panic!("addresses of two families: {mixed:?}"),
+        }
+    }
+
+    pub fn udp(&self, from_port: u16, to_port: u16, payload: &[u8]) -> Vec<u8> {
+        let builder = self.headers().udp(from_port, to_port);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).expect("a packet");
+        frame
+    }
+
+    /// A TCP segment; `flags` of `S`, `A`, `F`, `R`.
+    pub fn tcp(&self, from_port: u16, to_port: u16, flags: &str, payload: &[u8]) -> Vec<u8> {
+        let mut builder = self.headers().tcp(from_port, to_port, 1000, 64_240);
+        for flag in flags.chars() {
+            builder = match flag {
+                'S' => builder.syn(),
+                'A' => builder.ack(2000),
+                'F' => builder.fin(),
+                'R' => builder.rst(),
+                other => panic!("no TCP flag {other}"),
+            };
+        }
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).expect("a packet");
+        frame
+    }
+
+    pub fn echo_request(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
+        self.icmp(true, id, seq, payload)
+    }
+
+    pub fn echo_reply(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
+        self.icmp(false, id, seq, payload)
+    }
+
+    fn icmp(&self, request: bool, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
+        let header = etherparse::IcmpEchoHeader { id, seq };
+        let mut frame = Vec::new();
+        let headers = self.headers();
+        let written = match (self.from.is_ipv4(), request) {
+            (true, true) => headers
+                .icmpv4(Icmpv4Type::EchoRequest(header))
+                .write(&mut frame, payload),
+            (true, false) => headers
+                .icmpv4(Icmpv4Type::EchoReply(header))
+                .write(&mut frame, payload),
+            (false, true) => headers
+                .icmpv6(Icmpv6Type::EchoRequest(header))
+                .write(&mut frame, payload),
+            (false, false) => headers
+                .icmpv6(Icmpv6Type::EchoReply(header))
+                .write(&mut frame, payload),
+        };
+        written.expect("a packet");
+        frame
+    }
+
+    /// An IP packet of any protocol.
+    pub fn protocol(&self, number: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let ether_type = if self.from.is_ipv4() {
+            EtherType::IPV4
+        } else {
+            EtherType::IPV6
+        };
+        let ethernet = Ethernet2Header {
+            source: self.from_mac,
+            destination: self.to_mac,
+            ether_type,
+        };
+        ethernet.write(&mut frame).expect("a header");
+        match (self.from, self.to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let length = payload.len().try_into().expect("below 64 KiB");
+                let number = IpNumber(number);
+                Ipv4Header::new(length, self.hops, number, from.octets(), to.octets())
+                    .expect("a header")
+                    .write(&mut frame)
+                    .expect("a header");
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => Ipv6Header {
+                payload_length: payload.len().try_into().expect("below 64 KiB"),
+                next_header: IpNumber(number),
+                hop_limit: self.hops,
+                source: from.octets(),
+                destination: to.octets(),
+                ..Ipv6Header::default()
+            }
+            .write(&mut frame)
+            .expect("a header"),
+            mixed => panic!("addresses of two families: {mixed:?}"),
+        }
+        frame.extend(payload);
+        frame
+    }
+
+    /// An ICMPv6 message by its numbers; `head` are the four bytes after the
+    /// checksum.
+    fn icmpv6(&self, kind: u8, head: [u8; 4], body: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        self.headers()
+            .icmpv6_raw(kind, 0, head)
+            .write(&mut frame, body)
+            .expect("a packet");
+        frame
+    }
+}
+
+/// "Who has `wanted`? Tell `from`."
+pub fn arp_request(from_mac: Mac, from: Ipv4Addr, wanted: Ipv4Addr) -> Vec<u8> {
+    arp(1, BROADCAST, (from_mac, from), ([0; 6], wanted))
+}
+
+/// "`from` is at `from_mac`", told to `to`.
+pub fn arp_reply(from_mac: Mac, from: Ipv4Addr, to_mac: Mac, to: Ipv4Addr) -> Vec<u8> {
+    arp(2, to_mac, (from_mac, from), (to_mac, to))
+}
+
+fn arp(operation: u8, to: Mac, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(42);
+    frame.extend(to);
+    frame.extend(sender.0);
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, operation]);
+    for (mac, address) in [sender, target] {
+        frame.extend(mac);
+        frame.extend(address.octets());
+    }
+    frame
+}
+
+/// The multicast address that a solicitation for an address goes to (RFC 4291
+/// section 2.7.1), and its MAC.
+pub fn solicited_node(wanted: Ipv6Addr) -> (Mac, Ipv6Addr) {
+    let [.., a, b, c] = wanted.octets();
+    let low = u16::from_be_bytes([b, c]);
+    let address = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low);
+    ([0x33, 0x33, 0xff, a, b, c], address)
+}
+
+/// "Who has `wanted`?", with the asker's MAC as option.
+pub fn neighbour_solicitation(from_mac: Mac, from: Ipv6Addr, wanted: Ipv6Addr) -> Vec<u8> {
+    let (to_mac, to) = solicited_node(wanted);
+    let mut body = wanted.octets().to_vec();
+    body.extend([1, 1]);
+    body.extend(from_mac);
+    Way::new(from_mac, to_mac, from.into(), to.into())
+        .hops(255)
+        .icmpv6(135, [0; 4], &body)
+}
+
+/// "`claimed` is at `from_mac`", sent by `from`; solicited and override.
+pub fn neighbour_advertisement(
+    from_mac: Mac,
+    from: Ipv6Addr,
+    to_mac: Mac,
+    to: Ipv6Addr,
+    claimed: Ipv6Addr,
+) -> Vec<u8> {
+    let mut body = claimed.octets().to_vec();
+    body.extend([2, 1]);
+    body.extend(from_mac);
+    Way::new(from_mac, to_mac, from.into(), to.into())
+        .hops(255)
+        .icmpv6(136, [0x60, 0, 0, 0], &body)
+}
+
+/// The same frame with an 802.1Q tag.
+pub fn vlan_tagged(frame: &[u8], id: u16) -> Vec<u8> {
+    let mut tagged = frame[..12].to_vec();
+    tagged.extend([0x81, 0x00]);
+    tagged.extend(id.to_be_bytes());
+    tagged.extend(&frame[12..]);
+    tagged
+}
+
+/// Whether a frame holds a UDP datagram with this payload.
+pub fn has_payload(frame: &[u8], payload: &[u8]) -> bool {
+    frame.windows(payload.len()).any(|part| part == payload)
+}
+
+/// Fails when a checksum of the frame is wrong: IPv4 header, TCP, UDP, ICMP.
+#[track_caller]
+pub fn assert_checksums(frame: &[u8]) {
+    use etherparse::{NetSlice, TransportSlice};
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
+        panic!("not a packet:\n{}", describe(frame));
+    };
+    if let Some(NetSlice::Ipv4(ip)) = &packet.net {
+        let header = ip.header().to_header();
+        assert_eq!(
+            header.header_checksum,
+            header.calc_header_checksum(),
+            "IPv4 header checksum:\n{}",
+            describe(frame)
+        );
+    }
+    let (found, right) = match (&packet.net, &packet.transport) {
+        (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) => (
+            tcp.checksum(),
+            tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()),
+        ),
+        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Tcp(tcp))) => (
+            tcp.checksum(),
+            tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()),
+        ),
+        (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) => (
+            udp.checksum(),
+            udp.to_header()
+                .calc_checksum_ipv4(&ip.header().to_header(), udp.payload()),
+        ),
+        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) => (
+            udp.checksum(),
+            udp.to_header()
+                .calc_checksum_ipv6(&ip.header().to_header(), udp.payload()),
+        ),
+        (_, Some(TransportSlice::Icmpv4(icmp))) => (
+            icmp.checksum(),
+            Ok(icmp.icmp_type().calc_checksum(icmp.payload())),
+        ),
+        (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) => {
+            let header = ip.header();
+            let right = icmp.icmp_type().calc_checksum(
+                header.source(),
+                header.destination(),
+                icmp.payload(),
+            );
+            (icmp.checksum(), right)
+        }
+        _ => return,
+    };
+    let right = right.expect("a length that fits");
+    assert_eq!(found, right, "transport checksum:\n{}", describe(frame));
+}
+
+/// A frame for people: what it is, then its bytes.
+pub fn describe(frame: &[u8]) -> String {
+    let what = match SlicedPacket::from_ethernet(frame) {
+        Ok(packet) => format!("{packet:?}"),
+        Err(error) => format!("malformed: {error}"),
+    };
+    let mut text = what + "\n";
+    for (number, line) in frame.chunks(16).enumerate() {
+        let bytes: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        text += &format!("  {:04x}  {}\n", number * 16, bytes.join(" "));
+    }
+    text
+}
+
+/// ICMP "time exceeded", "unreachable" … as (type, code), of either family.
+pub fn icmp_type_code(frame: &[u8]) -> Option<(u8, u8)> {
+    use etherparse::TransportSlice;
+    match SlicedPacket::from_ethernet(frame).ok()?.transport? {
+        TransportSlice::Icmpv4(icmp) => Some((icmp.type_u8(), icmp.code_u8())),
+        TransportSlice::Icmpv6(icmp) => Some((icmp.type_u8(), icmp.code_u8())),
+        _ => None,
+    }
+}
+
+/// Source and destination address of an IP packet.
+pub fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    use etherparse::NetSlice;
+    match SlicedPacket::from_ethernet(frame).ok()?.net? {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            Some((
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            ))
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            Some((
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            ))
+        }
+        NetSlice::Arp(_) => None,
+    }
+}
+
+/// Types of [`icmp_type_code`].
+pub const TIME_EXCEEDED: [u8; 2] = [icmpv4::TYPE_TIME_EXCEEDED, icmpv6::TYPE_TIME_EXCEEDED];
+pub const UNREACHABLE: [u8; 2] = [icmpv4::TYPE_DEST_UNREACH, icmpv6::TYPE_DST_UNREACH];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Mac = [2, 0, 0, 0, 0, 1];
+    const OTHER: Mac = [2, 0, 0, 0, 0, 2];
+
+    fn ways() -> [Way; 2] {
+        let ip = |text: &str| text.parse().expect("an address");
+        [
+            Way::new(ONE, OTHER, ip("192.0.2.1"), ip("192.0.2.2")),
+            Way::new(ONE, OTHER, ip("2001:db8::1"), ip("2001:db8::2")),
+        ]
+    }
+
+    #[test]
+    fn what_is_built_has_right_checksums() {
+        for way in ways() {
+            assert_checksums(&way.udp(1000, 2000, b"hello"));
+            assert_checksums(&way.tcp(1000, 80, "S", b""));
+            assert_checksums(&way.echo_request(7, 1, b"abc"));
+            assert_checksums(&way.echo_reply(7, 1, b"abc"));
+        }
+    }
+
+    #[test]
+    fn a_solicitation_goes_to_the_multicast_address_of_what_it_asks_for() {
+        let (mac, address) = solicited_node("fd10:1::2:3".parse().expect("an address"));
+        assert_eq!(mac, [0x33, 0x33, 0xff, 2, 0, 3]);
+        assert_eq!(address.to_string(), "ff02::1:ff02:3");
+        let wanted = "fd10:1::1".parse().expect("an address");
+        let from = "fd10:1::2".parse().expect("an address");
+        assert_checksums(&neighbour_solicitation(ONE, from, wanted));
+    }
+}

@@ -1,0 +1,279 @@
+//! The surroundings of a row: a namespace with veths and an uplink, the real
+//! object loaded and its maps filled as the daemon fills them.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use netbpf::datapath::{
+    Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, PortEntry,
+    SubnetEntry, UplinkEntry,
+};
+
+use crate::lab::{
+    Family, Host, Lab, Namespace,
+    names::{self, BACK, FRONT, Net},
+};
+
+/// Offsets in `struct __sk_buff`, and enough bytes to hold them.
+const CTX_INGRESS_IFINDEX: usize = 36;
+const CTX_IFINDEX: usize = 40;
+const CTX_SIZE: usize = 192;
+
+/// Room that a program may add to a packet.
+const GROWTH: usize = 256;
+
+/// A container as a row sees it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub entry: EndpointEntry,
+}
+
+impl Member {
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.entry.ipv4.expect("dual-stack").into(),
+            Family::V6 => self.entry.ipv6.expect("dual-stack").into(),
+        }
+    }
+
+    pub fn ipv4(&self) -> Ipv4Addr {
+        self.entry.ipv4.expect("dual-stack")
+    }
+
+    pub fn ipv6(&self) -> Ipv6Addr {
+        self.entry.ipv6.expect("dual-stack")
+    }
+
+    pub fn mac(&self) -> [u8; 6] {
+        self.entry.mac
+    }
+
+    pub fn ifindex(&self) -> u32 {
+        self.entry.device.ifindex
+    }
+}
+
+/// The uplink as a row sees it.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    pub entry: UplinkEntry,
+    pub mac: [u8; 6],
+    /// MAC of the neighbour at its other end.
+    pub neighbour: [u8; 6],
+}
+
+/// Programs and maps in a namespace of their own:
+///
+/// ```text
+///   web 10.10.1.2  ── front ┐
+///   app 10.10.1.3  ── front ┼ host ── up0 192.0.2.1 ──── 192.0.2.2 client
+///   other 10.10.2.2 ── back ┘
+/// ```
+pub struct Rig {
+    pub datapath: Datapath,
+    pub web: Member,
+    pub app: Member,
+    pub other: Member,
+    pub uplink: Uplink,
+    pub client: Namespace,
+    host: Host,
+}
+
+/// Both networks as most rows want them.
+pub const OPEN: NetworkFlags = NetworkFlags {
+    icc: true,
+    internal: false,
+    masquerade: true,
+};
+
+/// Makes a rig and runs rows in its namespace.
+#[track_caller]
+pub fn with_rig(test: &str, rows: impl FnOnce(&Rig) + Send) {
+    let lab = Lab::new(test);
+    let host = lab.host("rig");
+    let client = lab.space("client");
+    lab.wire(
+        (&host, "up0", &names::HOST_WIRE),
+        (&client, "eth0", &names::CLIENT_WIRE),
+    );
+    let space = (*host).clone();
+    let host = &host;
+    let lab = &lab;
+    space.enter(move || rows(&Rig::make(lab, host, client)));
+}
+
+impl Rig {
+    fn make(lab: &Lab, host: &Host, client: Namespace) -> Rig {
+        let options = Options {
+            bpffs: host.bpffs(),
+            max_flows: 1024,
+            max_endpoints: 64,
+            masquerade_ports: 1024..=32_767,
+            force_clsact: false,
+        };
+        let datapath = Datapath::open(&options).unwrap_or_else(|e| panic!("open: {e}"));
+        let web = member(lab, host, 1, 1, &FRONT, 2);
+        let app = member(lab, host, 2, 1, &FRONT, 3);
+        let other = member(lab, host, 3, 2, &BACK, 2);
+        let uplink = Uplink {
+            entry: UplinkEntry {
+                device: device(host, "up0"),
+                mtu: 1500,
+                ethernet: true,
+                ipv4: names::HOST[0].parse().ok(),
+                ipv6: names::HOST[1].parse().ok(),
+            },
+            mac: host.mac("up0"),
+            neighbour: client.mac("eth0"),
+        };
+        let rig = Rig {
+            datapath,
+            web,
+            app,
+            other,
+            uplink,
+            client,
+            host: host.clone(),
+        };
+        rig.fill();
+        rig
+    }
+
+    fn fill(&self) {
+        let datapath = &self.datapath;
+        datapath
+            .attach_uplink(&self.uplink.entry)
+            .unwrap_or_else(|e| panic!("uplink: {e}"));
+        for member in [&self.web, &self.app, &self.other] {
+            datapath
+                .attach_veth(&member.entry.device)
+                .and_then(|()| datapath.set_endpoint(&member.entry))
+                .unwrap_or_else(|e| panic!("endpoint: {e}"));
+        }
+        self.set_network_flags(OPEN);
+        let local = |text: &str, gateway_of| LocalEntry {
+            addr: text.parse().expect("an address"),
+            gateway_of,
+        };
+        let mut locals: Vec<LocalEntry> = names::HOST.map(|ip| local(ip, None)).into();
+        locals.extend(FRONT.gateways.map(|ip| local(ip, Some(1))));
+        locals.extend(BACK.gateways.map(|ip| local(ip, Some(2))));
+        datapath
+            .set_locals(&locals)
+            .unwrap_or_else(|e| panic!("locals: {e}"));
+    }
+
+    /// Gives both networks other properties.
+    #[track_caller]
+    pub fn set_network_flags(&self, flags: NetworkFlags) {
+        let mut subnets = Vec::new();
+        for (network, net) in [(1, &FRONT), (2, &BACK)] {
+            subnets.extend(net.subnets.map(|subnet| SubnetEntry {
+                subnet: subnet.parse().expect("a subnet"),
+                network,
+                flags,
+            }));
+        }
+        self.datapath
+            .set_subnets(&subnets)
+            .unwrap_or_else(|e| panic!("subnets: {e}"));
+        for member in [&self.web, &self.app, &self.other] {
+            let entry = EndpointEntry {
+                flags,
+                ..member.entry.clone()
+            };
+            self.datapath
+                .set_endpoint(&entry)
+                .unwrap_or_else(|e| panic!("endpoint: {e}"));
+        }
+    }
+
+    /// Publishes a port of a member on all addresses of the host.
+    #[track_caller]
+    pub fn publish(&self, slot: u32, protocol: u8, port: u16, member: &Member, to: u16) {
+        self.datapath
+            .publish(&PortEntry {
+                slot,
+                protocol,
+                host_ip: None,
+                host_ports: port..=port,
+                container_port: to,
+                endpoint: member.entry.clone(),
+            })
+            .unwrap_or_else(|e| panic!("publish: {e}"));
+    }
+
+    /// Runs a packet through a program as if it came by that device; the code
+    /// that it returned and the packet afterwards.
+    #[track_caller]
+    pub fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> (u32, Vec<u8>) {
+        let path = self.host.bpffs().join("programs").join(program);
+        let classifier =
+            SchedClassifier::from_pin(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut context = [0; CTX_SIZE];
+        for offset in [CTX_INGRESS_IFINDEX, CTX_IFINDEX] {
+            context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
+        }
+        let mut out = vec![0; packet.len() + GROWTH];
+        let result = classifier
+            .test_run(TestRunOptions {
+                data_in: Some(packet),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .unwrap_or_else(|e| panic!("test-run of {program}: {e}"));
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    /// Drops by label.
+    pub fn drop_counts(&self) -> BTreeMap<&'static str, u64> {
+        let drops = self.datapath.drops(None);
+        let drops = drops.unwrap_or_else(|e| panic!("drops: {e}"));
+        drops.into_iter().map(|(r, n)| (r.label(), n)).collect()
+    }
+}
+
+fn device(host: &Host, name: &str) -> Device {
+    let links = host.ip_json(&format!("link show dev {name}"));
+    let ifindex = links[0]["ifindex"].as_u64().expect("an ifindex");
+    Device {
+        name: name.into(),
+        ifindex: u32::try_from(ifindex).expect("an ifindex"),
+    }
+}
+
+fn member(lab: &Lab, host: &Host, index: u32, network: u32, net: &Net, number: u8) -> Member {
+    let name = format!("veth{index}");
+    let space = lab.space(&format!("m{index}"));
+    lab.wire((host, &name, &[]), (&space, "eth0", &[]));
+    let gateway_mac: Vec<String> = GATEWAY_MAC.iter().map(|b| format!("{b:02x}")).collect();
+    host.ip(&format!(
+        "link set {name} address {}",
+        gateway_mac.join(":")
+    ));
+    // bpf_fib_lookup refuses on a device that does not forward.
+    host.sysctl(&format!("net.ipv4.conf.{name}.forwarding"), "1");
+    host.sysctl(&format!("net.ipv6.conf.{name}.forwarding"), "1");
+    let [subnet4, subnet6] = net.subnets.map(|subnet| subnet.split('/').next().unwrap());
+    let ipv4 = subnet4.parse::<Ipv4Addr>().expect("a subnet").to_bits() + u32::from(number);
+    let ipv6 = subnet6.parse::<Ipv6Addr>().expect("a subnet").to_bits() + u128::from(number);
+    Member {
+        entry: EndpointEntry {
+            index,
+            network,
+            flags: OPEN,
+            device: device(host, &name),
+            mac: space.mac("eth0"),
+            ipv4: Some(Ipv4Addr::from_bits(ipv4)),
+            ipv6: Some(Ipv6Addr::from_bits(ipv6)),
+            gateway4: net.gateways[0].parse().ok(),
+            gateway6: net.gateways[1].parse().ok(),
+            mtu: 1500,
+        },
+    }
+}

@@ -1,0 +1,51 @@
+//! The main job with programs held by clsact filters, as on kernels before 6.6,
+//! run on any kernel. Topologies are those of [`netbpf_tests::scenes`].
+
+use netbpf::model::StatusInfo;
+use netbpf_tests::{
+    lab::street_with_networks,
+    scenes::{self, End},
+};
+
+const FLAGS: [&str; 1] = ["--force-clsact"];
+
+#[test]
+fn programs_hang_by_clsact() {
+    let street = street_with_networks("programs_hang_by_clsact", &FLAGS);
+    let web = street.front("web", &[]);
+    let status: StatusInfo = street.host.json(&["status"]);
+    let mut places = status.programs.iter().flat_map(|p| &p.attached_to);
+    assert!(places.all(|place| place.contains("clsact")), "{status:?}");
+    let device = &web.info.host_ifname;
+    let run = |direction: &str| {
+        let arguments = ["tc", "filter", "show", "dev", device, direction];
+        street.host.run(&arguments).ok()
+    };
+    assert!(run("ingress").contains("from_container"));
+    assert!(run("egress").contains("to_container"));
+}
+
+#[test]
+fn siblings() {
+    scenes::siblings("clsact_siblings", &FLAGS);
+}
+
+#[test]
+fn masquerade() {
+    scenes::masquerade("clsact_masquerade", &FLAGS);
+}
+
+#[test]
+fn publish() {
+    scenes::publish("clsact_publish", &FLAGS);
+}
+
+#[test]
+fn restart() {
+    scenes::restart_under_traffic("clsact_restart", &FLAGS, End::Stop);
+}
+
+#[test]
+fn kill() {
+    scenes::restart_under_traffic("clsact_kill", &FLAGS, End::Kill);
+}

@@ -1,0 +1,277 @@
+//! Daemons end, start, are killed; endpoints and everything else go without a
+//! trace.
+//!
+//! ```text
+//!   web, app ── front ── host ──── client
+//! ```
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo};
+use netbpf_common::names;
+use netbpf_tests::{
+    lab::{
+        Cmd, Family, Http, Lab, Settings, firewall, has_tools,
+        names::{CLIENT, CLIENT_WIRE, FRONT, HOST, HOST_WIRE},
+        street_with_networks, street_without_daemon, sysctls, within,
+    },
+    scenes::{self, End},
+};
+
+#[test]
+fn traffic_runs_on_while_the_daemon_is_stopped_and_started() {
+    scenes::restart_under_traffic("restart_after_sigterm", &[], End::Stop);
+}
+
+#[test]
+fn traffic_runs_on_while_the_daemon_is_killed_and_started() {
+    scenes::restart_under_traffic("restart_after_kill", &[], End::Kill);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill() {
+    let street = street_with_networks("acknowledged", &[]);
+    let web = street.front(
+        "web",
+        &["-p", "8080:80", "--alias", "www", "--label", "a=b"],
+    );
+    let before: EndpointInfo = street.host.json(&["inspect", "web"]);
+    street.host.kill();
+    street.host.restart();
+    let after: EndpointInfo = street.host.json(&["inspect", "web"]);
+    let still = |e: &EndpointInfo| {
+        (
+            e.ipv4.clone(),
+            e.ipv6.clone(),
+            e.ports.clone(),
+            e.aliases.clone(),
+            e.labels.clone(),
+        )
+    };
+    assert_eq!(still(&after), still(&before));
+    let networks: Vec<NetworkInfo> = street.host.json(&["network", "ls"]);
+    let names: Vec<&str> = networks.iter().map(|n| n.name.as_str()).collect();
+    for name in ["back", "default", "front"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    web.detach();
+    assert_eq!(street.host.endpoints(), []);
+}
+
+#[test]
+fn detach_is_idempotent_and_leaves_nothing() {
+    let street = street_with_networks("detach", &[]);
+    let links = || street.host.ip("-o link show");
+    let (before, routes) = (
+        links(),
+        street.host.ip("-4 route") + &street.host.ip("-6 route"),
+    );
+    let web = street.front("web", &["-p", "8080:80"]);
+    web.detach();
+    within(Duration::from_secs(2), "the device is gone", || {
+        links() == before
+    });
+    assert_eq!(
+        street.host.ip("-4 route") + &street.host.ip("-6 route"),
+        routes
+    );
+    assert!(!web.ip("link show").contains("eth0"));
+    street.host.netbpf(&["detach", "web"]).ok();
+    street.host.netbpf(&["detach", "never-there"]).ok();
+}
+
+#[test]
+fn a_namespace_that_dies_is_cleaned_up_and_its_address_free() {
+    let street = street_with_networks("a_namespace_dies", &[]);
+    let flags = ["--ip", "10.10.1.77", "--ip", "fd10:1::77", "-p", "8080:80"];
+    let web = street.front("web", &flags);
+    let device = web.info.host_ifname.clone();
+    web.delete();
+    within(Duration::from_secs(5), "noticed", || {
+        street.host.endpoints().is_empty()
+    });
+    within(Duration::from_secs(2), "the device is gone", || {
+        !street.host.ip("-o link show").contains(&device)
+    });
+    let next = street.front("next", &flags);
+    let _http = Http::start(&next, 80);
+    for family in Family::BOTH {
+        assert_eq!(street.client.fetch(family.ip(HOST), 8080).server, "next");
+    }
+}
+
+#[test]
+fn a_namespace_that_dies_without_a_daemon_is_cleaned_up_at_start() {
+    let street = street_with_networks("a_namespace_dies_unseen", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    street.host.stop();
+    web.delete();
+    street.host.restart();
+    within(Duration::from_secs(5), "noticed", || {
+        street.host.endpoints().is_empty()
+    });
+    let ports: Vec<netbpf::model::PortOf> = street.host.json(&["port"]);
+    assert_eq!(ports, []);
+}
+
+fn files_below(dir: &Path) -> Vec<String> {
+    let dir = dir.display().to_string();
+    let found = Cmd::new(&["find", &dir, "-mindepth", "1", "-not", "-name", "*.debug"]).ok();
+    found.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn teardown_leaves_nothing() {
+    let street = street_without_daemon("teardown");
+    let before = Settings::of(&street.host);
+    street.host.start(&[]);
+    street.host.network(&FRONT, &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "40500:81"]);
+    let _app = street.host.container(&street.lab, "app", &[]);
+    web.ping(Family::V4.ip(CLIENT));
+    street.host.netbpf(&["teardown", "--purge"]).ok();
+    street.host.wait_ended();
+    assert_eq!(files_below(&street.host.bpffs()), Vec::<String>::new());
+    assert_eq!(files_below(&street.host.state_dir()), Vec::<String>::new());
+    within(Duration::from_secs(3), "everything is as before", || {
+        Settings::of(&street.host) == before
+    });
+    assert!(!web.ip("link show").contains("eth0"));
+}
+
+#[test]
+fn teardown_works_without_a_daemon_and_networks_stay() {
+    let street = street_without_daemon("teardown_offline");
+    let before = Settings::of(&street.host);
+    street.host.start(&[]);
+    street.host.network(&FRONT, &[]);
+    let _web = street.front("web", &["-p", "8080:80"]);
+    street.host.kill();
+    street.host.teardown_offline(&[]);
+    assert_eq!(files_below(&street.host.bpffs()), Vec::<String>::new());
+    within(Duration::from_secs(3), "everything is as before", || {
+        Settings::of(&street.host) == before
+    });
+    street.host.restart();
+    let network: NetworkInfo = street.host.json(&["network", "inspect", "front"]);
+    assert_eq!(network.endpoints, Vec::<String>::new());
+    let again = street.front("again", &[]);
+    again.ping(Family::V6.ip(CLIENT));
+}
+
+#[test]
+fn the_hosts_settings_stay_as_they_are() {
+    let street = street_without_daemon("settings");
+    let before = sysctls(&street.host);
+    let rules = firewall(&street.host);
+    street.host.start(&[]);
+    street.host.network(&FRONT, &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "40500:81"]);
+    web.ping(Family::V4.ip(CLIENT));
+    let after = sysctls(&street.host);
+
+    let reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let changed: BTreeMap<_, _> = before
+        .iter()
+        .filter(|(name, value)| *name != reserved && after.get(*name) != Some(value))
+        .collect();
+    assert!(changed.is_empty(), "changed: {changed:?}");
+    let ours = format!("/{}/", web.info.host_ifname);
+    let new: Vec<_> = after
+        .keys()
+        .filter(|name| !before.contains_key(*name) && !name.contains(&ours))
+        .collect();
+    assert!(new.is_empty(), "new: {new:?}");
+    assert_eq!(after["/proc/sys/net/ipv4/ip_forward"], "0");
+    assert_eq!(after["/proc/sys/net/ipv6/conf/all/forwarding"], "0");
+    assert_eq!(firewall(&street.host), rules, "no firewall rule is made");
+    let bridges = street.host.ip("link show type bridge");
+    assert_eq!(bridges, "", "no bridge is made");
+}
+
+#[test]
+fn several_daemons_side_by_side() {
+    let lab = Lab::new("side_by_side");
+    let (one, other) = (lab.host("one"), lab.host("other"));
+    lab.wire((&one, "up0", &HOST_WIRE), (&other, "up0", &CLIENT_WIRE));
+    one.start(&[]);
+    other.start(&[]);
+    let web = one.container(&lab, "web", &["-p", "8080:80"]);
+    let app = other.container(&lab, "app", &["-p", "8080:80"]);
+    let _web = Http::start(&web, 80);
+    let _app = Http::start(&app, 80);
+    for family in Family::BOTH {
+        let (host_one, host_other) = (family.ip(HOST), family.ip(CLIENT));
+        let seen = app.fetch(host_one, 8080);
+        assert_eq!((seen.peer, seen.server.as_str()), (host_other, "web"));
+        let seen = web.fetch(host_other, 8080);
+        assert_eq!((seen.peer, seen.server.as_str()), (host_one, "app"));
+    }
+    one.netbpf(&["teardown"]).ok();
+    one.wait_ended();
+    for family in Family::BOTH {
+        assert_eq!(one.fetch(family.ip(CLIENT), 8080).server, "app");
+    }
+    let names: Vec<String> = other.endpoints().into_iter().map(|e| e.name).collect();
+    assert_eq!(names, ["app"]);
+}
+
+#[test]
+fn every_map_is_pinned_and_reads_well_in_bpftool() {
+    let test = "bpftool_reads_every_map";
+    if !has_tools(test, &["bpftool"]) {
+        return;
+    }
+    let street = street_with_networks(test, &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    web.ping(Family::V4.ip(CLIENT));
+    let pins = files_below(&street.host.bpffs());
+    let pin = |name: &str| {
+        let is_it = |path: &&String| Path::new(path).file_name().is_some_and(|file| file == name);
+        let found = pins.iter().find(is_it);
+        found.unwrap_or_else(|| panic!("{name} is not pinned: {pins:?}"))
+    };
+    for name in names::PROGRAMS {
+        Cmd::new(&["bpftool", "prog", "show", "pinned", pin(name)]).ok();
+    }
+    for name in names::MAPS {
+        let shown = Cmd::new(&["bpftool", "map", "show", "pinned", pin(name)]).ok();
+        assert!(shown.contains(name), "{shown}");
+        if ![names::EVENTS, names::SCRATCH].contains(name) {
+            Cmd::new(&["bpftool", "map", "dump", "pinned", pin(name)]).ok();
+        }
+    }
+    let dump = Cmd::new(&["bpftool", "map", "dump", "pinned", pin(names::ENDPOINTS)]).ok();
+    for field in ["\"addr\"", "\"network\"", "\"ifindex\"", "\"mac\""] {
+        assert!(dump.contains(field), "{field} is missing: {dump}");
+    }
+    let status: StatusInfo = street.host.json(&["status"]);
+    for name in names::PROGRAMS {
+        assert!(
+            status.programs.iter().any(|program| program.name == *name),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn counters_are_as_the_container_sees_them() {
+    let street = street_with_networks("counters", &[]);
+    let web = street.front("web", &[]);
+    let inspect = || -> EndpointInfo { street.host.json(&["inspect", "web"]) };
+    let before = inspect();
+    let output = web.ping_stream(Family::V4.ip(CLIENT), 20).wait();
+    assert!(output.status.success(), "{output}");
+    let after = inspect();
+    let (rx, tx) = (
+        after.rx_packets - before.rx_packets,
+        after.tx_packets - before.tx_packets,
+    );
+    // 20 echoes of 98 bytes; the kernel's own multicast may come on top.
+    assert!(
+        (20..=30).contains(&rx) && (20..=30).contains(&tx),
+        "{rx} in, {tx} out"
+    );
+    assert!(after.rx_bytes - before.rx_bytes >= 20 * 98);
+    assert!(after.tx_bytes - before.tx_bytes >= 20 * 98);
+}

@@ -1,0 +1,253 @@
+//! What is not ours passes untouched: the host's own services, VLANs, frames to
+//! others, multicast, and a Docker-like network beside us.
+//!
+//! ```text
+//!   web ──────── front ┐
+//!                      ├ host ──── client
+//!   foreign ── docker0 ┘
+//! ```
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use netbpf_tests::{
+    lab::{
+        Family, Http, Namespace, Street, UdpEcho, Wiretap, has_tools,
+        names::{CLIENT, HOST},
+        street_with_networks, street_without_daemon, within,
+    },
+    packets::{Way, has_payload, vlan_tagged},
+};
+
+#[test]
+fn the_hosts_own_services_and_connections() {
+    let street = street_with_networks("own_services", &[]);
+    let _web = street.front("web", &["-p", "8080:80"]);
+    let _ssh = Http::start(&street.host, 22);
+    let _dns = UdpEcho::start(&street.host, 53);
+    let _outside = Http::start(&street.client, 80);
+    let drops = street.host.drops();
+    for family in Family::BOTH {
+        let (host, client) = (family.ip(HOST), family.ip(CLIENT));
+        street.client.ping(host);
+        street.host.ping(client);
+        assert_eq!(street.client.fetch(host, 22).server, "host");
+        street.client.fetch_big(host, 22);
+        assert_eq!(street.client.ask_udp(host, 53), client);
+        assert_eq!(street.host.fetch(client, 80).peer, host);
+        assert_eq!(street.host.fetch(host, 22).peer, host);
+        assert_eq!(
+            street.host.fetch(family.loopback(), 22).peer,
+            family.loopback()
+        );
+        street.client.is_refused(host, 23);
+    }
+    drops.none();
+}
+
+#[test]
+fn connections_from_before_the_daemon_go_on() {
+    let street = street_without_daemon("connections_from_before");
+    let _dns = UdpEcho::start(&street.host, 53);
+    let pulses = Family::BOTH
+        .map(|family| netbpf_tests::lab::Pulse::start(&street.client, family.ip(HOST), 53));
+    street.host.start(&[]);
+    street.host.netbpf(&["teardown"]).ok();
+    street.host.wait_ended();
+    for pulse in pulses {
+        pulse.finish_whole();
+    }
+}
+
+#[test]
+fn vlan_tagged_frames_and_frames_to_others() {
+    let street = street_with_networks("vlans_and_others", &[]);
+    let web = street.front("web", &["-p", "5300:53/udp"]);
+    let tap = Wiretap::open(&web, "eth0");
+    let sender = Wiretap::open(&street.client, "eth0");
+    let drops = street.host.drops();
+    for family in Family::BOTH {
+        let way = Way::new(
+            street.client.mac("eth0"),
+            street.host.mac("up0"),
+            family.ip(CLIENT),
+            family.ip(HOST),
+        );
+        sender.send(&vlan_tagged(&way.udp(1000, 5300, b"in a VLAN"), 7));
+        let others = Way {
+            to_mac: [2, 0, 0, 0, 0, 9],
+            ..way
+        };
+        sender.send(&others.udp(1000, 5300, b"to another"));
+        // The way itself works: what follows arrives, what came before did not.
+        sender.send(&way.udp(1000, 5300, b"the marker"));
+        let marker = tap.find(Duration::from_secs(1), |frame| {
+            assert!(
+                !has_payload(frame, b"in a VLAN"),
+                "a VLAN's frame delivered"
+            );
+            assert!(
+                !has_payload(frame, b"to another"),
+                "another's frame delivered"
+            );
+            has_payload(frame, b"the marker")
+        });
+        assert!(marker.is_some(), "{family:?}");
+    }
+    drops.none();
+}
+
+#[test]
+fn multicast_to_the_host() {
+    let street = street_with_networks("multicast_to_the_host", &[]);
+    let _web = street.front("web", &["-p", "5000:5000/udp"]);
+    let drops = street.host.drops();
+    let group4 = Ipv4Addr::new(239, 1, 1, 1);
+    let group6: Ipv6Addr = "ff05::101".parse().unwrap();
+    street.client.route("239.0.0.0/8", "dev eth0");
+    let receive = |bind: SocketAddr, send_to: SocketAddr| {
+        let receiver = street.host.enter(|| {
+            let socket = UdpSocket::bind(bind).expect("bind");
+            let index = nix::net::if_::if_nametoindex("up0").expect("up0");
+            let joined = match bind {
+                SocketAddr::V4(_) => {
+                    socket.join_multicast_v4(&group4, &Ipv4Addr::new(192, 0, 2, 1))
+                }
+                SocketAddr::V6(_) => socket.join_multicast_v6(&group6, index),
+            };
+            joined.expect("join");
+            socket
+        });
+        receiver
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .expect("time limit");
+        let sender = street.client.enter(|| {
+            let any = if bind.is_ipv4() {
+                "0.0.0.0:0"
+            } else {
+                "[::]:0"
+            };
+            UdpSocket::bind(any).expect("bind")
+        });
+        let mut send_to = send_to;
+        if let SocketAddr::V6(v6) = &mut send_to {
+            let eth0 = || nix::net::if_::if_nametoindex("eth0").expect("eth0");
+            v6.set_scope_id(street.client.enter(eth0));
+        }
+        sender.send_to(b"to the group", send_to).expect("send");
+        let mut buffer = [0; 64];
+        receiver.recv(&mut buffer).expect("the group's datagram")
+    };
+    assert_eq!(
+        receive("0.0.0.0:5001".parse().unwrap(), (group4, 5001).into()),
+        12
+    );
+    assert_eq!(
+        receive("[::]:5002".parse().unwrap(), (group6, 5002).into()),
+        12
+    );
+    drops.none();
+}
+
+/// A network as Docker makes it: a bridge with masquerade and forwarding.
+fn docker_beside(street: &Street) -> Namespace {
+    let foreign = street.lab.space("foreign");
+    let host = &street.host;
+    host.ip("link add docker0 type bridge");
+    host.sysctl("net.ipv6.conf.docker0.accept_dad", "0");
+    street.lab.wire(
+        (host, "vethd0", &[]),
+        (&foreign, "eth0", &["172.17.0.2/16", "fd17::2/64"]),
+    );
+    host.ip("link set vethd0 master docker0");
+    host.address("docker0", &["172.17.0.1/16", "fd17::1/64"]);
+    host.sysctl("net.ipv4.ip_forward", "1");
+    host.sysctl("net.ipv6.conf.all.forwarding", "1");
+    foreign.route("0.0.0.0/0", "via 172.17.0.1");
+    foreign.route("::/0", "via fd17::1");
+    for gateway in ["172.17.0.1", "fd17::1"] {
+        let gateway = gateway.parse().expect("an address");
+        within(Duration::from_secs(5), "the bridge forwards", || {
+            foreign.ping_with(gateway, &[]).status.success()
+        });
+    }
+    for tool in ["iptables", "ip6tables"] {
+        let net = if tool == "iptables" {
+            "172.17.0.0/16"
+        } else {
+            "fd17::/64"
+        };
+        let chain = [
+            "-t",
+            "nat",
+            "-A",
+            "POSTROUTING",
+            "-s",
+            net,
+            "!",
+            "-o",
+            "docker0",
+        ];
+        let mut rule = vec![tool];
+        rule.extend(chain);
+        rule.extend(["-j", "MASQUERADE"]);
+        host.run(&rule).ok();
+        let to = if tool == "iptables" {
+            "172.17.0.2:80"
+        } else {
+            "[fd17::2]:80"
+        };
+        let publish = [
+            "-t",
+            "nat",
+            "-A",
+            "PREROUTING",
+            "-p",
+            "tcp",
+            "--dport",
+            "8888",
+        ];
+        let mut rule = vec![tool];
+        rule.extend(publish);
+        rule.extend(["-j", "DNAT", "--to-destination", to]);
+        host.run(&rule).ok();
+    }
+    foreign
+}
+
+#[test]
+fn docker_beside_us() {
+    let test = "docker_beside_us";
+    if !has_tools(test, &["iptables", "ip6tables"]) {
+        return;
+    }
+    let street = street_without_daemon(test);
+    let foreign = docker_beside(&street);
+    street.host.start(&[]);
+    street.host.network(&netbpf_tests::lab::names::FRONT, &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _web = Http::start(&web, 80);
+    let _foreign = Http::start(&foreign, 80);
+    let _outside = Http::start(&street.client, 80);
+    let _host = Http::start(&street.host, 22);
+    for family in Family::BOTH {
+        let (host, client) = (family.ip(HOST), family.ip(CLIENT));
+        // Docker's own: out, published, to the host.
+        foreign.ping(client);
+        assert_eq!(foreign.fetch(client, 80).peer, host);
+        let seen = street.client.fetch(host, 8888);
+        assert_eq!((seen.peer, seen.server.as_str()), (client, "foreign"));
+        assert_eq!(foreign.fetch(host, 22).server, "host");
+        // Ours, while Docker has made the host a router.
+        assert_eq!(web.fetch(client, 80).peer, host);
+        assert_eq!(street.client.fetch(host, 8080).peer, client);
+    }
+    // The kernel, a router now, does not carry foreign packets into containers.
+    for family in Family::BOTH {
+        let drops = street.host.drops();
+        foreign.cannot_fetch(web.addr(family), 80);
+        assert!(!drops.since().is_empty(), "dropped without a count");
+    }
+}

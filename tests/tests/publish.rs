@@ -1,0 +1,369 @@
+//! Published ports.
+//!
+//! ```text
+//!   web :80 ── front ── host :8080 ──── client
+//! ```
+
+use std::{net::SocketAddr, time::Duration};
+
+use netbpf::model::{EndpointInfo, PortOf, Protocol};
+use netbpf_tests::{
+    lab::{
+        Family, Http, TcpEcho, UdpEcho, Wiretap,
+        names::{CLIENT, HOST, HOST_B, HOST_WIRE_B},
+        street_with_networks, within,
+    },
+    packets::{Way, has_payload},
+    scenes,
+};
+
+#[test]
+fn a_published_port_answers_and_the_container_sees_the_client() {
+    scenes::publish("publish", &[]);
+}
+
+#[test]
+fn ports_are_listed_and_shown() {
+    let street = street_with_networks("ports_are_listed", &[]);
+    let flags = [
+        "-p",
+        "8080:80",
+        "-p",
+        "192.0.2.1:5300:53/udp",
+        "-p",
+        "9000-9002:90-92",
+    ];
+    let web = street.front("web", &flags);
+    let ports: Vec<PortOf> = street.host.json(&["port", "web"]);
+    let entries: Vec<_> = ports
+        .iter()
+        .map(|p| {
+            (
+                p.port.protocol,
+                p.port.host_ip.as_str(),
+                p.port.host_port,
+                p.port.host_port_end,
+                p.port.container_port,
+            )
+        })
+        .collect();
+    assert!(
+        entries.contains(&(Protocol::Tcp, "*", 8080, None, 80)),
+        "{entries:?}"
+    );
+    assert!(
+        entries.contains(&(Protocol::Udp, "192.0.2.1", 5300, None, 53)),
+        "{entries:?}"
+    );
+    assert!(
+        entries.contains(&(Protocol::Tcp, "*", 9000, Some(9002), 90)),
+        "{entries:?}"
+    );
+    assert_eq!(entries.len(), 3);
+    assert_eq!(web.info.ports.len(), 3);
+    let shown: EndpointInfo = street.host.json(&["inspect", "web"]);
+    assert_eq!(shown.ports, web.info.ports);
+}
+
+#[test]
+fn a_range_is_published_port_by_port() {
+    let street = street_with_networks("a_range", &[]);
+    let web = street.front("web", &["-p", "9000-9010:90-100"]);
+    let servers = [90, 95, 100].map(|port| Http::start(&web, port));
+    for family in Family::BOTH {
+        let host = family.ip(HOST);
+        for (outside, inside) in [(9000, 90), (9005, 95), (9010, 100)] {
+            assert_eq!(street.client.fetch(host, outside).local.port(), inside);
+        }
+        street.client.cannot_fetch(host, 9011);
+        street.client.cannot_fetch(host, 8999);
+    }
+    drop(servers);
+}
+
+#[test]
+fn exposed_ports_get_free_host_ports() {
+    let street = street_with_networks("exposed_ports", &[]);
+    let flags = ["-P", "--expose", "80/tcp", "--expose", "53/udp"];
+    let web = street.front("web", &flags);
+    let other = street.front("other", &flags);
+    let port = |info: &EndpointInfo, protocol| {
+        let mut ports = info.ports.iter();
+        ports
+            .find(|p| p.protocol == protocol)
+            .expect("published")
+            .host_port
+    };
+    let _http = Http::start(&web, 80);
+    let _udp = UdpEcho::start(&web, 53);
+    for family in Family::BOTH {
+        let host = family.ip(HOST);
+        let (tcp, udp) = (
+            port(&web.info, Protocol::Tcp),
+            port(&web.info, Protocol::Udp),
+        );
+        assert_eq!(street.client.fetch(host, tcp).server, "web");
+        assert_eq!(street.client.ask_udp(host, udp), family.ip(CLIENT));
+        assert_ne!(tcp, port(&other.info, Protocol::Tcp));
+    }
+}
+
+#[test]
+fn a_port_on_one_host_address_is_not_on_the_others() {
+    let street = street_with_networks("one_host_address", &[]);
+    street.host.address("up0", &HOST_WIRE_B);
+    for family in Family::BOTH {
+        let via = format!("via {}", family.ip(HOST));
+        street.client.route(&family.ip(HOST_B).to_string(), &via);
+    }
+    let [host4, host6] = HOST;
+    let flags = [format!("{host4}:8080:80"), format!("[{host6}]:8080:80")];
+    let web = street.front("web", &["-p", &flags[0], "-p", &flags[1]]);
+    let _http = Http::start(&web, 80);
+    for family in Family::BOTH {
+        assert_eq!(street.client.fetch(family.ip(HOST), 8080).server, "web");
+        street.client.ping(family.ip(HOST_B));
+        street.client.cannot_fetch(family.ip(HOST_B), 8080);
+    }
+}
+
+#[test]
+fn a_port_on_loopback_is_not_reached_from_outside() {
+    let street = street_with_networks("on_loopback", &[]);
+    let web = street.front("web", &["-p", "127.0.0.1:8080:80"]);
+    let _http = Http::start(&web, 80);
+    for family in Family::BOTH {
+        street.client.cannot_fetch(family.ip(HOST), 8080);
+    }
+    let sender = Wiretap::open(&street.client, "eth0");
+    let receiver = Wiretap::open(&web, "eth0");
+    let way = Way::new(
+        street.client.mac("eth0"),
+        street.host.mac("up0"),
+        Family::V4.ip(CLIENT),
+        Family::V4.loopback(),
+    );
+    let drops = street.host.drops();
+    sender.send(&way.tcp(1000, 8080, "S", b"from outside"));
+    drops.only(&["martian"]);
+    let arrived = |frame: &Vec<u8>| has_payload(frame, b"from outside");
+    assert!(!receiver.seen().iter().any(arrived));
+}
+
+#[test]
+fn ports_come_and_go_on_a_running_endpoint() {
+    let street = street_with_networks("hot_publish", &[]);
+    let web = street.front("web", &[]);
+    let _http = Http::start(&web, 80);
+    let _udp = UdpEcho::start(&web, 53);
+    for family in Family::BOTH {
+        let host = family.ip(HOST);
+        street.client.cannot_fetch(host, 8080);
+        web.publish("8080:80");
+        web.publish("5300:53/udp");
+        assert_eq!(street.client.fetch(host, 8080).server, "web");
+        street.client.ask_udp(host, 5300);
+        web.unpublish("8080:80");
+        web.unpublish("5300:53/udp");
+        street.client.is_refused(host, 8080);
+        street.client.cannot_ask_udp(host, 5300);
+    }
+    let ports: Vec<PortOf> = street.host.json(&["port"]);
+    assert_eq!(ports, []);
+}
+
+#[test]
+fn unpublished_connections_are_followed_no_more() {
+    use std::io::{Read as _, Write as _};
+    let street = street_with_networks("unpublished_connections", &[]);
+    let web = street.front("web", &["-p", "7000:7", "-p", "5300:53/udp"]);
+    let _tcp = TcpEcho::start(&web, 7);
+    let _udp = UdpEcho::start(&web, 53);
+    for family in Family::BOTH {
+        let host = family.ip(HOST);
+        let udp = street.client.udp(SocketAddr::new(host, 5300));
+        netbpf_tests::lab::ask(&udp, Duration::from_secs(1)).expect("an answer");
+        let mut tcp = street
+            .client
+            .enter(|| std::net::TcpStream::connect((host, 7000)))
+            .expect("connect");
+        let mut buffer = [0; 5];
+        tcp.set_read_timeout(Some(Duration::from_secs(2)))
+            .expect("time limit");
+        tcp.write_all(b"hello")
+            .and_then(|()| tcp.read_exact(&mut buffer))
+            .expect("an echo");
+        web.unpublish("7000:7");
+        web.unpublish("5300:53/udp");
+        assert!(netbpf_tests::lab::ask(&udp, Duration::from_millis(300)).is_err());
+        tcp.set_read_timeout(Some(Duration::from_millis(300)))
+            .expect("time limit");
+        let echo = tcp
+            .write_all(b"hello")
+            .and_then(|()| tcp.read_exact(&mut buffer));
+        assert!(echo.is_err(), "followed although unpublished");
+        web.publish("7000:7");
+        web.publish("5300:53/udp");
+        netbpf_tests::lab::ask(&udp, Duration::from_secs(1)).expect("published again");
+    }
+}
+
+#[test]
+fn a_port_is_published_once() {
+    let street = street_with_networks("port_in_use", &[]);
+    let _web = street.front("web", &["-p", "8080:80"]);
+    let app = street.front("app", &[]);
+    for spec in ["8080:80", "192.0.2.1:8080:80", "8000-8100:8000-8100"] {
+        let (code, message) = street.host.refused(&["publish", "app", "-p", spec]);
+        assert_eq!(code, "port_in_use");
+        for part in ["8080/tcp", "web", "front"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+    app.publish("8080:80/udp");
+    // A refused attach leaves nothing: no endpoint, no device.
+    let late = street.lab.space("late");
+    let attach = [
+        "attach",
+        "--name",
+        "late",
+        "--netns",
+        late.name(),
+        "-p",
+        "8080:80",
+    ];
+    assert_eq!(street.host.refused(&attach).0, "port_in_use");
+    assert_eq!(street.host.endpoints().len(), 2);
+    assert!(!late.ip("link show").contains("eth0"));
+}
+
+#[test]
+fn a_port_of_a_host_program_is_in_use() {
+    let street = street_with_networks("port_of_a_host_program", &[]);
+    let web = street.front("web", &[]);
+    for address in ["[::]:8080", "127.0.0.1:8081", "192.0.2.1:8082"] {
+        let _host = Http::start_on(&street.host, address);
+        let port = address.rsplit(':').next().unwrap();
+        let (code, _) = street
+            .host
+            .refused(&["publish", "web", "-p", &format!("{port}:80")]);
+        assert_eq!(code, "port_in_use", "{address}");
+    }
+    // And free again when the program has ended.
+    web.publish("8080:80");
+}
+
+#[test]
+fn a_published_port_is_held_against_host_programs() {
+    let street = street_with_networks("held_ports", &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
+    let bind = |kind: &str, port: u16| {
+        let code = format!(
+            "import socket; s = socket.socket(socket.AF_INET, socket.{kind}); \
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(('', {port}))"
+        );
+        street.host.run(&["python3", "-c", &code])
+    };
+    if !netbpf_tests::lab::has_tools("held_ports", &["python3"]) {
+        return;
+    }
+    bind("SOCK_STREAM", 8079).ok();
+    for (kind, port) in [("SOCK_STREAM", 8080), ("SOCK_DGRAM", 5300)] {
+        let output = bind(kind, port).fails();
+        assert!(output.stderr.contains("Address already in use"), "{output}");
+    }
+    // Containers are not affected.
+    let _inside = Http::start(&web, 8080);
+    web.unpublish("8080:80");
+    bind("SOCK_STREAM", 8080).ok();
+}
+
+#[test]
+fn published_ports_are_reserved_against_the_kernels_own_choice() {
+    let street = street_with_networks("reserved_ports", &[]);
+    let setting = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let read = || street.host.run(&["cat", setting]).ok().trim().to_owned();
+    street
+        .host
+        .sysctl("net.ipv4.ip_local_reserved_ports", "40000-40001");
+    let web = street.front("web", &["-p", "40500:80"]);
+    let reserved = read();
+    assert!(
+        reserved.contains("40000-40001") && reserved.contains("40500"),
+        "{reserved}"
+    );
+    web.unpublish("40500:80");
+    assert_eq!(read(), "40000-40001");
+}
+
+#[test]
+fn a_published_port_answers_siblings_and_the_container_itself() {
+    let street = street_with_networks("hairpin", &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
+    let (app, db) = (street.front("app", &[]), street.back("db", &[]));
+    let _http = Http::start(&web, 80);
+    let _udp = UdpEcho::start(&web, 53);
+    for family in Family::BOTH {
+        let host = family.ip(HOST);
+        for container in [&app, &db] {
+            assert_eq!(
+                container.fetch(host, 8080).server,
+                "web",
+                "{}",
+                container.role()
+            );
+            container.ask_udp(host, 5300);
+        }
+        assert_eq!(web.fetch(host, 8080).peer, web.gateway(family));
+        assert_eq!(app.fetch(app.gateway(family), 8080).server, "web");
+    }
+}
+
+#[test]
+fn a_published_port_answers_the_host_itself() {
+    let street = street_with_networks("from_the_host_itself", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    for family in Family::BOTH {
+        let host = family.ip(HOST);
+        assert_eq!(street.host.fetch(host, 8080).peer, host);
+        let seen = street.host.fetch(family.loopback(), 8080);
+        assert_eq!(seen.peer, web.gateway(family));
+    }
+}
+
+#[test]
+fn a_detached_endpoint_gives_its_ports_back() {
+    let street = street_with_networks("ports_given_back", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    web.detach();
+    let app = street.front("app", &["-p", "8080:80"]);
+    let _http = Http::start(&app, 80);
+    for family in Family::BOTH {
+        within(Duration::from_secs(1), "the new holder answers", || {
+            street.client.fetch(family.ip(HOST), 8080).server == "app"
+        });
+    }
+}
+
+#[test]
+fn wrong_specs_are_refused() {
+    let street = street_with_networks("wrong_specs", &[]);
+    let _web = street.front("web", &[]);
+    for spec in [
+        "0:80",
+        "70000:80",
+        "80-90:80-85",
+        "203.0.113.9.1:80:80",
+        "80/icmp",
+        "",
+    ] {
+        let output = street.host.netbpf(&["publish", "web", "-p", spec]).fails();
+        assert!(
+            [Some(1), Some(2)].contains(&output.status.code()),
+            "{output}"
+        );
+    }
+    let sctp = ["publish", "web", "-p", "80:80/sctp"];
+    assert_eq!(street.host.refused(&sctp).0, "not_implemented");
+}

@@ -1,0 +1,260 @@
+//! Several ways out, and ways without Ethernet header.
+//!
+//! ```text
+//!                 up0 192.0.2.1 ──── 192.0.2.2 client A ┐
+//!   web ── host ─┤                                      ├ far 203.0.113.2
+//!                 up1 198.51.100.1 ─ 198.51.100.2 client B ┘
+//! ```
+
+use std::time::Duration;
+
+use netbpf::model::StatusInfo;
+use netbpf_tests::{
+    lab::{
+        Family, Http, Namespace, Street, UdpEcho, Wiretap,
+        names::{CLIENT, CLIENT_B, CLIENT_WIRE_B, FAR, FAR_NET, FRONT, HOST, HOST_B, HOST_WIRE_B},
+        street_with_networks, street_without_daemon, until, within,
+    },
+    packets::addresses,
+};
+
+/// A street with a second client on a second uplink; the daemon is up and has
+/// seen both.
+fn crossing(test: &str) -> (Street, Namespace) {
+    let street = street_without_daemon(test);
+    let client_b = street.lab.space("client-b");
+    street.lab.wire(
+        (&street.host, "up1", &HOST_WIRE_B),
+        (&client_b, "eth0", &CLIENT_WIRE_B),
+    );
+    street.host.start(&[]);
+    street.host.network(&FRONT, &[]);
+    (street, client_b)
+}
+
+fn has_uplink(street: &Street, name: &str) -> bool {
+    let status: StatusInfo = street.host.json(&["status"]);
+    status.uplinks.iter().any(|uplink| uplink.name == name)
+}
+
+#[test]
+fn each_uplink_serves_published_ports_and_masquerade() {
+    let (street, client_b) = crossing("each_uplink");
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    let _a = Http::start(&street.client, 80);
+    let _b = Http::start(&client_b, 80);
+    let drops = street.host.drops();
+    for family in Family::BOTH {
+        assert_eq!(
+            street.client.fetch(family.ip(HOST), 8080).peer,
+            family.ip(CLIENT)
+        );
+        assert_eq!(
+            client_b.fetch(family.ip(HOST_B), 8080).peer,
+            family.ip(CLIENT_B)
+        );
+        assert_eq!(web.fetch(family.ip(CLIENT), 80).peer, family.ip(HOST));
+        assert_eq!(web.fetch(family.ip(CLIENT_B), 80).peer, family.ip(HOST_B));
+        web.ping(family.ip(CLIENT_B));
+    }
+    drops.none();
+}
+
+/// `far` behind both clients, which route.
+fn far_behind(street: &Street, client_b: &Namespace) -> Namespace {
+    let far = street.lab.space("far");
+    let links: [(&Namespace, [&str; 2], [&str; 2]); 2] = [
+        (&street.client, ["203.0.113.3/24", "2001:db8:3::3/64"], HOST),
+        (client_b, ["203.0.113.4/24", "2001:db8:3::4/64"], HOST_B),
+    ];
+    far.ip("link add br0 type bridge");
+    far.sysctl("net.ipv4.conf.all.rp_filter", "0");
+    far.address("br0", &netbpf_tests::lab::names::FAR_WIRE);
+    for (number, (client, addresses, host)) in links.into_iter().enumerate() {
+        let port = format!("port{number}");
+        street
+            .lab
+            .wire((&far, &port, &[]), (client, "eth1", &addresses));
+        far.ip(&format!("link set {port} master br0"));
+        client.sysctl("net.ipv4.ip_forward", "1");
+        client.sysctl("net.ipv6.conf.all.forwarding", "1");
+        for device in ["all", "eth0", "eth1"] {
+            client.sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), "0");
+        }
+        for family in Family::BOTH {
+            let via = addresses[family as usize].split('/').next().unwrap();
+            far.route(host[family as usize], &format!("via {via}"));
+        }
+    }
+    far
+}
+
+#[test]
+fn answers_leave_as_the_hosts_rules_say() {
+    let (street, client_b) = crossing("rules");
+    let far = far_behind(&street, &client_b);
+    for family in Family::BOTH {
+        let net = family.of(FAR_NET);
+        street
+            .host
+            .route(net, &format!("via {}", family.ip(CLIENT)));
+        street
+            .host
+            .route(net, &format!("via {} table 100", family.ip(CLIENT_B)));
+        let flag = family.of(["-4", "-6"]);
+        street.host.ip(&format!(
+            "{flag} rule add from {} lookup 100",
+            family.ip(HOST_B)
+        ));
+    }
+    let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
+    let _http = Http::start(&web, 80);
+    let _udp = UdpEcho::start(&web, 53);
+    let (tap_a, tap_b) = (
+        Wiretap::open(&street.client, "eth0"),
+        Wiretap::open(&client_b, "eth0"),
+    );
+    for family in Family::BOTH {
+        for host in [family.ip(HOST), family.ip(HOST_B)] {
+            assert_eq!(far.fetch(host, 8080).peer, family.ip(FAR));
+            assert_eq!(far.ask_udp(host, 5300), family.ip(FAR));
+        }
+        let (seen_a, seen_b) = (tap_a.seen(), tap_b.seen());
+        let sends = |frames: &[Vec<u8>], from| {
+            let wanted = Some((from, family.ip(FAR)));
+            frames.iter().any(|frame| addresses(frame) == wanted)
+        };
+        assert!(sends(&seen_a, family.ip(HOST)) && !sends(&seen_a, family.ip(HOST_B)));
+        assert!(sends(&seen_b, family.ip(HOST_B)) && !sends(&seen_b, family.ip(HOST)));
+    }
+}
+
+#[test]
+fn without_rules_answers_leave_by_the_one_route_with_the_address_that_was_asked() {
+    let (street, client_b) = crossing("one_route");
+    let far = far_behind(&street, &client_b);
+    for family in Family::BOTH {
+        let via = format!("via {}", family.ip(CLIENT));
+        street.host.route(family.of(FAR_NET), &via);
+    }
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    for family in Family::BOTH {
+        for host in [family.ip(HOST), family.ip(HOST_B)] {
+            assert_eq!(far.fetch(host, 8080).peer, family.ip(FAR));
+        }
+    }
+}
+
+#[test]
+fn uplinks_are_followed_as_they_come_and_go() {
+    let street = street_with_networks("uplinks_come_and_go", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    let client_b = street.lab.space("client-b");
+    street.lab.wire(
+        (&street.host, "up1", &HOST_WIRE_B),
+        (&client_b, "eth0", &CLIENT_WIRE_B),
+    );
+    within(Duration::from_secs(5), "up1 is an uplink", || {
+        has_uplink(&street, "up1")
+    });
+    for family in Family::BOTH {
+        assert_eq!(
+            client_b.fetch(family.ip(HOST_B), 8080).peer,
+            family.ip(CLIENT_B)
+        );
+        web.ping(family.ip(CLIENT_B));
+    }
+    street.host.ip("link del up1");
+    within(Duration::from_secs(5), "up1 is gone", || {
+        !has_uplink(&street, "up1")
+    });
+    for family in Family::BOTH {
+        assert_eq!(
+            street.client.fetch(family.ip(HOST), 8080).peer,
+            family.ip(CLIENT)
+        );
+    }
+}
+
+#[test]
+fn the_daemon_may_be_limited_to_some_uplinks() {
+    let street = street_without_daemon("limited_uplinks");
+    let client_b = street.lab.space("client-b");
+    street.lab.wire(
+        (&street.host, "up1", &HOST_WIRE_B),
+        (&client_b, "eth0", &CLIENT_WIRE_B),
+    );
+    street.host.start(&["--uplink", "up0"]);
+    let status: StatusInfo = street.host.json(&["status"]);
+    let names: Vec<&str> = status.uplinks.iter().map(|u| u.name.as_str()).collect();
+    assert_eq!(names, ["up0"]);
+    let uplink = &status.uplinks[0];
+    assert_eq!((uplink.mtu, uplink.link.as_str()), (1500, "ethernet"));
+    for family in Family::BOTH {
+        assert!(uplink.addresses.contains(&family.ip(HOST)));
+    }
+}
+
+#[test]
+fn a_device_without_ethernet_header_is_an_uplink() {
+    let street = street_without_daemon("a_tun_uplink");
+    street.lab.tunnel(
+        (&street.host, "tun0", &HOST_WIRE_B),
+        (&street.client, "tun0", &CLIENT_WIRE_B),
+    );
+    street.host.start(&[]);
+    street.host.network(&FRONT, &[]);
+    within(Duration::from_secs(5), "tun0 is an uplink", || {
+        has_uplink(&street, "tun0")
+    });
+    let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
+    let _inside = Http::start(&web, 80);
+    let _inside_udp = UdpEcho::start(&web, 53);
+    let _outside = Http::start(&street.client, 80);
+    let _outside_udp = UdpEcho::start(&street.client, 53);
+    let drops = street.host.drops();
+    for family in Family::BOTH {
+        let (host, client) = (family.ip(HOST_B), family.ip(CLIENT_B));
+        web.ping(client);
+        assert_eq!(web.fetch(client, 80).peer, host);
+        assert_eq!(web.ask_udp(client, 53), host);
+        web.fetch_big(client, 80);
+        assert_eq!(street.client.fetch(host, 8080).peer, client);
+        assert_eq!(street.client.ask_udp(host, 5300), client);
+        street.client.fetch_big(host, 8080);
+        // The host's own traffic on it.
+        street.client.ping(host);
+    }
+    drops.none();
+}
+
+#[test]
+fn a_bridge_with_an_address_is_an_uplink() {
+    let street = street_without_daemon("a_bridge_uplink");
+    let neighbour = street.lab.space("neighbour");
+    street.host.ip("link add br0 type bridge");
+    street.lab.wire(
+        (&street.host, "port0", &[]),
+        (&neighbour, "eth0", &CLIENT_WIRE_B),
+    );
+    street.host.ip("link set port0 master br0");
+    street.host.address("br0", &HOST_WIRE_B);
+    street.host.start(&[]);
+    street.host.network(&FRONT, &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _inside = Http::start(&web, 80);
+    let _outside = Http::start(&neighbour, 80);
+    for family in Family::BOTH {
+        until(Duration::from_secs(2), || {
+            neighbour.ping_with(family.ip(HOST_B), &[]).status.success()
+        });
+        assert_eq!(
+            neighbour.fetch(family.ip(HOST_B), 8080).peer,
+            family.ip(CLIENT_B)
+        );
+        assert_eq!(web.fetch(family.ip(CLIENT_B), 80).peer, family.ip(HOST_B));
+    }
+}
