@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -17,6 +17,19 @@ pub struct Package {
     pub version: String,
 }
 
+/// Packages could not be downloaded: no network, or lists that name what is no
+/// longer there.
+#[derive(Debug, Clone, Copy)]
+pub struct Download;
+
+impl fmt::Display for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the packages cannot be downloaded (is there a network?)")
+    }
+}
+
+impl std::error::Error for Download {}
+
 /// Whether this system has apt at all.
 pub fn is_here() -> bool {
     ["apt-get", "apt-cache", "dpkg-deb"]
@@ -24,9 +37,13 @@ pub fn is_here() -> bool {
         .all(|tool| which(tool).is_some())
 }
 
-/// Whether apt knows any package: a fresh container image has no lists.
+/// Whether apt has package lists: a fresh container image has none.
 pub fn has_lists() -> bool {
-    candidate("bash").is_some() || candidate("libc6").is_some_and(|p| !p.version.is_empty())
+    fs::read_dir("/var/lib/apt/lists").is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+    })
 }
 
 /// The package as apt would choose it now; None when there is none.
@@ -129,10 +146,7 @@ fn download(packages: &[Package], directory: &Path) -> Result<Vec<PathBuf>> {
         // apt's own user may not read this directory; it would say so at length.
         command.args(["-o", "APT::Sandbox::User=root"]);
     }
-    run_in(directory, &mut command).context(
-        "the packages cannot be downloaded: is there a network? If apt's lists are old, \
-         `apt-get update` (as root) helps",
-    )?;
+    run_in(directory, &mut command).map_err(|e| e.context(Download))?;
     let files = fs::read_dir(directory)?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()?;

@@ -97,14 +97,19 @@ fn ask(consent: Consent, what: &str, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that apt knows packages; a fresh image has no lists.
+/// Makes sure that apt knows packages.
 fn lists(consent: Consent) -> Result<()> {
     if apt::has_lists() {
         return Ok(());
     }
+    refresh(consent, "apt has no package lists on this system")
+}
+
+/// Fetches apt's lists anew.
+fn refresh(consent: Consent, why: &str) -> Result<()> {
     ask(
         consent,
-        "apt has no package lists on this system; this fetches them (about 10 MB):",
+        &format!("{why}; this fetches them (10 MB):"),
         "sudo apt-get update",
     )?;
     install_step(&["update"])
