@@ -120,7 +120,7 @@ impl Skb {
         if ret == 0 { Ok(()) } else { Err(HELPER) }
     }
 
-    /// Copies `len` (1…`N`) bytes from `offset` into `buffer`.
+    /// Copies `len` (1…`N`, a power of two) bytes from `offset` into `buffer`.
     #[inline(always)]
     pub fn load<const N: usize>(
         &self,
@@ -128,10 +128,13 @@ impl Skb {
         buffer: &mut [u8; N],
         len: u32,
     ) -> Result<(), DropReason> {
-        let len = opaque(len as usize);
-        if len == 0 || len > N {
+        const { assert!(N.is_power_of_two()) };
+        if len == 0 || len as usize > N {
             return Err(HELPER);
         }
+        // The same once more by arithmetic, which every verifier follows (before
+        // 6.8 a comparison with 0 taught it nothing).
+        let len = (opaque(len as usize - 1) & (N - 1)) + 1;
         // SAFETY: `len` is at most the buffer's size.
         let ret = unsafe {
             bpf_skb_load_bytes(

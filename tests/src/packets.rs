@@ -284,16 +284,54 @@ pub fn assert_checksums(frame: &[u8]) {
 
 /// A frame for people: what it is, then its bytes.
 pub fn describe(frame: &[u8]) -> String {
-    let what = match SlicedPacket::from_ethernet(frame) {
-        Ok(packet) => format!("{packet:?}"),
-        Err(error) => format!("malformed: {error}"),
-    };
-    let mut text = what + "\n";
+    let mut text = summary(frame).unwrap_or_else(|| "not a frame".into()) + "\n";
     for (number, line) in frame.chunks(16).enumerate() {
         let bytes: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
         text += &format!("  {:04x}  {}\n", number * 16, bytes.join(" "));
     }
     text
+}
+
+/// MACs, addresses with hop limit, ports or ICMP type and code.
+fn summary(frame: &[u8]) -> Option<String> {
+    use etherparse::{NetSlice, TransportSlice};
+    let mac = |range: std::ops::Range<usize>| -> Option<String> {
+        let bytes = frame.get(range)?.iter().map(|byte| format!("{byte:02x}"));
+        Some(bytes.collect::<Vec<_>>().join(":"))
+    };
+    let mut text = format!("{} > {}", mac(6..12)?, mac(0..6)?);
+    let packet = match SlicedPacket::from_ethernet(frame) {
+        Ok(packet) => packet,
+        Err(error) => return Some(format!("{text} malformed: {error}")),
+    };
+    let hops = match &packet.net {
+        Some(NetSlice::Ipv4(ip)) => ip.header().ttl(),
+        Some(NetSlice::Ipv6(ip)) => ip.header().hop_limit(),
+        _ => return Some(text + &format!(" type {:02x?}", frame.get(12..14)?)),
+    };
+    let (from, to) = addresses(frame)?;
+    text += &format!(", {from} > {to} hops {hops}");
+    match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let flags = [
+                (tcp.syn(), "S"),
+                (tcp.ack(), "A"),
+                (tcp.fin(), "F"),
+                (tcp.rst(), "R"),
+            ];
+            let flags: String = flags.iter().filter(|f| f.0).map(|f| f.1).collect();
+            let (from, to) = (tcp.source_port(), tcp.destination_port());
+            text += &format!(", tcp {from} > {to} {flags}");
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            text += &format!(", udp {} > {}", udp.source_port(), udp.destination_port());
+        }
+        _ => {}
+    }
+    if let Some((kind, code)) = icmp_type_code(frame) {
+        text += &format!(", icmp {kind}/{code}");
+    }
+    Some(text)
 }
 
 /// ICMP "time exceeded", "unreachable" … as (type, code), of either family.

@@ -65,6 +65,7 @@ fn connections_from_before_the_daemon_go_on() {
 fn vlan_tagged_frames_and_frames_to_others() {
     let street = street_with_networks("vlans_and_others", &[]);
     let web = street.front("web", &["-p", "5300:53/udp"]);
+    let _udp = UdpEcho::start(&web, 53);
     let tap = Wiretap::open(&web, "eth0");
     let sender = Wiretap::open(&street.client, "eth0");
     let drops = street.host.drops();

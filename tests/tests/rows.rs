@@ -1,145 +1,362 @@
-//! Packets through the real programs by the kernel's test-run, each row for
-//! both families. The surroundings are drawn at [`netbpf_tests::rows::Rig`].
+//! Packets that a container sends, through the real program by the kernel's
+//! test-run, each row for both families. The surroundings are drawn at
+//! [`netbpf_tests::rows::Rig`].
 
-use netbpf::datapath::GATEWAY_MAC;
+use netbpf::datapath::{GATEWAY_MAC, NetworkFlags};
 use netbpf_common::{drop::DropReason, names::FROM_CONTAINER};
 use netbpf_tests::{
-    lab::{Family, names::FRONT},
-    packets::{Way, arp_reply, arp_request, describe, neighbour_solicitation},
-    rows::{Action, Out, Row, with_rig},
+    lab::{
+        Family,
+        names::{BACK, CLIENT, FRONT, HOST, NOWHERE},
+    },
+    packets::{
+        Way, arp_reply, arp_request, describe, icmp_type_code, neighbour_advertisement,
+        neighbour_solicitation,
+    },
+    rows::{Action, OPEN, Out, Rig, Row, with_rig},
 };
 
-#[test]
-fn arp_for_the_gateway_is_answered() {
-    with_rig("arp_for_the_gateway_is_answered", |rig| {
-        let web = &rig.web;
-        let gateway = FRONT.gateways[0].parse().unwrap();
-        let question = arp_request(web.mac(), web.ipv4(), gateway);
-        let answer = arp_reply(GATEWAY_MAC, gateway, web.mac(), web.ipv4());
-        Row::new(
-            "ARP",
-            FROM_CONTAINER,
-            web.ifindex(),
-            question,
-            Action::Redirect,
-        )
-        .out(Out::Frame(answer))
+/// A row of a packet that `web` sends.
+fn sent<'a>(rig: &Rig, name: &str, family: Family, packet: Vec<u8>, verdict: Action) -> Row<'a> {
+    let name = format!("{name}, {family:?}");
+    Row::new(name, FROM_CONTAINER, rig.web.ifindex(), packet, verdict)
+}
+
+/// A packet that `web` sends is dropped without an answer.
+#[track_caller]
+fn dropped(rig: &Rig, name: &str, family: Family, packet: Vec<u8>, reason: DropReason) {
+    sent(rig, name, family, packet, Action::Drop)
+        .drops(&[(reason, 1)])
+        .out(Out::Any)
         .check(rig);
-    });
+}
+
+/// A packet that `web` sends is answered with this ICMP type and code, from the
+/// gateway.
+#[track_caller]
+fn refused(rig: &Rig, family: Family, packet: Vec<u8>, reason: DropReason, icmp: [(u8, u8); 2]) {
+    let gateway = family.ip(FRONT.gateways);
+    sent(rig, reason.label(), family, packet, Action::Redirect)
+        .drops(&[(reason, 1)])
+        .out(Out::Such(&|frame| {
+            assert_eq!(
+                icmp_type_code(frame),
+                Some(family.of(icmp)),
+                "{}",
+                describe(frame)
+            );
+            let ends = netbpf_tests::packets::addresses(frame);
+            assert_eq!(
+                ends,
+                Some((gateway, rig.web.ip(family))),
+                "{}",
+                describe(frame)
+            );
+            assert_eq!(frame[..6], rig.web.mac(), "{}", describe(frame));
+        }))
+        .check(rig);
 }
 
 #[test]
-fn a_solicitation_for_the_gateway_is_answered() {
-    with_rig("a_solicitation_for_the_gateway_is_answered", |rig| {
+fn neighbours_are_answered() {
+    with_rig("neighbours_are_answered", |rig| {
         let web = &rig.web;
+        let asked = [FRONT.gateways[0], FRONT.absent[0]].map(|ip| ip.parse().unwrap());
+        for wanted in asked.into_iter().chain([rig.app.ipv4()]) {
+            let question = arp_request(web.mac(), web.ipv4(), wanted);
+            let answer = arp_reply(GATEWAY_MAC, wanted, web.mac(), web.ipv4());
+            sent(rig, "ARP", Family::V4, question, Action::Redirect)
+                .out(Out::Frame(answer))
+                .check(rig);
+        }
         let gateway = FRONT.gateways[1].parse().unwrap();
-        let question = neighbour_solicitation(web.mac(), web.ipv6(), gateway);
-        let is_advertisement = |frame: &[u8]| {
-            let claims = frame.len() >= 78 && frame[54] == 136 && frame[62..78] == gateway.octets();
-            let to_web = frame[..6] == web.mac() && frame[6..12] == GATEWAY_MAC;
-            assert!(claims && to_web, "not the answer: {}", describe(frame));
-        };
-        Row::new(
-            "NS",
-            FROM_CONTAINER,
-            web.ifindex(),
-            question,
-            Action::Redirect,
-        )
-        .out(Out::Such(&is_advertisement))
-        .check(rig);
-    });
-}
-
-#[test]
-fn a_spoofed_source_mac_is_dropped() {
-    with_rig("a_spoofed_source_mac_is_dropped", |rig| {
-        for family in Family::BOTH {
-            let foreign = [2, 0, 0, 0, 0, 0x99];
-            let way = Way::new(foreign, GATEWAY_MAC, rig.web.ip(family), rig.app.ip(family));
-            Row::new(
-                format!("{family:?}"),
-                FROM_CONTAINER,
-                rig.web.ifindex(),
-                way.udp(1000, 2000, b"spoofed"),
-                Action::Drop,
-            )
-            .drops(&[(DropReason::SpoofedMac, 1)])
-            .out(Out::Any)
-            .check(rig);
+        for wanted in [gateway, rig.app.ipv6()] {
+            let question = neighbour_solicitation(web.mac(), web.ipv6(), wanted);
+            let is_advertisement = |frame: &[u8]| {
+                let claims = frame.len() == 86 && frame[54] == 136;
+                let right = claims && frame[62..78] == wanted.octets();
+                let to_web = frame[..6] == web.mac() && frame[6..12] == GATEWAY_MAC;
+                assert!(right && to_web, "not the answer: {}", describe(frame));
+            };
+            sent(rig, "NS", Family::V6, question, Action::Redirect)
+                .out(Out::Such(&is_advertisement))
+                .check(rig);
         }
     });
 }
 
 #[test]
-fn a_spoofed_source_address_is_dropped() {
-    with_rig("a_spoofed_source_address_is_dropped", |rig| {
+fn spoofed_packets_are_dropped() {
+    with_rig("spoofed_packets_are_dropped", |rig| {
+        let (web, app) = (&rig.web, &rig.app);
+        let foreign = [2, 0, 0, 0, 0, 0x99];
         for family in Family::BOTH {
-            let (web, app) = (&rig.web, &rig.app);
-            let way = Way::new(web.mac(), GATEWAY_MAC, app.ip(family), rig.other.ip(family));
-            Row::new(
-                format!("{family:?}"),
-                FROM_CONTAINER,
-                web.ifindex(),
-                way.udp(1000, 2000, b"spoofed"),
-                Action::Drop,
-            )
-            .drops(&[(DropReason::SpoofedAddress, 1)])
-            .out(Out::Any)
-            .check(rig);
-        }
-    });
-}
-
-#[test]
-fn a_packet_to_a_sibling_is_delivered_with_its_mac_and_ttl() {
-    with_rig("a_packet_to_a_sibling_is_delivered", |rig| {
-        for family in Family::BOTH {
-            let (web, app) = (&rig.web, &rig.app);
-            let way = Way::new(web.mac(), GATEWAY_MAC, web.ip(family), app.ip(family));
-            let arrives = Way {
-                from_mac: GATEWAY_MAC,
-                to_mac: app.mac(),
+            for to in [app.ip(family), family.ip(CLIENT), family.ip(FRONT.gateways)] {
+                let way = rig.from(web, to);
+                let mac = Way {
+                    from_mac: foreign,
+                    ..way
+                };
+                dropped(
+                    rig,
+                    "MAC",
+                    family,
+                    mac.udp(1, 2, b"x"),
+                    DropReason::SpoofedMac,
+                );
+                let address = Way {
+                    from: rig.other.ip(family),
+                    ..way
+                };
+                let packet = address.udp(1, 2, b"x");
+                dropped(rig, "address", family, packet, DropReason::SpoofedAddress);
+            }
+            let way = rig.from(web, app.ip(family));
+            let loopback = Way {
+                from: family.loopback(),
                 ..way
             };
-            Row::new(
-                format!("{family:?}"),
-                FROM_CONTAINER,
-                web.ifindex(),
-                way.tcp(1000, 80, "S", b""),
-                Action::Redirect,
-            )
-            .out(Out::Frame(arrives.tcp(1000, 80, "S", b"")))
-            .check(rig);
+            dropped(
+                rig,
+                "source",
+                family,
+                loopback.udp(1, 2, b"x"),
+                DropReason::Martian,
+            );
+            let loopback = Way {
+                to: family.loopback(),
+                ..way
+            };
+            dropped(
+                rig,
+                "loopback",
+                family,
+                loopback.udp(1, 2, b"x"),
+                DropReason::Martian,
+            );
+        }
+        let claim = arp_reply(web.mac(), app.ipv4(), BROADCAST, app.ipv4());
+        dropped(rig, "ARP", Family::V4, claim, DropReason::SpoofedNeighbour);
+        let gateway = FRONT.gateways[1].parse().unwrap();
+        let claim = neighbour_advertisement(web.mac(), web.ipv6(), app.mac(), app.ipv6(), gateway);
+        dropped(rig, "NA", Family::V6, claim, DropReason::SpoofedNeighbour);
+        let mut other = rig.from(web, app.ip(Family::V4)).udp(1, 2, b"x");
+        other[12..14].copy_from_slice(&[0x88, 0xb5]);
+        dropped(rig, "neither", Family::V4, other, DropReason::EtherType);
+    });
+}
+
+const BROADCAST: [u8; 6] = netbpf_tests::packets::BROADCAST;
+
+#[test]
+fn siblings_by_the_policy_of_their_network() {
+    with_rig("siblings_by_the_policy", |rig| {
+        let (web, app, other) = (&rig.web, &rig.app, &rig.other);
+        for family in Family::BOTH {
+            // MACs change, the hop limit does not.
+            let (leaves, arrives) = (rig.from(web, app.ip(family)), rig.into(app, web.ip(family)));
+            let packets = [
+                (
+                    leaves.tcp(1000, 80, "S", b""),
+                    arrives.tcp(1000, 80, "S", b""),
+                ),
+                (
+                    leaves.tcp(1000, 80, "A", b"x"),
+                    arrives.tcp(1000, 80, "A", b"x"),
+                ),
+                (leaves.udp(1000, 53, b"x"), arrives.udp(1000, 53, b"x")),
+                (
+                    leaves.echo_request(1, 1, b"x"),
+                    arrives.echo_request(1, 1, b"x"),
+                ),
+                (
+                    leaves.protocol(132, b"an SCTP chunk"),
+                    arrives.protocol(132, b"an SCTP chunk"),
+                ),
+                (
+                    leaves.hops(1).udp(1, 2, b"x"),
+                    arrives.hops(1).udp(1, 2, b"x"),
+                ),
+            ];
+            for (packet, out) in packets {
+                sent(rig, "sibling", family, packet, Action::Redirect)
+                    .out(Out::Frame(out))
+                    .check(rig);
+            }
+            let packet = rig.from(web, other.ip(family)).udp(1, 2, b"x");
+            dropped(rig, "another network", family, packet, DropReason::Isolated);
+            let absent = rig.from(web, family.ip(BACK.absent)).udp(1, 2, b"x");
+            dropped(
+                rig,
+                "absent elsewhere",
+                family,
+                absent,
+                DropReason::Isolated,
+            );
+        }
+        rig.set_network_flags(NetworkFlags { icc: false, ..OPEN });
+        for family in Family::BOTH {
+            let packet = rig.from(web, app.ip(family)).udp(1, 2, b"x");
+            dropped(rig, "no icc", family, packet, DropReason::IccDisabled);
+        }
+        rig.set_network_flags(NetworkFlags {
+            internal: true,
+            ..OPEN
+        });
+        for family in Family::BOTH {
+            let packet = rig.from(web, family.ip(CLIENT)).udp(1, 2, b"x");
+            dropped(rig, "internal", family, packet, DropReason::Internal);
         }
     });
 }
 
 #[test]
-fn an_absent_address_is_answered_host_unreachable() {
-    with_rig("an_absent_address_is_answered", |rig| {
+fn host_services_pass_to_the_stack() {
+    with_rig("host_services_pass", |rig| {
         for family in Family::BOTH {
-            let web = &rig.web;
-            let way = Way::new(
-                web.mac(),
-                GATEWAY_MAC,
-                web.ip(family),
-                family.ip(FRONT.absent),
+            let addresses = [
+                family.ip(FRONT.gateways),
+                family.ip(BACK.gateways),
+                family.ip(HOST),
+            ];
+            for to in addresses {
+                let way = rig.from(&rig.web, to);
+                for packet in [way.tcp(1, 22, "S", b""), way.udp(1, 53, b"x")] {
+                    sent(rig, "host", family, packet, Action::Pass).check(rig);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_delivered_is_answered() {
+    with_rig("what_cannot_be_delivered", |rig| {
+        for family in Family::BOTH {
+            let absent = rig.from(&rig.web, family.ip(FRONT.absent));
+            let reason = DropReason::HostUnreachable;
+            refused(
+                rig,
+                family,
+                absent.udp(1, 2, b"x"),
+                reason,
+                [(3, 1), (1, 3)],
             );
-            Row::new(
-                format!("{family:?}"),
-                FROM_CONTAINER,
-                web.ifindex(),
-                way.udp(1000, 2000, b"anybody?"),
+            refused(
+                rig,
+                family,
+                absent.echo_request(1, 1, b"x"),
+                reason,
+                [(3, 1), (1, 3)],
+            );
+            let nowhere = rig.from(&rig.web, family.ip(NOWHERE));
+            let reason = DropReason::NetUnreachable;
+            refused(
+                rig,
+                family,
+                nowhere.udp(1, 2, b"x"),
+                reason,
+                [(3, 0), (1, 0)],
+            );
+            let spent = rig.from(&rig.web, family.ip(CLIENT)).hops(1);
+            let reason = DropReason::HopLimit;
+            refused(
+                rig,
+                family,
+                spent.udp(1, 2, b"x"),
+                reason,
+                [(11, 0), (3, 0)],
+            );
+            refused(
+                rig,
+                family,
+                spent.tcp(1, 2, "S", b""),
+                reason,
+                [(11, 0), (3, 0)],
+            );
+        }
+    });
+}
+
+#[test]
+fn what_can_begin_no_flow_is_dropped() {
+    with_rig("what_can_begin_no_flow", |rig| {
+        for family in Family::BOTH {
+            let way = rig.from(&rig.web, family.ip(CLIENT));
+            for flags in ["A", "SA", "R", "FA"] {
+                let packet = way.tcp(2000, 80, flags, b"");
+                dropped(rig, flags, family, packet, DropReason::NoFlow);
+            }
+            let packet = way.echo_reply(1, 1, b"x");
+            dropped(rig, "echo reply", family, packet, DropReason::NoFlow);
+            let packet = way.protocol(47, b"gre");
+            dropped(rig, "GRE", family, packet, DropReason::Protocol);
+        }
+    });
+}
+
+#[test]
+fn what_leaves_is_masqueraded_and_its_answers_come_back() {
+    use netbpf_common::names::FROM_UPLINK;
+    with_rig("what_leaves_is_masqueraded", |rig| {
+        let web = &rig.web;
+        for family in Family::BOTH {
+            let (host, client) = (family.ip(HOST), family.ip(CLIENT));
+            let (leaves, outside) = (rig.from(web, client), rig.out(host, client).hops(63));
+            let (answer, arrives) = (rig.by_uplink(client, host), rig.into(web, client).hops(63));
+            // Ports within the range of masquerade are kept where they are free.
+            let flows = [
+                (
+                    leaves.tcp(5000, 80, "S", b""),
+                    outside.tcp(5000, 80, "S", b""),
+                    answer.tcp(80, 5000, "SA", b""),
+                    arrives.tcp(80, 5000, "SA", b""),
+                ),
+                (
+                    leaves.udp(5000, 53, b"question"),
+                    outside.udp(5000, 53, b"question"),
+                    answer.udp(53, 5000, b"answer"),
+                    arrives.udp(53, 5000, b"answer"),
+                ),
+                (
+                    leaves.echo_request(5000, 1, b"abc"),
+                    outside.echo_request(5000, 1, b"abc"),
+                    answer.echo_reply(5000, 1, b"abc"),
+                    arrives.echo_reply(5000, 1, b"abc"),
+                ),
+            ];
+            for (packet, out, reply, back) in flows {
+                sent(rig, "out", family, packet, Action::Redirect)
+                    .out(Out::Packet(out))
+                    .check(rig);
+                let ifindex = rig.uplink.entry.device.ifindex;
+                Row::new("back", FROM_UPLINK, ifindex, reply, Action::Redirect)
+                    .out(Out::Frame(back))
+                    .check(rig);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_routed_network_leaves_under_its_own_addresses() {
+    with_rig("a_routed_network", |rig| {
+        rig.set_network_flags(NetworkFlags {
+            masquerade: false,
+            ..OPEN
+        });
+        for family in Family::BOTH {
+            let client = family.ip(CLIENT);
+            let leaves = rig.from(&rig.web, client);
+            let out = rig.out(rig.web.ip(family), client).hops(63);
+            sent(
+                rig,
+                "routed",
+                family,
+                leaves.udp(1, 2, b"x"),
                 Action::Redirect,
             )
-            .drops(&[(DropReason::HostUnreachable, 1)])
-            .out(Out::Such(&|frame| {
-                // ICMP 3/1, ICMPv6 1/3 (address unreachable).
-                let wanted = family.of([(3, 1), (1, 3)]);
-                let found = netbpf_tests::packets::icmp_type_code(frame);
-                assert_eq!(found, Some(wanted), "{}", describe(frame));
-            }))
+            .out(Out::Packet(out.udp(1, 2, b"x")))
             .check(rig);
         }
     });

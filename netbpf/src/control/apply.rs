@@ -422,6 +422,11 @@ impl<'a> Apply<'a> {
         }
     }
 
+    /// The devices of all endpoints at once.
+    pub fn remove_all_veths(&mut self) -> Result<()> {
+        Ok(self.host.delete_our_links()?)
+    }
+
     /// What of ours is in the host's namespace.
     pub fn look_around(&mut self) -> Result<Found> {
         let mut found = Found::default();

@@ -54,6 +54,7 @@ pub fn attach(inner: &Inner, state: &mut State, spec: &AttachSpec) -> Result<End
     };
     let index = state.next_index(inner.settings.max_endpoints, |i| inner.reaper.is_pending(i))?;
     let mtu = view::mtu(state, &state.network(&network)?.record);
+    let host_ifname = free_host_ifname(state)?;
     let record_of_network = &state.network(&network)?.record;
     let mut record = EndpointRecord {
         index,
@@ -66,7 +67,7 @@ pub fn attach(inner: &Inner, state: &mut State, spec: &AttachSpec) -> Result<End
         netns: path.display().to_string(),
         namespace: id,
         ifname: String::new(),
-        host_ifname: plan::host_ifname(u32::from_ne_bytes(process::random()?)),
+        host_ifname,
         host_ifindex: 0,
         mac,
         ipv4: ipv4.and_then(|net| match net {
@@ -387,6 +388,17 @@ fn choose_ifname(spec: &AttachSpec, found: &ContainerFound, path: &Path) -> Resu
             format!("interface {name:?} exists already in {}", path.display()),
         )),
         Some(name) => Ok(name.clone()),
+    }
+}
+
+/// A name for the host's end that no device has: an attach that fails removes
+/// the device of its name.
+fn free_host_ifname(state: &mut State) -> Result<String> {
+    loop {
+        let name = plan::host_ifname(u32::from_ne_bytes(process::random()?));
+        if state.host.link(&name)?.is_none() {
+            return Ok(name);
+        }
     }
 }
 

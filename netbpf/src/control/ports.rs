@@ -23,6 +23,10 @@ use crate::{
     },
 };
 
+/// Up to that many ports are tried one by one, for more the list of sockets is
+/// read, which takes the kernel milliseconds.
+const MOST_BINDS: u16 = 64;
+
 /// IP protocol number.
 pub fn number(protocol: Protocol) -> u8 {
     match protocol {
@@ -263,6 +267,18 @@ impl<'a> Chooser<'a> {
             Protocol::Sctp => return Ok(()),
         };
         let (has4, has6) = (self.endpoint.ipv4.is_some(), self.endpoint.ipv6.is_some());
+        let any4 = (has4 && port.host_ip.is_none()).then_some(Ipv4Addr::UNSPECIFIED.into());
+        let any6 = (has6 && port.host_ip.is_none()).then_some(Ipv6Addr::UNSPECIFIED.into());
+        let mut addresses = [any4, any6, port.host_ip].into_iter().flatten();
+        let few = port.host_port_end - port.host_port < MOST_BINDS;
+        if few
+            && addresses.all(|ip| {
+                let mut ports = port.host_port..=port.host_port_end;
+                ports.all(|number| sockets::is_free(transport, ip, number))
+            })
+        {
+            return Ok(());
+        }
         let shown_ip = self.message_ip(port.host_ip);
         let bound = match self.bound.entry(port.protocol) {
             std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),

@@ -74,6 +74,10 @@ fn everything(
     let mut apply = Apply::new(&mut state.host, None, ipv6);
     for endpoint in &all.endpoints {
         errors.extend(apply.run_to_end(&plan::detach(endpoint, Heirs::default())));
+    }
+    // At once; what is not in the group yet, of an attach cut short, one by one.
+    errors.extend(apply.remove_all_veths().err());
+    for endpoint in &all.endpoints {
         errors.extend(apply.run_to_end(&plan::remove_device(endpoint)));
         errors.extend(
             store

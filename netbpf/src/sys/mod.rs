@@ -67,3 +67,6 @@ impl SysError {
             )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,12 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
+};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
 use super::{Result, SysError};
@@ -49,15 +54,31 @@ pub fn bound(transport: Transport) -> Result<Vec<(IpAddr, u16)>> {
 
 const TCP_LISTEN: u8 = 10;
 
-/// Whether a program could bind that address and port now. Used to settle what
-/// a listener on `::` means for IPv4.
+/// Whether a program could bind that address and port now, in its family alone.
+/// Some microseconds, where [`bound`] walks all sockets of the host. The socket
+/// never listens, so no client notices.
 pub fn is_free(transport: Transport, address: IpAddr, port: u16) -> bool {
-    let address = SocketAddr::new(address, port);
-    match transport {
-        // SO_REUSEADDR, which std sets, lets TIME_WAIT be but not listeners.
-        Transport::Tcp => TcpListener::bind(address).is_ok(),
-        Transport::Udp => UdpSocket::bind(address).is_ok(),
-    }
+    let kind = match transport {
+        Transport::Tcp => SockType::Stream,
+        Transport::Udp => SockType::Datagram,
+    };
+    let family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let try_bind = || -> nix::Result<()> {
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        if transport == Transport::Tcp {
+            // Lets connections in TIME_WAIT be, but not listeners.
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        }
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        }
+        let address = SockaddrStorage::from(SocketAddr::new(address, port));
+        bind(socket.as_raw_fd(), &address)
+    };
+    try_bind().is_ok()
 }
 
 /// `sl local_address rem_address st …`, addresses in words of the host's order.

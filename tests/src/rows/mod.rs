@@ -3,12 +3,12 @@
 //! row does not name must not move.
 //!
 //! What test-run cannot show: the device that a redirect leads to (the
-//! destination MAC of the packet tells), and programs of devices without
-//! Ethernet header. The packet is for the device's own host (`PACKET_HOST`)
+//! destination MAC of the packet tells), VLAN tags (the kernel takes them off on
+//! reception, before TC) and programs of devices without Ethernet header. The packet is for the device's own host (`PACKET_HOST`)
 //! only when its destination MAC is the device's.
 
 mod rig;
 mod row;
 
-pub use rig::{Member, Rig, Uplink, with_rig};
+pub use rig::{Member, OPEN, Rig, Uplink, with_rig};
 pub use row::{Action, Out, Row};

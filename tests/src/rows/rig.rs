@@ -12,6 +12,8 @@ use netbpf::datapath::{
     SubnetEntry, UplinkEntry,
 };
 
+use crate::packets::Way;
+
 use crate::lab::{
     Family, Host, Lab, Namespace,
     names::{self, BACK, FRONT, Net},
@@ -189,6 +191,32 @@ impl Rig {
                 .set_endpoint(&entry)
                 .unwrap_or_else(|e| panic!("endpoint: {e}"));
         }
+    }
+
+    /// The way of a packet that a member sends, by its gateway.
+    pub fn from(&self, member: &Member, to: IpAddr) -> Way {
+        let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+        Way::new(member.mac(), GATEWAY_MAC, member.ip(family), to)
+    }
+
+    /// The way of a packet that reaches a member.
+    pub fn into(&self, member: &Member, from: IpAddr) -> Way {
+        let family = if from.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        Way::new(GATEWAY_MAC, member.mac(), from, member.ip(family))
+    }
+
+    /// The way of a packet that comes by the uplink.
+    pub fn by_uplink(&self, from: IpAddr, to: IpAddr) -> Way {
+        Way::new(self.uplink.neighbour, self.uplink.mac, from, to)
+    }
+
+    /// The way of a packet that leaves by the uplink.
+    pub fn out(&self, from: IpAddr, to: IpAddr) -> Way {
+        Way::new(self.uplink.mac, self.uplink.neighbour, from, to)
     }
 
     /// Publishes a port of a member on all addresses of the host.

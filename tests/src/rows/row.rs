@@ -7,6 +7,9 @@ use netbpf_common::drop::DropReason;
 use super::Rig;
 use crate::packets::{assert_checksums, describe};
 
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
 /// What a program tells the kernel to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -35,6 +38,8 @@ pub enum Out<'a> {
     Same,
     /// Exactly this.
     Frame(Vec<u8>),
+    /// This from the IP header on; the Ethernet header is left to the neighbour.
+    Packet(Vec<u8>),
     /// Whatever this accepts; checksums are looked at before.
     Such(&'a dyn Fn(&[u8])),
     /// Not looked at.
@@ -123,6 +128,12 @@ impl<'a> Row<'a> {
             Out::Same => assert!(frame == self.packet, "changed: {}", story()),
             Out::Frame(wanted) => assert!(
                 frame == *wanted,
+                "{}-- wanted\n{}",
+                story(),
+                describe(wanted)
+            ),
+            Out::Packet(wanted) => assert!(
+                frame[ETHERNET..] == wanted[ETHERNET..],
                 "{}-- wanted\n{}",
                 story(),
                 describe(wanted)

@@ -1,0 +1,173 @@
+//! Packets that come by an uplink, through the real program by the kernel's
+//! test-run, each row for both families. The surroundings are drawn at
+//! [`netbpf_tests::rows::Rig`].
+
+use netbpf::datapath::NetworkFlags;
+use netbpf_common::{
+    drop::DropReason,
+    names::{FROM_CONTAINER, FROM_UPLINK},
+};
+use netbpf_tests::{
+    lab::{
+        Family,
+        names::{CLIENT, FRONT, HOST, NOWHERE},
+    },
+    packets::{Way, arp_request},
+    rows::{Action, OPEN, Out, Rig, Row, with_rig},
+};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// A row of a packet that comes by the uplink.
+fn came<'a>(rig: &Rig, name: &str, family: Family, packet: Vec<u8>, verdict: Action) -> Row<'a> {
+    let ifindex = rig.uplink.entry.device.ifindex;
+    Row::new(
+        format!("{name}, {family:?}"),
+        FROM_UPLINK,
+        ifindex,
+        packet,
+        verdict,
+    )
+}
+
+#[track_caller]
+fn dropped(rig: &Rig, family: Family, packet: Vec<u8>, reason: DropReason) {
+    came(rig, reason.label(), family, packet, Action::Drop)
+        .drops(&[(reason, 1)])
+        .out(Out::Any)
+        .check(rig);
+}
+
+/// One packet of each kind.
+fn kinds(way: &Way) -> [Vec<u8>; 4] {
+    [
+        way.tcp(1000, 80, "S", b""),
+        way.tcp(1000, 80, "A", b"x"),
+        way.udp(1000, 53, b"x"),
+        way.echo_request(1, 1, b"x"),
+    ]
+}
+
+#[test]
+fn what_is_not_ours_passes_unchanged() {
+    with_rig("what_is_not_ours_passes", |rig| {
+        rig.publish(1, UDP, 5300, &rig.web, 53);
+        for family in Family::BOTH {
+            let to_host = rig.by_uplink(family.ip(CLIENT), family.ip(HOST));
+            for packet in kinds(&to_host) {
+                came(rig, "to the host", family, packet, Action::Pass).check(rig);
+            }
+            // What the kernel would forward or drop is its own business.
+            let through = rig.by_uplink(family.ip(CLIENT), family.ip(NOWHERE));
+            for packet in kinds(&through) {
+                came(rig, "through", family, packet, Action::Pass).check(rig);
+            }
+            let others = Way {
+                to_mac: [2, 0, 0, 0, 0, 9],
+                ..to_host
+            };
+            let packet = others.udp(1000, 5300, b"x");
+            came(rig, "to another", family, packet, Action::Pass).check(rig);
+            let groups = ["224.0.0.5", "ff02::5"];
+            let group = rig.by_uplink(family.ip(CLIENT), family.ip(groups));
+            let packet = group.protocol(89, b"OSPF");
+            came(rig, "multicast", family, packet, Action::Pass).check(rig);
+            // A port that is published for UDP is the host's own in TCP.
+            let packet = to_host.tcp(1000, 5300, "S", b"");
+            came(rig, "other protocol", family, packet, Action::Pass).check(rig);
+        }
+        let host = HOST[0].parse().unwrap();
+        let asks = arp_request(rig.uplink.neighbour, CLIENT[0].parse().unwrap(), host);
+        came(rig, "ARP", Family::V4, asks, Action::Pass).check(rig);
+    });
+}
+
+#[test]
+fn what_only_pretends_is_dropped() {
+    with_rig("what_only_pretends", |rig| {
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let (inside, absent) = (rig.web.ip(family), family.ip(FRONT.absent));
+            for to in [inside, absent] {
+                for packet in kinds(&rig.by_uplink(client, to)) {
+                    dropped(rig, family, packet, DropReason::ContainerAddress);
+                }
+            }
+            for packet in kinds(&rig.by_uplink(client, family.ip(FRONT.gateways))) {
+                dropped(rig, family, packet, DropReason::GatewayAddress);
+            }
+            for from in [inside, absent] {
+                for packet in kinds(&rig.by_uplink(from, host)) {
+                    dropped(rig, family, packet, DropReason::SpoofedSubnet);
+                }
+            }
+            for packet in kinds(&rig.by_uplink(family.loopback(), host)) {
+                dropped(rig, family, packet, DropReason::Martian);
+            }
+            for packet in kinds(&rig.by_uplink(client, family.loopback())) {
+                dropped(rig, family, packet, DropReason::Martian);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_published_port_leads_to_its_container_and_back() {
+    with_rig("a_published_port_leads", |rig| {
+        let web = &rig.web;
+        rig.publish(1, TCP, 8080, web, 80);
+        rig.publish(2, UDP, 5300, web, 53);
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let (asks, arrives) = (rig.by_uplink(client, host), rig.into(web, client).hops(63));
+            let (answers, leaves) = (rig.from(web, client), rig.out(host, client).hops(63));
+            let flows = [
+                (
+                    asks.tcp(1000, 8080, "S", b""),
+                    arrives.tcp(1000, 80, "S", b""),
+                    answers.tcp(80, 1000, "SA", b""),
+                    leaves.tcp(8080, 1000, "SA", b""),
+                ),
+                (
+                    asks.udp(1000, 5300, b"question"),
+                    arrives.udp(1000, 53, b"question"),
+                    answers.udp(53, 1000, b"answer"),
+                    leaves.udp(5300, 1000, b"answer"),
+                ),
+            ];
+            for (packet, inside, answer, outside) in flows {
+                came(rig, "in", family, packet, Action::Redirect)
+                    .out(Out::Frame(inside))
+                    .check(rig);
+                let ifindex = web.ifindex();
+                Row::new("back", FROM_CONTAINER, ifindex, answer, Action::Redirect)
+                    .out(Out::Packet(outside))
+                    .check(rig);
+            }
+            // Without a SYN no flow begins.
+            let packet = asks.tcp(1001, 8080, "A", b"x");
+            came(rig, "ACK", family, packet, Action::Pass).check(rig);
+        }
+    });
+}
+
+#[test]
+fn a_routed_network_is_reached_from_outside() {
+    with_rig("a_routed_network_is_reached", |rig| {
+        rig.set_network_flags(NetworkFlags {
+            masquerade: false,
+            ..OPEN
+        });
+        for family in Family::BOTH {
+            let client = family.ip(CLIENT);
+            let way = rig.by_uplink(client, rig.web.ip(family));
+            let arrives = rig.into(&rig.web, client).hops(63);
+            for (packet, out) in kinds(&way).into_iter().zip(kinds(&arrives)) {
+                came(rig, "routed", family, packet, Action::Redirect)
+                    .out(Out::Frame(out))
+                    .check(rig);
+            }
+        }
+    });
+}
