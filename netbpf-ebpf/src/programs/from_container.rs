@@ -1,6 +1,6 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! parse → anti-spoof → ARP/ND → flow → local → endpoint → masquerade or route
+//! anti-spoof → parse → ARP/ND → flow → local → endpoint → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
