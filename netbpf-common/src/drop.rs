@@ -73,7 +73,7 @@ reasons! {
     17 NoFlow "no_flow" "belongs to no known connection and cannot begin one"
         "a connection older than the last teardown or longer idle than its time-out: the peer has to connect anew";
     18 FlowTableFull "flow_table_full" "no room for a new connection"
-        "raise --max-flows; `netbpf flows` shows who holds them";
+        "raise --max-flows, which takes effect after `netbpf teardown`; `netbpf flows` shows who holds them";
     19 PortsExhausted "ports_exhausted" "no outside port is free for masquerade"
         "one container has too many connections, or the range is narrow: see `netbpf flows` and ip_local_port_range";
     20 Protocol "protocol" "a protocol that cannot be masqueraded"
