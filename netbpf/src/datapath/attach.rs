@@ -58,9 +58,40 @@ pub(super) fn attach(
         .map_err(|e: ProgramError| DatapathError::other(step(), chain(&e)))?;
     let pin = pins::link(bpffs, device.ifindex, direction, kind);
     match kind {
-        AttachKind::Tcx => tcx(classifier, &pin, device, direction, &step),
-        AttachKind::Clsact => clsact(classifier, bpffs, device, direction, &step),
+        AttachKind::Tcx => tcx(classifier, &pin, device, direction, &step)?,
+        AttachKind::Clsact => clsact(classifier, bpffs, device, direction, &step)?,
     }
+    take_off_other_kind(bpffs, device, direction, kind)
+}
+
+/// An earlier daemon may have hung the program the other way: both would run.
+fn take_off_other_kind(
+    bpffs: &Path,
+    device: &Device,
+    direction: Direction,
+    kind: AttachKind,
+) -> Result<()> {
+    let (other, clsact) = match kind {
+        AttachKind::Tcx => (AttachKind::Clsact, true),
+        AttachKind::Clsact => (AttachKind::Tcx, false),
+    };
+    if !pins::link(bpffs, device.ifindex, direction, other).exists() {
+        return Ok(());
+    }
+    let ifindex = device.ifindex;
+    detach(
+        bpffs,
+        Hook {
+            ifindex,
+            direction,
+            clsact,
+        },
+    )?;
+    let still = |direction| pins::link(bpffs, ifindex, direction, AttachKind::Clsact).exists();
+    if clsact && !Direction::BOTH.into_iter().any(still) {
+        release_qdisc(bpffs, ifindex)?;
+    }
+    Ok(())
 }
 
 fn tcx(
