@@ -139,7 +139,9 @@ fn clsact(
         Err(TcError::AlreadyAttached | TcError::NetlinkError(_)) => {}
         Err(error) => return Err(gone_or(device, error.into(), step)),
     }
-    let side = direction;
+    // The pin first: teardown knows the filter by it, whenever we are killed.
+    let pin = pins::link(bpffs, device.ifindex, direction, AttachKind::Clsact);
+    pins::replace(&pin, |path| program.pin(path).map_err(|e| chain(&e)))?;
     let direction = attach_type(direction);
     let options = NlOptions {
         priority: PRIORITY,
@@ -163,8 +165,7 @@ fn clsact(
     };
     // A filter stays without us; dropping aya's link would remove it.
     std::mem::forget(program.take_link(id).map_err(|e| failed(&e))?);
-    let pin = pins::link(bpffs, device.ifindex, side, AttachKind::Clsact);
-    pins::replace(&pin, |path| program.pin(path).map_err(|e| chain(&e)))
+    Ok(())
 }
 
 fn gone_or(device: &Device, error: ProgramError, step: &dyn Fn() -> String) -> DatapathError {
