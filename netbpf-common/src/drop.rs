@@ -98,6 +98,8 @@ reasons! {
         "should not be: report it with `netbpf status` and the kernel's version";
     30 LinkLocal "link_local" "link-local traffic that is not neighbour discovery"
         "link-local addresses are not carried: use the container's own address";
+    31 ForwardingOff "forwarding_off" "the host's end of the veth lost its forwarding setting, without which the kernel answers no route"
+        "something wrote net.ipv4.ip_forward or net.ipv6.conf.all.forwarding, which resets every device; the daemon puts it back within three seconds";
 }
 
 /// Entries of the per-CPU counter array: one per possible number.

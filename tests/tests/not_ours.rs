@@ -252,3 +252,18 @@ fn docker_beside_us() {
         assert!(!drops.since().is_empty(), "dropped without a count");
     }
 }
+
+#[test]
+fn forwarding_switched_off_beside_us_comes_back() {
+    let street = street_with_networks("forwarding_comes_back", &[]);
+    let web = street.front("web", &[]);
+    // As an engine that starts and stops beside us does.
+    street.host.sysctl("net.ipv4.ip_forward", "1");
+    street.host.sysctl("net.ipv4.ip_forward", "0");
+    let name = format!("net.ipv4.conf.{}.forwarding", web.info.host_ifname);
+    let read = ["sysctl", "-n", &name];
+    within(Duration::from_secs(8), "forwarding is on again", || {
+        street.host.run(&read).ok().trim() == "1"
+    });
+    assert!(street.host.log().contains("forwarding was switched off"));
+}

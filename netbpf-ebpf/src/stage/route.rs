@@ -2,9 +2,9 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NO_SRC_ADDR,
-        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NO_SRC_ADDR, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup,
     },
     helpers::bpf_fib_lookup as fib_lookup,
 };
@@ -108,6 +108,7 @@ pub fn ask<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> Step {
         // Local, broadcast and multicast destinations end here as well, but are
         // dealt with before.
         BPF_FIB_LKUP_RET_NOT_FWDED => return Err(DropReason::NetUnreachable),
+        BPF_FIB_LKUP_RET_FWD_DISABLED => return Err(DropReason::ForwardingOff),
         _ => return Err(DropReason::NetUnreachable),
     }
     let ifindex = fib.ifindex;

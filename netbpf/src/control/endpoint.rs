@@ -25,7 +25,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
     store::{EndpointRecord, EndpointState, PortRecord},
-    sys::{netns::Namespace, process},
+    sys::{netns::Namespace, process, sysctl},
 };
 
 #[tracing::instrument(level = "debug", skip_all, fields(endpoint = spec.name))]
@@ -487,7 +487,30 @@ pub fn check_devices(inner: &Inner, state: &mut State) -> Result<()> {
         .map(|e| e.index)
         .collect();
     let gone = gone(inner, state, &missing);
+    for record in state.endpoints.values() {
+        keep_forwarding(record, inner.ipv6);
+    }
     uplinks::refresh(inner, state).and(gone)
+}
+
+/// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of
+/// every device, ours included; the kernel then answers our programs no route.
+fn keep_forwarding(record: &EndpointRecord, ipv6: bool) {
+    for family in ["ipv4", "ipv6"].into_iter().take(1 + usize::from(ipv6)) {
+        let name = [family, "conf", &record.host_ifname, "forwarding"];
+        let lost = matches!(sysctl::read(&name), Ok(Some(value)) if value == "0");
+        if !lost {
+            continue;
+        }
+        tracing::warn!(
+            device = record.host_ifname,
+            family,
+            "forwarding was switched off on our device; it is on again"
+        );
+        if let Err(error) = sysctl::write(&name, "1") {
+            tracing::warn!(device = record.host_ifname, family, %error, "and it stays off");
+        }
+    }
 }
 
 #[cfg(test)]

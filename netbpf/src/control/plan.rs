@@ -163,28 +163,32 @@ pub fn settle_routes(record: &mut EndpointRecord, internal: bool, found: &Contai
 
 /// Everything of a new endpoint.
 pub fn attach(endpoint: &Arc<Endpoint>) -> Vec<Step> {
-    let mut steps = vec![
-        Step::MakeVeth(endpoint.clone()),
+    let mut steps = vec![Step::MakeVeth(endpoint.clone())];
+    // The guard before the gate: with forwarding on and the device up, the host
+    // would route whatever the container sends.
+    steps.extend(guard(endpoint));
+    steps.extend([
         Step::SetUpHostEnd(endpoint.clone()),
         Step::SetUpContainer(endpoint.clone()),
         Step::AddHostRoutes(endpoint.clone()),
         Step::WaitRunning(endpoint.clone()),
-    ];
-    steps.extend(maps(endpoint));
+    ]);
+    steps.extend(ports(endpoint));
     steps
 }
 
-fn maps(endpoint: &Arc<Endpoint>) -> impl Iterator<Item = Step> {
-    let ports = endpoint.record.ports.clone();
-    let ports = ports
-        .into_iter()
-        .map(|port| Step::Publish(endpoint.clone(), port));
+fn guard(endpoint: &Arc<Endpoint>) -> [Step; 2] {
     [
         Step::SetEndpoint(endpoint.clone()),
         Step::AttachPrograms(endpoint.clone()),
     ]
-    .into_iter()
-    .chain(ports)
+}
+
+fn ports(endpoint: &Arc<Endpoint>) -> impl Iterator<Item = Step> {
+    let ports = endpoint.record.ports.clone();
+    ports
+        .into_iter()
+        .map(|port| Step::Publish(endpoint.clone(), port))
 }
 
 /// What an endpoint has outside of its device, in the order of taking it away.
@@ -266,9 +270,10 @@ pub struct Found {
 pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
     let mut steps = missing_of_networks(wanted, found);
     for endpoint in &wanted.endpoints {
+        steps.extend(guard(endpoint));
         steps.push(Step::SetUpHostEnd(endpoint.clone()));
         steps.push(Step::AddHostRoutes(endpoint.clone()));
-        steps.extend(maps(endpoint));
+        steps.extend(ports(endpoint));
     }
     steps.extend(strays(wanted, found));
     steps
