@@ -405,3 +405,25 @@ mod tests {
         assert_checksums(&neighbour_solicitation(ONE, from, wanted));
     }
 }
+
+/// A first fragment that ends within the TCP header.
+pub fn tiny_fragment(way: &Way) -> Vec<u8> {
+    let mut packet = way.tcp(1000, 80, "S", b"");
+    packet.truncate(14 + 20 + 8);
+    packet[16..18].copy_from_slice(&28_u16.to_be_bytes());
+    packet[20] |= 0x20;
+    packet
+}
+
+/// A TCP segment behind more destination options than are followed (RFC 8200
+/// section 4.6).
+pub fn behind_options(way: &Way) -> Vec<u8> {
+    let mut packet = way.tcp(1000, 80, "S", b"");
+    let option = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let chain = [option(60), option(60), option(60), option(60), option(6)].concat();
+    packet[20] = 60;
+    let length = u16::from_be_bytes([packet[18], packet[19]]) + chain.len() as u16;
+    packet[18..20].copy_from_slice(&length.to_be_bytes());
+    packet.splice(54..54, chain);
+    packet
+}

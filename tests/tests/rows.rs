@@ -10,8 +10,8 @@ use netbpf_tests::{
         names::{BACK, CLIENT, FRONT, HOST, NOWHERE},
     },
     packets::{
-        Way, arp_reply, arp_request, describe, icmp_type_code, neighbour_advertisement,
-        neighbour_solicitation,
+        Way, arp_reply, arp_request, behind_options, describe, icmp_type_code,
+        neighbour_advertisement, neighbour_solicitation,
     },
     rows::{Action, OPEN, Out, Rig, Row, with_rig},
 };
@@ -358,6 +358,48 @@ fn a_routed_network_leaves_under_its_own_addresses() {
             )
             .out(Out::Packet(out.udp(1, 2, b"x")))
             .check(rig);
+        }
+    });
+}
+
+#[test]
+fn nothing_hides_behind_headers_that_are_not_followed() {
+    with_rig("nothing_hides", |rig| {
+        for to in [rig.app.ip(Family::V6), Family::V6.ip(CLIENT)] {
+            let packet = behind_options(&rig.from(&rig.web, to));
+            dropped(rig, "options", Family::V6, packet, DropReason::Malformed);
+        }
+    });
+}
+
+#[test]
+fn the_next_container_with_an_address_does_not_take_up_its_flows() {
+    with_rig("next_container", |rig| {
+        for family in Family::BOTH {
+            let client = family.ip(CLIENT);
+            let leaves = rig.from(&rig.web, client);
+            let flows = || {
+                let flows = rig.datapath.flows().expect("flows");
+                flows
+                    .iter()
+                    .map(|f| (f.endpoint, f.packets))
+                    .collect::<Vec<_>>()
+            };
+            let send = || {
+                let packet = leaves.udp(5000, 53, b"x");
+                sent(rig, "out", family, packet, Action::Redirect)
+                    .out(Out::Any)
+                    .check(rig);
+            };
+            send();
+            send();
+            assert!(flows().contains(&(rig.web.entry.index, 2)), "{:?}", flows());
+            let mut successor = rig.web.entry.clone();
+            successor.index += 20;
+            rig.datapath.set_endpoint(&successor).expect("set");
+            send();
+            assert!(flows().contains(&(successor.index, 1)), "{:?}", flows());
+            rig.datapath.set_endpoint(&rig.web.entry).expect("set");
         }
     });
 }

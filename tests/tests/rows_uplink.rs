@@ -12,7 +12,7 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, FRONT, HOST, NOWHERE},
     },
-    packets::{Way, arp_request},
+    packets::{Way, arp_request, behind_options, tiny_fragment},
     rows::{Action, OPEN, Out, Rig, Row, with_rig},
 };
 
@@ -169,5 +169,50 @@ fn a_routed_network_is_reached_from_outside() {
                     .check(rig);
             }
         }
+    });
+}
+
+#[test]
+fn addresses_are_judged_where_there_are_no_ports() {
+    with_rig("judged_without_ports", |rig| {
+        let make = |family: Family, way: &Way| match family {
+            Family::V4 => tiny_fragment(way),
+            Family::V6 => behind_options(way),
+        };
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let (inside, gateway) = (rig.web.ip(family), family.ip(FRONT.gateways));
+            let to = |from, to| make(family, &rig.by_uplink(from, to));
+            let drop = |packet, reason| dropped(rig, family, packet, reason);
+            drop(to(client, gateway), DropReason::GatewayAddress);
+            drop(to(inside, host), DropReason::SpoofedSubnet);
+            drop(to(client, inside), DropReason::ContainerAddress);
+            let packet = to(client, host);
+            came(rig, "to the host", family, packet, Action::Pass).check(rig);
+        }
+    });
+}
+
+#[test]
+fn link_local_traffic_is_never_translated() {
+    with_rig("link_local_untouched", |rig| {
+        rig.publish(1, UDP, 5300, &rig.web, 53);
+        let pairs = [("169.254.7.7", Family::V4), ("fe80::7", Family::V6)];
+        for (address, family) in pairs {
+            let from = address.parse().unwrap();
+            let packet = rig.by_uplink(from, family.ip(HOST)).udp(1000, 5300, b"x");
+            came(rig, "link-local", family, packet, Action::Pass).check(rig);
+        }
+    });
+}
+
+#[test]
+fn first_fragments_are_not_translated_without_the_others() {
+    with_rig("first_fragments", |rig| {
+        rig.publish(1, UDP, 5300, &rig.web, 53);
+        let way = rig.by_uplink(Family::V4.ip(CLIENT), Family::V4.ip(HOST));
+        let mut packet = way.udp(1000, 5300, b"the first of many");
+        packet[20] |= 0x20;
+        dropped(rig, Family::V4, packet, DropReason::Fragment);
     });
 }
