@@ -107,7 +107,7 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     }
     let (found, endpoints, broken) = take_stock(inner, state)?;
     for record in endpoints {
-        state.put_endpoint(record, true);
+        state.put_endpoint(record);
     }
     give_up(inner, state, broken)?;
     uplinks::refresh_networks(inner, state)?;

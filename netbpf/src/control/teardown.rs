@@ -67,7 +67,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
             state.add_network(network);
         }
         for endpoint in store.endpoints()? {
-            state.put_endpoint(endpoint, false);
+            state.put_endpoint(endpoint);
         }
         state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
         let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;
