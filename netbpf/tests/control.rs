@@ -802,3 +802,155 @@ fn a_teardown_that_failed_can_be_tried_again() {
     sh(&format!("umount {}", busy.display()));
     host.run(control.teardown(true)).unwrap();
 }
+
+#[test]
+fn a_container_that_is_started_again_at_once_has_its_own_again() {
+    if !on_a_host_of_its_own("a_container_that_is_started_again_at_once_has_its_own_again") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let spec = |container: &Container| AttachSpec {
+        ips: vec!["172.20.0.77".parse().unwrap()],
+        publish: vec!["8080:80".into()],
+        ..container.attach("web")
+    };
+    let mut web = Container::new();
+    for round in 0..5 {
+        host.run(control.attach(spec(&web))).unwrap();
+        let next = Container::new();
+        let error = host.run(control.attach(spec(&next))).unwrap_err();
+        assert_eq!(error.code, Code::AlreadyExists, "it lives");
+        // The kernel lets go of the sockets that were used in there a little later
+        // (RCU), and of the namespace after that.
+        std::thread::sleep(Duration::from_millis(300));
+        web.end();
+        web = next;
+        if round % 2 == 1 {
+            let other = AttachSpec {
+                ips: vec![],
+                ..spec(&web)
+            };
+            let other = AttachSpec {
+                name: format!("other{round}"),
+                ..other
+            };
+            host.run(control.attach(other.clone())).unwrap();
+            host.run(control.detach(&other.name, None)).unwrap();
+        }
+    }
+    host.run(control.teardown(true)).unwrap();
+}
+
+#[test]
+fn many_that_die_together_are_cleared_away_together() {
+    if !on_a_host_of_its_own("many_that_die_together_are_cleared_away_together") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let spec = NetworkSpec {
+        subnets: vec!["10.7.0.0/24".parse().unwrap()],
+        ..network("back")
+    };
+    host.run(control.network_create(spec)).unwrap();
+    let mut containers: Vec<Container> = (0..20).map(|_| Container::new()).collect();
+    for (n, container) in containers.iter().enumerate() {
+        for net in ["default", "back"] {
+            let spec = AttachSpec {
+                network: Some(net.into()),
+                ..container.attach(&format!("c{n}"))
+            };
+            host.run(control.attach(spec)).unwrap();
+        }
+    }
+    containers.iter_mut().skip(10).for_each(Container::end);
+    wait_until("half are gone", Duration::from_secs(5), || {
+        host.run(control.endpoints()).unwrap().len() == 20
+    });
+    let began = Instant::now();
+    for n in 0..10 {
+        host.run(control.detach(&format!("c{n}"), None)).unwrap();
+    }
+    // The names in there are free again.
+    for (n, container) in containers.iter().take(10).enumerate() {
+        let info = host.run(control.attach(container.attach(&format!("c{n}"))));
+        assert_eq!(info.unwrap().ifname, "eth0");
+    }
+    println!("detached and attached: {:?}", began.elapsed());
+    host.run(control.teardown(true)).unwrap();
+    assert!(!sh("ip -o link").contains("nb"));
+}
+
+#[test]
+fn what_nobody_can_have_is_refused() {
+    if !on_a_host_of_its_own("what_nobody_can_have_is_refused") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let web = Container::new();
+    let refused = |change: &dyn Fn(&mut AttachSpec)| {
+        let mut spec = web.attach("web");
+        change(&mut spec);
+        let began = Instant::now();
+        let error = host.run(control.attach(spec)).unwrap_err();
+        assert!(began.elapsed() < Duration::from_secs(2), "{error}");
+        (error.code, error.message)
+    };
+    for ifname in ["eth%d", "all", "default"] {
+        let (code, message) = refused(&|s| s.ifname = Some(ifname.into()));
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(message.contains(ifname), "{message}");
+    }
+    let (code, _) = refused(&|s| s.mac = Some("02:6e:65:74:62:70".into()));
+    assert_eq!(code, Code::InvalidArgument);
+    let (code, message) = refused(&|s| s.publish = vec!["1-65535".into()]);
+    assert_eq!(code, Code::InvalidArgument, "{message}");
+    let (code, _) = refused(&|s| {
+        s.publish_all = true;
+        s.expose = vec!["1-65535".into()];
+    });
+    assert_eq!(code, Code::InvalidArgument);
+    // All of the free ports, and then one more.
+    let long = host.run(control.attach(AttachSpec {
+        publish: vec!["1-28000".into()],
+        ..web.attach("web")
+    }));
+    assert_eq!(long.unwrap().ports[0].host_port_end, Some(32_768 + 27_999));
+    let (code, _) = refused(&|s| {
+        s.name = "other".into();
+        s.publish = vec!["1-28000".into()];
+    });
+    assert_eq!(code, Code::PortInUse);
+
+    sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let (code, message) = refused(&|s| s.name = "other".into());
+    assert_eq!(code, Code::Conflict);
+    assert!(
+        message.contains("net.ipv6.conf.all.disable_ipv6=1"),
+        "{message}"
+    );
+    host.run(control.teardown(true)).unwrap();
+}
+
+#[test]
+fn without_ipv6_on_lo_networks_have_ipv4_alone() {
+    if !on_a_host_of_its_own("without_ipv6_on_lo_networks_have_ipv4_alone") {
+        return;
+    }
+    sh("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1");
+    let host = Host::new();
+    let control = host.start();
+    let status = host.run(control.status()).unwrap();
+    let named = |n: &String| n.contains("net.ipv6.conf.lo.disable_ipv6=1");
+    assert!(status.notes.iter().any(named), "{:?}", status.notes);
+    let web = Container::new();
+    let info = host.run(control.attach(web.attach("web"))).unwrap();
+    assert_eq!(info.ipv6, None);
+    sh(&format!(
+        "ping -q -n -c1 -W1 {}",
+        info.ipv4.unwrap().split('/').next().unwrap()
+    ));
+    host.run(control.teardown(true)).unwrap();
+}

@@ -370,6 +370,28 @@ pub fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
 pub const TIME_EXCEEDED: [u8; 2] = [icmpv4::TYPE_TIME_EXCEEDED, icmpv6::TYPE_TIME_EXCEEDED];
 pub const UNREACHABLE: [u8; 2] = [icmpv4::TYPE_DEST_UNREACH, icmpv6::TYPE_DST_UNREACH];
 
+/// A first fragment that ends within the TCP header.
+pub fn tiny_fragment(way: &Way) -> Vec<u8> {
+    let mut packet = way.tcp(1000, 80, "S", b"");
+    packet.truncate(14 + 20 + 8);
+    packet[16..18].copy_from_slice(&28_u16.to_be_bytes());
+    packet[20] |= 0x20;
+    packet
+}
+
+/// A TCP segment behind more destination options than are followed (RFC 8200
+/// section 4.6).
+pub fn behind_options(way: &Way) -> Vec<u8> {
+    let mut packet = way.tcp(1000, 80, "S", b"");
+    let option = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let chain = [option(60), option(60), option(60), option(60), option(6)].concat();
+    packet[20] = 60;
+    let length = u16::from_be_bytes([packet[18], packet[19]]) + chain.len() as u16;
+    packet[18..20].copy_from_slice(&length.to_be_bytes());
+    packet.splice(54..54, chain);
+    packet
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,26 +426,4 @@ mod tests {
         let from = "fd10:1::2".parse().expect("an address");
         assert_checksums(&neighbour_solicitation(ONE, from, wanted));
     }
-}
-
-/// A first fragment that ends within the TCP header.
-pub fn tiny_fragment(way: &Way) -> Vec<u8> {
-    let mut packet = way.tcp(1000, 80, "S", b"");
-    packet.truncate(14 + 20 + 8);
-    packet[16..18].copy_from_slice(&28_u16.to_be_bytes());
-    packet[20] |= 0x20;
-    packet
-}
-
-/// A TCP segment behind more destination options than are followed (RFC 8200
-/// section 4.6).
-pub fn behind_options(way: &Way) -> Vec<u8> {
-    let mut packet = way.tcp(1000, 80, "S", b"");
-    let option = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
-    let chain = [option(60), option(60), option(60), option(60), option(6)].concat();
-    packet[20] = 60;
-    let length = u16::from_be_bytes([packet[18], packet[19]]) + chain.len() as u16;
-    packet[18..20].copy_from_slice(&length.to_be_bytes());
-    packet.splice(54..54, chain);
-    packet
 }

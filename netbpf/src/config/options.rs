@@ -36,9 +36,9 @@ pub struct Options {
     /// [default: /sys/fs/bpf/netbpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// Connect processes of this cgroup and below to ports published here
+    /// For hooks to come, on the processes of this cgroup and below: does nothing yet
     /// [default: the root of cgroup v2]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide = true)]
     pub cgroup: Option<PathBuf>,
     /// A way out; may be repeated [default: every device with an address]
     #[arg(long, value_name = "IFACE")]

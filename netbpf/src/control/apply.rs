@@ -285,6 +285,19 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
+    /// The devices of several endpoints, at the cost of one.
+    pub fn remove_veths(&mut self, endpoints: &[Arc<Endpoint>]) -> Result<()> {
+        let mut ifindexes = Vec::new();
+        for endpoint in endpoints {
+            let link = self.host.link(&endpoint.record.host_ifname)?;
+            ifindexes.extend(link.map(|l| l.ifindex));
+        }
+        match ifindexes.is_empty() {
+            true => Ok(()),
+            false => Ok(self.host.delete_links(&ifindexes)?),
+        }
+    }
+
     fn set_up_host_end(&mut self, record: &EndpointRecord) -> Result<()> {
         let device = self.host_device(record)?;
         let alias = plan::alias(record);

@@ -18,84 +18,71 @@ use super::{
     now,
     plan::{self, ContainerFound},
     ports::{self, Chooser},
+    reaper::Reaper,
     state::State,
     uplinks, view,
 };
 use crate::{
+    datapath::GATEWAY_MAC,
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
     store::{EndpointRecord, EndpointState, PortRecord},
     sys::{netns::Namespace, process, sysctl},
 };
 
-#[tracing::instrument(level = "debug", skip_all, fields(endpoint = spec.name))]
-pub fn attach(inner: &Inner, state: &mut State, spec: &AttachSpec) -> Result<EndpointInfo> {
-    check_spec(spec)?;
-    let network = spec.network.as_deref().unwrap_or(DEFAULT).to_owned();
-    state.network(&network)?;
-    if state.endpoint_on(&spec.name, &network).is_some() {
-        return Err(Error::new(
-            Code::AlreadyExists,
-            format!(
-                "endpoint {:?} on network {network:?} exists already",
-                spec.name
-            ),
-        ));
-    }
-    let namespace = open_namespace(&spec.netns)?;
-    let path = namespace.path().to_path_buf();
-    let id = namespace.id();
-    inner.reaper.wait_for(id);
+/// An attach that was asked for, with what of it needs no state.
+pub struct Request {
+    spec: AttachSpec,
+    /// Whether it is there is told after whether the network is.
+    namespace: Result<Namespace>,
+}
 
-    let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips)?;
-    let mac = match &spec.mac {
-        Some(text) => parse_mac(text)?,
-        None => make_mac(ipv4)?,
+/// What became of a request.
+pub enum Attached {
+    Done(Box<EndpointInfo>),
+    /// A device is on its way out of the namespace: to be waited for, and asked
+    /// again.
+    Later(Box<Request>),
+}
+
+impl Request {
+    /// Opens the namespace, wherever its path leads: nothing else is kept waiting.
+    pub fn new(spec: AttachSpec) -> Result<Request> {
+        check_spec(&spec)?;
+        let namespace = open_namespace(&spec.netns);
+        Ok(Request { spec, namespace })
+    }
+
+    /// Waits until no device of the namespace is on its way out.
+    pub fn wait(&self, reaper: &Reaper) {
+        if let Ok(namespace) = &self.namespace {
+            reaper.wait_for(namespace.id());
+        }
+    }
+}
+
+#[tracing::instrument(level = "debug", skip_all, fields(endpoint = request.spec.name))]
+pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Attached> {
+    if let Ok(namespace) = &request.namespace
+        && inner.reaper.is_busy(namespace.id())
+    {
+        return Ok(Attached::Later(Box::new(request)));
+    }
+    let Request { spec, namespace } = &request;
+    let (mut record, last_port) = match settle(inner, state, spec, namespace) {
+        // Who is in the way may have died just now, and not be missed yet.
+        Err(error) if clear_dead(inner, state, spec, error.code)? => {
+            settle(inner, state, spec, namespace)?
+        }
+        settled => settled?,
     };
-    let index = state.next_index(inner.settings.max_endpoints, |i| inner.reaper.is_pending(i))?;
-    let mtu = view::mtu(state, &state.network(&network)?.record);
-    let host_ifname = free_host_ifname(state)?;
-    let record_of_network = &state.network(&network)?.record;
-    let mut record = EndpointRecord {
-        index,
-        serial: state.last_serial + 1,
-        state: EndpointState::Attaching,
-        name: spec.name.clone(),
-        network_index: record_of_network.index,
-        gateway: gateway_of(record_of_network, ipv4).and_then(v4),
-        gateway6: gateway_of(record_of_network, ipv6).and_then(v6),
-        netns: path.display().to_string(),
-        namespace: id,
-        ifname: String::new(),
-        host_ifname,
-        host_ifindex: 0,
-        mac,
-        ipv4: ipv4.and_then(|net| match net {
-            IpNet::V4(net) => Some(net),
-            IpNet::V6(_) => None,
-        }),
-        ipv6: ipv6.and_then(|net| match net {
-            IpNet::V6(net) => Some(net),
-            IpNet::V4(_) => None,
-        }),
-        mtu,
-        default4: false,
-        default6: false,
-        rules: false,
-        aliases: spec.aliases.clone(),
-        links: spec.links.clone(),
-        labels: spec.labels.clone(),
-        ports: Vec::new(),
-        created_at: now(),
-        network,
-    };
-    let (ports, last_port) = choose_ports(inner, state, spec, &record)?;
-    record.ports = ports;
+    let Request { spec, namespace } = request;
+    let (namespace, index) = (namespace?, record.index);
 
     let internal = state.network_of(&record)?.record.internal;
     let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
     let found = apply.look_into(namespace)?;
-    record.ifname = choose_ifname(spec, &found, &path)?;
+    record.ifname = choose_ifname(&spec, &found, Path::new(&record.netns))?;
     plan::settle_routes(&mut record, internal, &found);
 
     inner.store.put_endpoint(&record)?;
@@ -123,7 +110,7 @@ pub fn attach(inner: &Inner, state: &mut State, spec: &AttachSpec) -> Result<End
         return Err(error);
     }
     state.last_port = last_port;
-    state.put_endpoint(record.clone(), spec.ips.is_empty());
+    state.put_endpoint(record.clone());
     if let Err(error) = ports::sync_reserved(inner, state) {
         // The port is published all the same; what is lost is the guard against
         // the kernel choosing it for a program of the host.
@@ -135,7 +122,113 @@ pub fn attach(inner: &Inner, state: &mut State, spec: &AttachSpec) -> Result<End
         host_ifname = record.host_ifname,
         "endpoint attached"
     );
-    Ok(view::endpoint(inner, &record))
+    Ok(Attached::Done(Box::new(view::endpoint(inner, &record))))
+}
+
+/// What the endpoint is to be, as far as the container's namespace has no say in
+/// it, and where the next search for a port begins. Changes nothing.
+fn settle(
+    inner: &Inner,
+    state: &mut State,
+    spec: &AttachSpec,
+    namespace: &Result<Namespace>,
+) -> Result<(EndpointRecord, u16)> {
+    let network = spec.network.as_deref().unwrap_or(DEFAULT).to_owned();
+    state.network(&network)?;
+    if state.endpoint_on(&spec.name, &network).is_some() {
+        return Err(Error::new(
+            Code::AlreadyExists,
+            format!(
+                "endpoint {:?} on network {network:?} exists already",
+                spec.name
+            ),
+        ));
+    }
+    let namespace = namespace.as_ref().map_err(Clone::clone)?;
+    let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips)?;
+    let mac = match &spec.mac {
+        Some(text) => parse_mac(text)?,
+        None => make_mac(ipv4)?,
+    };
+    let index = state.next_index(inner.settings.max_endpoints, |i| inner.reaper.is_pending(i))?;
+    let mtu = view::mtu(state, &state.network(&network)?.record);
+    let host_ifname = free_host_ifname(state)?;
+    let record_of_network = &state.network(&network)?.record;
+    let has_wish = |v6: bool| spec.ips.iter().any(|ip| ip.is_ipv6() == v6);
+    let mut record = EndpointRecord {
+        index,
+        serial: state.last_serial + 1,
+        state: EndpointState::Attaching,
+        name: spec.name.clone(),
+        network_index: record_of_network.index,
+        gateway: gateway_of(record_of_network, ipv4).and_then(v4),
+        gateway6: gateway_of(record_of_network, ipv6).and_then(v6),
+        netns: namespace.path().display().to_string(),
+        namespace: namespace.id(),
+        ifname: String::new(),
+        host_ifname,
+        host_ifindex: 0,
+        mac,
+        ipv4: ipv4.and_then(|net| match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        }),
+        ipv6: ipv6.and_then(|net| match net {
+            IpNet::V6(net) => Some(net),
+            IpNet::V4(_) => None,
+        }),
+        automatic4: !has_wish(false),
+        automatic6: !has_wish(true),
+        mtu,
+        default4: false,
+        default6: false,
+        rules: false,
+        aliases: spec.aliases.clone(),
+        links: spec.links.clone(),
+        labels: spec.labels.clone(),
+        ports: Vec::new(),
+        created_at: now(),
+        network,
+    };
+    let (ports, last_port) = choose_ports(inner, state, spec, &record)?;
+    record.ports = ports;
+    Ok((record, last_port))
+}
+
+/// Clears away who may be in the way of a request with that outcome and whose
+/// namespace is gone; whether there was anybody.
+fn clear_dead(inner: &Inner, state: &mut State, spec: &AttachSpec, code: Code) -> Result<bool> {
+    let network = spec.network.as_deref().unwrap_or(DEFAULT);
+    let in_the_way = |r: &EndpointRecord| match code {
+        Code::AlreadyExists => r.name == spec.name && r.network == network,
+        Code::AddressInUse => r.addresses().any(|(a, _)| spec.ips.contains(&a.addr())),
+        _ => false,
+    };
+    match code {
+        Code::PortInUse => clear_dead_publishers(inner, state),
+        _ => clear_dead_of(inner, state, in_the_way),
+    }
+}
+
+/// The same for whoever has published a port.
+pub fn clear_dead_publishers(inner: &Inner, state: &mut State) -> Result<bool> {
+    clear_dead_of(inner, state, |r| !r.ports.is_empty())
+}
+
+fn clear_dead_of(
+    inner: &Inner,
+    state: &mut State,
+    suspect: impl Fn(&EndpointRecord) -> bool,
+) -> Result<bool> {
+    let mut dead = BTreeSet::new();
+    for record in state.endpoints.values().filter(|r| suspect(r)) {
+        let (name, ifindex) = (&record.host_ifname, record.host_ifindex);
+        if !state.host.other_end_lives(ifindex, name)? {
+            dead.insert(record.index);
+        }
+    }
+    gone(inner, state, &dead)?;
+    Ok(!dead.is_empty())
 }
 
 pub fn detach(
@@ -254,11 +347,16 @@ fn check_spec(spec: &AttachSpec) -> Result<()> {
             || ifname.len() > 15
             || ifname == "."
             || ifname == ".."
-            || ifname
-                .contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+            || ifname.contains(|c: char| "/:%".contains(c) || c.is_whitespace() || c.is_control());
         if bad {
             return Err(Error::invalid(format!(
-                "interface name {ifname:?}: a name has 1 to 15 bytes and no '/', ':' or space"
+                "interface name {ifname:?}: a name has 1 to 15 bytes and no '/', ':', '%' or space"
+            )));
+        }
+        // Beside the devices' own, these are directories of settings for all.
+        if ["all", "default"].contains(&ifname.as_str()) {
+            return Err(Error::invalid(format!(
+                "interface name {ifname:?} is the kernel's word for all devices"
             )));
         }
     }
@@ -345,6 +443,14 @@ fn choose_addresses(
             return Ok(None);
         };
         let subnet = ipam.subnet();
+        if is_v6 && let Some(why) = sysctl::ipv6_disabled() {
+            return Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "network {network:?} has IPv6, which was switched off on this host while the daemon runs ({why}): switch it on, or start the daemon anew"
+                ),
+            ));
+        }
         let wish = wanted.iter().find(|ip| ip.is_ipv6() == is_v6).copied();
         let address = wish.or_else(|| ipam.next()).ok_or_else(|| {
             Error::new(
@@ -464,6 +570,11 @@ fn parse_mac(text: &str) -> Result<[u8; 6]> {
             "MAC address {text:?} cannot be a device's"
         )));
     }
+    if mac == GATEWAY_MAC {
+        return Err(Error::invalid(format!(
+            "MAC address {text:?} is that of every gateway"
+        )));
+    }
     Ok(mac)
 }
 
@@ -529,6 +640,7 @@ mod tests {
             "02:42:0a:00:00:02:03",
             "02-42-0a-00-00-02",
             "01:00:5e:00:00:01",
+            "02:6e:65:74:62:70",
             "00:00:00:00:00:00",
             "2:42:a:0:0:2",
             "0g:42:0a:00:00:02",

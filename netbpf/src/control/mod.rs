@@ -29,7 +29,11 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use self::{reaper::Reaper, state::State};
+use self::{
+    endpoint::{Attached, Request},
+    reaper::Reaper,
+    state::State,
+};
 use crate::{
     datapath::Datapath,
     error::{Code, Error, Result},
@@ -110,8 +114,21 @@ impl Control {
     }
 
     pub async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
-        self.change(move |inner, state| endpoint::attach(inner, state, &spec))
-            .await
+        let mut request = blocking(move || Request::new(spec)).await?;
+        loop {
+            let inner = self.inner.clone();
+            request = blocking(move || {
+                request.wait(&inner.reaper);
+                Ok(request)
+            })
+            .await?;
+            let attach =
+                move |inner: &Inner, state: &mut State| endpoint::attach(inner, state, request);
+            match self.change(attach).await? {
+                Attached::Done(info) => return Ok(*info),
+                Attached::Later(again) => request = *again,
+            }
+        }
     }
 
     /// Idempotent; returns what was detached.
@@ -253,6 +270,15 @@ impl Inner {
             .await
             .map_err(Error::internal)?
     }
+}
+
+/// Does work that needs no state in a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::internal)?
 }
 
 /// RFC 3339, to the second.

@@ -47,24 +47,32 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
     // First the kernel: what a crash leaves of a network that is not in the store
     // is swept away at the next start.
     let steps = plan::network_up(&record, inner.ipv6);
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
-    apply.run(&steps)?;
-    let stored = inner
-        .store
-        .put_meta(Meta::LastNetwork, &record.index)
-        .and_then(|()| inner.store.put_network(&record));
-    if let Err(e) = stored {
-        let errors = apply.run_to_end(&plan::network_down(&record));
-        for error in errors {
-            tracing::warn!(%error, network = record.name, "not taken back");
-        }
-        return Err(e.into());
-    }
+    Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6).run(&steps)?;
     let name = record.name.clone();
+    state.add_network(record.clone());
+    let stored = uplinks::refresh_networks(inner, state).and_then(|()| {
+        inner.store.put_meta(Meta::LastNetwork, &record.index)?;
+        Ok(inner.store.put_network(&record)?)
+    });
+    if let Err(e) = stored {
+        state.networks.remove(&name);
+        take_down(inner, state, &record);
+        return Err(e);
+    }
     tracing::info!(network = name, "network made");
-    state.add_network(record);
-    uplinks::refresh_networks(inner, state)?;
     Ok(view::network(state, state.network(&name)?))
+}
+
+/// Takes a network that is no more out of maps and host, as far as it goes: what
+/// stays is swept away at the next start.
+fn take_down(inner: &Inner, state: &mut State, record: &NetworkRecord) {
+    let steps = plan::network_down(record);
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut errors = apply.run_to_end(&steps);
+    errors.extend(uplinks::refresh_networks(inner, state).err());
+    for error in errors {
+        tracing::warn!(%error, network = record.name, "not removed cleanly");
+    }
 }
 
 pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
@@ -87,11 +95,7 @@ pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
     // The store first: what a crash leaves in the kernel then is swept away.
     inner.store.remove_network(name)?;
     state.networks.remove(name);
-    uplinks::refresh_networks(inner, state)?;
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
-    for error in apply.run_to_end(&plan::network_down(&record)) {
-        tracing::warn!(%error, network = name, "not removed cleanly");
-    }
+    take_down(inner, state, &record);
     tracing::info!(network = name, "network removed");
     Ok(())
 }

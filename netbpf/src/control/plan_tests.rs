@@ -50,6 +50,8 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
             host_ifindex: 100 + index,
             mac: [2, 0, 0, 0, 0, 1],
             ipv4: Some(format!("10.0.0.{}/24", index + 1).parse().unwrap()),
+            automatic4: true,
+            automatic6: true,
             ipv6: Some(format!("fd00::{}/64", index + 1).parse().unwrap()),
             gateway: Some("10.0.0.1".parse().unwrap()),
             gateway6: Some("fd00::1".parse().unwrap()),

@@ -68,6 +68,10 @@ pub struct Chooser<'a> {
     internal: bool,
     /// Chosen in this request already.
     chosen: Vec<PortRecord>,
+    /// Numbers of ranges that are taken.
+    slots: BTreeSet<u32>,
+    /// Ports that the user keeps for other purposes, once they were asked for.
+    users: Option<BTreeSet<u16>>,
     bound: HashMap<Protocol, Vec<(IpAddr, u16)>>,
     last_port: u16,
 }
@@ -84,6 +88,12 @@ impl<'a> Chooser<'a> {
             endpoint,
             internal: state.network_of(endpoint)?.record.internal,
             chosen: Vec::new(),
+            slots: {
+                let endpoints = state.endpoints.values();
+                let ports = endpoints.flat_map(|e| &e.ports);
+                ports.map(|p| p.slot).collect()
+            },
+            users: None,
             bound: HashMap::new(),
             last_port: state.last_port,
         })
@@ -104,6 +114,7 @@ impl<'a> Chooser<'a> {
     pub fn choose_exposed(&mut self, exposed: &[String]) -> Result<()> {
         for text in exposed {
             let (ports, protocol) = portspec::parse_expose(text)?;
+            check_span(text, ports, &local_port_range())?;
             for port in ports.first..=ports.last {
                 let named = self.chosen.iter().any(|p| {
                     let last = p.container_port + (p.host_port_end - p.host_port);
@@ -166,22 +177,20 @@ impl<'a> Chooser<'a> {
             HostPorts::Free => {
                 let range = local_port_range();
                 let span = spec.container.span();
-                if span > range.end() - range.start() {
-                    return Err(Error::invalid(format!(
-                        "port {text:?}: {} host ports in a row are more than there are between {} and {}",
-                        u32::from(span) + 1,
-                        range.start(),
-                        range.end()
-                    )));
-                }
+                check_span(text, container, &range)?;
                 let (low, high) = (*range.start(), range.end() - span);
                 let start = match self.last_port {
                     last if (low..high).contains(&last) => last + 1,
                     _ => low,
                 };
                 let places = [start..=high, low..=start.saturating_sub(1)];
-                let users = self.users_reserved()?;
-                let port = self.first_free(&places, &users, record)?.ok_or_else(|| {
+                let users = match self.users.take() {
+                    Some(users) => users,
+                    None => self.users_reserved()?,
+                };
+                let found = self.first_free(&places, &users, record)?;
+                self.users = Some(users);
+                let port = found.ok_or_else(|| {
                     Error::new(
                         Code::PortInUse,
                         format!(
@@ -194,6 +203,7 @@ impl<'a> Chooser<'a> {
                 port
             }
         };
+        self.slots.insert(port.slot);
         self.chosen.push(port);
         Ok(())
     }
@@ -230,8 +240,8 @@ impl<'a> Chooser<'a> {
 
     /// The lowest slot that no range has.
     fn free_slot(&self) -> u32 {
-        let used: BTreeSet<u32> = self.all_published().map(|(_, p)| p.slot).collect();
-        (0..).find(|slot| !used.contains(slot)).unwrap_or(u32::MAX)
+        let free = (0..).find(|slot| !self.slots.contains(slot));
+        free.unwrap_or(u32::MAX)
     }
 
     /// The first range, of those that begin in `places`, that is free and has
@@ -364,6 +374,19 @@ impl<'a> Chooser<'a> {
     fn users_reserved(&self) -> Result<BTreeSet<u16>> {
         let list = reserved::parse(&read_reserved()?);
         Ok(list.difference(&self.state.reserved).copied().collect())
+    }
+}
+
+/// Refuses more ports than the host has to give.
+fn check_span(text: &str, ports: PortRange, host: &RangeInclusive<u16>) -> Result<()> {
+    match ports.span() <= host.end() - host.start() {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "port {text:?}: {} free host ports are more than there are between {} and {}",
+            u32::from(ports.span()) + 1,
+            host.start(),
+            host.end()
+        ))),
     }
 }
 

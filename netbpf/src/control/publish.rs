@@ -3,13 +3,14 @@
 use super::{
     Inner,
     apply::Apply,
+    endpoint,
     plan::Step,
     ports::{self, Chooser, find_published},
     state::State,
     view,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::{EndpointInfo, PublishSpec},
     store::PortRecord,
 };
@@ -22,12 +23,22 @@ pub fn publish(
     spec: &PublishSpec,
 ) -> Result<EndpointInfo> {
     check(spec)?;
-    let before = state.endpoint_meant(name, spec.network.as_deref())?.clone();
-    let mut chooser = Chooser::new(state, inner.settings.publish_ip, &before)?;
-    for text in &spec.publish {
-        chooser.choose(text)?;
-    }
-    let (added, last_port) = chooser.finish();
+    let choose = |state: &State| -> Result<_> {
+        let before = state.endpoint_meant(name, spec.network.as_deref())?.clone();
+        let mut chooser = Chooser::new(state, inner.settings.publish_ip, &before)?;
+        for text in &spec.publish {
+            chooser.choose(text)?;
+        }
+        let (added, last_port) = chooser.finish();
+        Ok((before, added, last_port))
+    };
+    let (before, added, last_port) = match choose(state) {
+        // Who has the port may have died just now, and not be missed yet.
+        Err(e) if e.code == Code::PortInUse && endpoint::clear_dead_publishers(inner, state)? => {
+            choose(state)?
+        }
+        chosen => chosen?,
+    };
     let mut after = before.clone();
     after.ports.extend(added.iter().cloned());
 
@@ -44,7 +55,7 @@ pub fn publish(
         return Err(error);
     }
     state.last_port = last_port;
-    state.put_endpoint(after.clone(), false);
+    state.put_endpoint(after.clone());
     if let Err(error) = ports::sync_reserved(inner, state) {
         tracing::warn!(%error, "ports not reserved");
     }
@@ -73,14 +84,16 @@ pub fn unpublish(
         .collect();
     let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
     let errors = apply.run_to_end(&steps);
-    state.put_endpoint(record.clone(), false);
+    state.put_endpoint(record.clone());
     if let Err(error) = ports::sync_reserved(inner, state) {
         tracing::warn!(%error, "reserved ports not taken back");
     }
-    match errors.into_iter().next() {
-        Some(error) => Err(error),
-        None => Ok(view::endpoint(inner, &record)),
+    // The store says that they are published no more; what is left in the maps is
+    // taken away at the next start.
+    for error in errors {
+        tracing::warn!(%error, endpoint = record.name, "not unpublished cleanly");
     }
+    Ok(view::endpoint(inner, &record))
 }
 
 fn check(spec: &PublishSpec) -> Result<()> {

@@ -51,17 +51,24 @@ impl Reaper {
         let thread = Builder::new()
             .name("reaper".into())
             .spawn(move || {
-                for endpoint in queue {
+                while let Ok(first) = queue.recv() {
+                    let batch: Vec<_> = [first].into_iter().chain(queue.try_iter()).collect();
                     let mut apply = Apply::new(&mut netlink, Some(&datapath), ipv6);
-                    for error in apply.run_to_end(&plan::remove_device(&endpoint)) {
-                        let endpoint = &endpoint.record.name;
-                        tracing::warn!(endpoint, %error, "device not removed cleanly");
+                    if let Err(error) = apply.remove_veths(&batch) {
+                        tracing::warn!(%error, "devices not removed at once");
                     }
-                    if let Err(error) = store.remove_endpoint(endpoint.record.index) {
-                        tracing::error!(%error, "record of a detached endpoint stays");
+                    for endpoint in batch {
+                        // Finds no device any more, but its pins.
+                        for error in apply.run_to_end(&plan::remove_device(&endpoint)) {
+                            let endpoint = &endpoint.record.name;
+                            tracing::warn!(endpoint, %error, "device not removed cleanly");
+                        }
+                        if let Err(error) = store.remove_endpoint(endpoint.record.index) {
+                            tracing::error!(%error, "record of a detached endpoint stays");
+                        }
+                        done.lock().remove(&endpoint.record.index);
+                        done.changed.notify_all();
                     }
-                    done.lock().remove(&endpoint.record.index);
-                    done.changed.notify_all();
                 }
             })
             .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
@@ -85,6 +92,11 @@ impl Reaper {
     /// Whether an endpoint's number is still in use.
     pub fn is_pending(&self, index: u32) -> bool {
         self.pending.lock().contains_key(&index)
+    }
+
+    /// Whether a device of a namespace is on its way out.
+    pub fn is_busy(&self, namespace: NamespaceId) -> bool {
+        self.pending.lock().values().any(|n| *n == namespace)
     }
 
     /// Waits until no device of a namespace is on its way out, so that its name

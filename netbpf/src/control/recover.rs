@@ -15,7 +15,7 @@ use super::{
     ports::{self, local_port_range, masquerade_ports},
     reaper::Reaper,
     state::State,
-    uplinks,
+    teardown, uplinks,
 };
 use crate::{
     datapath::{Datapath, Device, Options},
@@ -64,8 +64,13 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         bpffs,
         _locks: (lock, pins),
     };
-    reload(&inner, &mut state.blocking_lock())?;
-    Ok(inner)
+    let is_first = inner.store.networks()?.is_empty() && inner.store.endpoints()?.is_empty();
+    let reloaded = reload(&inner, &mut state.blocking_lock());
+    if reloaded.is_err() && is_first {
+        // Nothing was there before that would have to go on.
+        teardown::undo_start(&inner, &mut state.blocking_lock());
+    }
+    reloaded.map(|()| inner)
 }
 
 /// Where this process is.
@@ -107,7 +112,7 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     }
     let (found, endpoints, broken) = take_stock(inner, state)?;
     for record in endpoints {
-        state.put_endpoint(record, true);
+        state.put_endpoint(record);
     }
     give_up(inner, state, broken)?;
     uplinks::refresh_networks(inner, state)?;

@@ -134,13 +134,18 @@ impl State {
     }
 
     /// Adds an endpoint or what has changed of it; its addresses are taken.
-    pub fn put_endpoint(&mut self, record: EndpointRecord, automatic: bool) {
+    pub fn put_endpoint(&mut self, record: EndpointRecord) {
+        let is_new = !self.endpoints.contains_key(&record.index);
         self.last_serial = self.last_serial.max(record.serial);
         if let Some(network) = self.networks.get_mut(&record.network) {
             network.endpoints.insert(record.index);
             for (address, _) in record.addresses() {
+                let automatic = match address.addr().is_ipv6() {
+                    false => record.automatic4,
+                    true => record.automatic6,
+                };
                 if let Some(ipam) = network.ipam_of(address.addr().is_ipv6()) {
-                    ipam.take(address.addr(), record.index, automatic);
+                    ipam.take(address.addr(), record.index, is_new && automatic);
                 }
             }
         }

@@ -48,6 +48,14 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
     done
 }
 
+/// After a first start that failed.
+pub fn undo_start(inner: &Inner, state: &mut State) {
+    let store = Some(&*inner.store);
+    for error in everything(&inner.settings, store, state, inner.ipv6, inner.bpffs) {
+        tracing::warn!(%error, "not taken back");
+    }
+}
+
 /// Without one, from the store and what is found. Where there is no store, what
 /// bears our marks and the pins go all the same: nobody else's daemon runs here.
 pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
@@ -67,7 +75,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
             state.add_network(network);
         }
         for endpoint in store.endpoints()? {
-            state.put_endpoint(endpoint, false);
+            state.put_endpoint(endpoint);
         }
         state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
         let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;

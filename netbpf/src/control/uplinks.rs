@@ -52,8 +52,14 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
             .get(&device.ifindex)
             .is_some_and(|old| old.entry == uplink.entry && old.failed.is_none());
         if !unchanged && let Err(error) = inner.datapath.attach_uplink(&uplink.entry) {
-            tracing::warn!(%error, device = device.name, "cannot be an uplink");
-            uplink.failed = Some(error.to_string());
+            let why = error.to_string();
+            let known = before
+                .get(&device.ifindex)
+                .is_some_and(|old| old.failed.as_ref() == Some(&why));
+            if !known {
+                tracing::warn!(%error, device = device.name, "cannot be an uplink");
+            }
+            uplink.failed = Some(why);
         } else if !unchanged {
             tracing::info!(device = device.name, "uplink");
         }
@@ -172,6 +178,7 @@ mod tests {
             running: true,
             loopback: name == "lo",
             peer: None,
+            peer_namespace: None,
             enslaved: false,
             ethernet: !name.starts_with("wg"),
         }

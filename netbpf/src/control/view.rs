@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     model::*,
     store::{EndpointRecord, NetworkRecord, PortRecord},
-    sys::process,
+    sys::{process, sysctl},
 };
 
 /// The MTU of a network's new endpoints: its own, or the smallest uplink's.
@@ -86,7 +86,8 @@ pub fn endpoint(inner: &Inner, record: &EndpointRecord) -> EndpointInfo {
         dropped_packets: stats.dropped_packets,
         created_at: record.created_at.clone(),
         dns: DnsInfo {
-            servers: record.addresses().map(|(_, gateway)| gateway).collect(),
+            // Nothing answers at the gateways yet.
+            servers: Vec::new(),
             search: Vec::new(),
         },
     }
@@ -264,8 +265,17 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
 
 fn notes(inner: &Inner, state: &State) -> Vec<String> {
     let mut notes = state.notes.clone();
-    if !inner.ipv6 {
-        notes.push("IPv6 is disabled on this host: networks have IPv4 alone".into());
+    match (inner.ipv6, sysctl::ipv6_disabled()) {
+        (true, None) => {}
+        (false, None) => notes.push(
+            "IPv6 was disabled on this host when the daemon started: networks have IPv4 alone until it starts anew".into(),
+        ),
+        (false, Some(why)) => notes.push(format!(
+            "IPv6 is disabled on this host ({why}): networks have IPv4 alone"
+        )),
+        (true, Some(why)) => notes.push(format!(
+            "IPv6 was switched off on this host while the daemon runs ({why}): no endpoint can be attached to networks that have it"
+        )),
     }
     let is_there = |name: &str| state.uplinks.iter().any(|u| u.entry.device.name == name);
     for name in inner.settings.uplinks.iter().filter(|n| !is_there(n)) {

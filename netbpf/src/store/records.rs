@@ -74,6 +74,11 @@ pub struct EndpointRecord {
     /// With the subnet's prefix length.
     pub ipv4: Option<Ipv4Net>,
     pub ipv6: Option<Ipv6Net>,
+    /// The address was chosen by us: the next one is looked for behind it.
+    #[serde(default)]
+    pub automatic4: bool,
+    #[serde(default)]
+    pub automatic6: bool,
     pub gateway: Option<Ipv4Addr>,
     pub gateway6: Option<Ipv6Addr>,
     pub mtu: u16,

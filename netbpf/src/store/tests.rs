@@ -35,6 +35,8 @@ fn endpoint(index: u32) -> EndpointRecord {
         mac: [2, 0x42, 10, 0, 0, 2],
         ipv4: Some("10.0.0.2/24".parse().unwrap()),
         ipv6: None,
+        automatic4: true,
+        automatic6: false,
         gateway: Some("10.0.0.1".parse().unwrap()),
         gateway6: None,
         mtu: 1500,

@@ -66,7 +66,21 @@ pub fn write(name: &[&str], value: &str) -> Result<()> {
         .map_err(|e| SysError::io(what(), e))
 }
 
+/// Why this namespace has no IPv6; `None` where it has. The gateways' addresses
+/// are on `lo`.
+pub fn ipv6_disabled() -> Option<String> {
+    for device in ["all", "lo"] {
+        match read(&["ipv6", "conf", device, "disable_ipv6"]) {
+            Ok(Some(value)) if value == "0" => {}
+            Ok(Some(_)) => return Some(format!("net.ipv6.conf.{device}.disable_ipv6=1")),
+            Ok(None) => return Some("the kernel has no IPv6".into()),
+            Err(e) => return Some(e.to_string()),
+        }
+    }
+    None
+}
+
 /// Whether devices of this namespace can have IPv6 addresses.
 pub fn has_ipv6() -> bool {
-    matches!(read(&["ipv6", "conf", "all", "disable_ipv6"]), Ok(Some(v)) if v == "0")
+    ipv6_disabled().is_none()
 }

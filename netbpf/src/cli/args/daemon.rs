@@ -55,7 +55,7 @@ pub struct Teardown {
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
     /// The daemon's [default: the root of cgroup v2]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide = true)]
     pub cgroup: Option<PathBuf>,
 }
 

@@ -22,6 +22,9 @@ use crate::sys::{Result, SysError};
 /// removed at once.
 const GROUP: u32 = 0x6e_6270;
 
+/// Group of those that are to be removed next.
+const LEAVING: u32 = GROUP + 1;
+
 /// A device, as far as we look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -37,6 +40,8 @@ pub struct Link {
     pub loopback: bool,
     /// Number of the device at the other end, in its namespace, or below this one.
     pub peer: Option<u32>,
+    /// Our namespace's number for the one that the peer is in.
+    pub peer_namespace: Option<i32>,
     /// Port of a bridge, bond or the like.
     pub enslaved: bool,
     /// Has an Ethernet header; without it (tun, WireGuard, ppp) packets begin
@@ -60,6 +65,29 @@ impl Netlink {
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
         let message = LinkUnspec::new_with_name(name).build();
         self.get_link(|| format!("look up device {name}"), message)
+    }
+
+    /// Whether a veth of ours is there and its other end's namespace is. One that
+    /// dies lets go of its devices some time later.
+    pub fn other_end_lives(&mut self, ifindex: u32, name: &str) -> Result<bool> {
+        let Some(link) = self.link_by_index(ifindex)?.filter(|l| l.name == name) else {
+            return Ok(false);
+        };
+        let (Some(peer), Some(namespace)) = (link.peer, link.peer_namespace) else {
+            return Ok(true);
+        };
+        // Its number is taken away when it begins to die.
+        if namespace < 0 {
+            return Ok(false);
+        }
+        let mut message = LinkUnspec::new_with_index(peer).build();
+        message.attributes.push(LinkAttribute::IfNetnsId(namespace));
+        match self.get_link(|| format!("look up the other end of {name}"), message) {
+            Ok(found) => Ok(found.is_some()),
+            // No reference can be had of one that nobody is in (`maybe_get_net`).
+            Err(e) if e.errno() == Some(libc::EINVAL) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     pub fn link_by_index(&mut self, ifindex: u32) -> Result<Option<Link>> {
@@ -175,10 +203,35 @@ impl Netlink {
     }
 
     /// Removes all devices that were brought up by [`Netlink::set_up_host_end`].
-    /// The kernel waits once for all, not 15 ms for each.
     pub fn delete_our_links(&mut self) -> Result<()> {
+        self.delete_group(GROUP)
+    }
+
+    /// Removes devices. The kernel waits once for all, not 15 ms for each.
+    pub fn delete_links(&mut self, ifindexes: &[u32]) -> Result<()> {
+        if let [one] = ifindexes {
+            return self.delete_link(*one);
+        }
+        for ifindex in ifindexes {
+            let message = LinkUnspec::new_with_index(*ifindex)
+                .link_group(LEAVING)
+                .build();
+            let done = self.request(
+                || format!("put device {ifindex} among those to be removed"),
+                RouteNetlinkMessage::SetLink(message),
+                0,
+            );
+            match done {
+                Err(e) if !e.is_gone() => return Err(e),
+                _ => {}
+            }
+        }
+        self.delete_group(LEAVING)
+    }
+
+    fn delete_group(&mut self, group: u32) -> Result<()> {
         let message = LinkMessageBuilder::<LinkUnspec>::new()
-            .link_group(GROUP)
+            .link_group(group)
             .build();
         let done = self.request(
             || "remove our devices".into(),
@@ -240,6 +293,7 @@ impl From<&LinkMessage> for Link {
             running: false,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             peer: None,
+            peer_namespace: None,
             enslaved: false,
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         };
@@ -249,6 +303,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+                LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(*id),
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
                 LinkAttribute::Controller(controller) => link.enslaved = *controller != 0,
                 LinkAttribute::OperState(state) => {
