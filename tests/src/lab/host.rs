@@ -160,7 +160,9 @@ impl Host {
         argv.extend(self.directory_flags());
         argv.extend(["--node".to_owned(), self.role().to_owned()]);
         argv.extend(flags.iter().cloned());
-        self.run(&argv).env("RUST_LOG", "info,netbpf=debug")
+        // The benchmark runs it as users do.
+        let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,netbpf=debug".into());
+        self.run(&argv).env("RUST_LOG", &log)
     }
 
     /// Runs the daemon where it is expected to refuse.
