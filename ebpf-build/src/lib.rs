@@ -11,6 +11,7 @@ mod compiler;
 mod elf;
 mod error;
 mod inspect;
+mod instructions;
 mod line_info;
 mod linker;
 mod places;

@@ -1,8 +1,8 @@
 //! The one list of drop reasons: index of the counter, label of the metric,
-//! text of the command and page in docs/drops.md.
+//! text of the command and, with what to do about each, page in docs/drops.md.
 
 macro_rules! reasons {
-    ($($number:literal $variant:ident $label:literal $text:literal;)*) => {
+    ($($number:literal $variant:ident $label:literal $text:literal $advice:literal;)*) => {
         /// Why a packet was dropped. Numbers are never reused.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,11 @@ macro_rules! reasons {
                 match self { $(DropReason::$variant => $text,)* }
             }
 
+            /// What to do about it.
+            pub const fn advice(self) -> &'static str {
+                match self { $(DropReason::$variant => $advice,)* }
+            }
+
             /// The reason of a number, as found in a counter or an event.
             pub const fn from_number(number: u8) -> Option<DropReason> {
                 match number { $($number => Some(DropReason::$variant),)* _ => None }
@@ -33,36 +38,66 @@ macro_rules! reasons {
 }
 
 reasons! {
-    1 Malformed "malformed" "cut short, or a header field that cannot be";
-    2 SpoofedMac "spoofed_mac" "the container sent it with a MAC that is not its own";
-    3 SpoofedAddress "spoofed_address" "the container sent it with a source address that is not its own";
-    4 SpoofedNeighbour "spoofed_neighbour" "an ARP or ND packet of the container claims what is not its own";
-    5 Martian "martian" "a loopback or unspecified address on the wire";
-    6 Multicast "multicast" "multicast and broadcast are not carried between containers";
-    7 Vlan "vlan" "the container sent a VLAN-tagged frame";
-    8 EtherType "ether_type" "neither IPv4, IPv6 nor ARP";
-    9 Isolated "isolated" "the destination is on another network";
-    10 IccDisabled "icc_disabled" "containers of this network may not talk to each other";
-    11 Internal "internal" "the network is internal: nothing leaves it";
-    12 HostUnreachable "host_unreachable" "no endpoint has this address; answered host-unreachable";
-    13 NetUnreachable "net_unreachable" "the host has no route; answered net-unreachable";
-    14 Prohibited "prohibited" "the host's routing prohibits it; answered admin-prohibited";
-    15 HopLimit "hop_limit" "TTL or hop limit spent; answered time-exceeded";
-    16 TooBig "too_big" "larger than the MTU of the way out; answered frag-needed or packet-too-big";
-    17 NoFlow "no_flow" "belongs to no known connection and cannot begin one";
-    18 FlowTableFull "flow_table_full" "no room for a new connection";
-    19 PortsExhausted "ports_exhausted" "no outside port is free for masquerade";
-    20 Protocol "protocol" "a protocol that cannot be masqueraded";
-    21 Fragment "fragment" "a fragment whose connection is not known";
-    22 ContainerAddress "container_address" "from an uplink straight to a container's address";
-    23 GatewayAddress "gateway_address" "from an uplink to a network's gateway address";
-    24 SpoofedSubnet "spoofed_subnet" "from an uplink with a source within our subnets";
-    25 KernelForwarded "kernel_forwarded" "the kernel tried to forward it into a container";
-    26 NotUplink "not_uplink" "the route leads out by a device that is no uplink";
-    27 NoSourceAddress "no_source_address" "the way out has no address of this family to masquerade to";
-    28 UnknownEndpoint "unknown_endpoint" "from a device that belongs to no endpoint";
-    29 Helper "helper" "a kernel helper refused to change or redirect the packet";
-    30 LinkLocal "link_local" "link-local traffic that is not neighbour discovery";
+    1 Malformed "malformed" "cut short, or a header field that cannot be"
+        "capture in the container; a driver or tool that builds packets itself is the usual cause";
+    2 SpoofedMac "spoofed_mac" "the container sent it with a MAC that is not its own"
+        "let the container use the MAC that `netbpf inspect` shows; nested bridges and macvlan need endpoints of their own";
+    3 SpoofedAddress "spoofed_address" "the container sent it with a source address that is not its own"
+        "let the container use the addresses that `netbpf inspect` shows; look for addresses or routed networks added inside it";
+    4 SpoofedNeighbour "spoofed_neighbour" "an ARP or ND packet of the container claims what is not its own"
+        "the container claims another's address: look for keepalived, arping or a second address in it";
+    5 Martian "martian" "a loopback or unspecified address on the wire"
+        "look for a program that sends to or from 127.0.0.0/8, ::1 or 0.0.0.0 by a device other than lo";
+    6 Multicast "multicast" "multicast and broadcast are not carried between containers"
+        "mostly mDNS, DHCP or MLD and harmless; name peers by address where a program relies on it";
+    7 Vlan "vlan" "the container sent a VLAN-tagged frame"
+        "make VLANs on the host, not in the container";
+    8 EtherType "ether_type" "neither IPv4, IPv6 nor ARP"
+        "LLDP and the like: harmless";
+    9 Isolated "isolated" "the destination is on another network"
+        "attach one of the two to the other's network, or publish the port";
+    10 IccDisabled "icc_disabled" "containers of this network may not talk to each other"
+        "publish the port, or make the network without --no-icc";
+    11 Internal "internal" "the network is internal: nothing leaves it"
+        "meant so; attach the container to a second network to let it out";
+    12 HostUnreachable "host_unreachable" "no endpoint has this address; answered host-unreachable"
+        "the peer is detached or the address is old: see `netbpf ps`";
+    13 NetUnreachable "net_unreachable" "the host has no route; answered net-unreachable"
+        "add the route on the host: `ip route get ADDRESS` must name a device";
+    14 Prohibited "prohibited" "the host's routing prohibits it; answered admin-prohibited"
+        "look at the host's rules: `ip rule` and `ip route show table all type prohibit`";
+    15 HopLimit "hop_limit" "TTL or hop limit spent; answered time-exceeded"
+        "traceroute does this on purpose; else look for a routing loop";
+    16 TooBig "too_big" "larger than the MTU of the way out; answered frag-needed or packet-too-big"
+        "path MTU discovery at work; where it goes on, set --mtu on the network to the smallest on the way";
+    17 NoFlow "no_flow" "belongs to no known connection and cannot begin one"
+        "a connection older than the last teardown or longer idle than its time-out: the peer has to connect anew";
+    18 FlowTableFull "flow_table_full" "no room for a new connection"
+        "raise --max-flows, which takes effect after `netbpf teardown`; `netbpf flows` shows who holds them";
+    19 PortsExhausted "ports_exhausted" "no outside port is free for masquerade"
+        "one container has too many connections, or the range is narrow: see `netbpf flows` and ip_local_port_range";
+    20 Protocol "protocol" "a protocol that cannot be masqueraded"
+        "attach to a network made with --no-masquerade, or tunnel the protocol in UDP";
+    21 Fragment "fragment" "a fragment whose connection is not known"
+        "lower the MTU in the container so that it sends no fragments";
+    22 ContainerAddress "container_address" "from an uplink straight to a container's address"
+        "publish the port, or make the network with --no-masquerade where it is to be reached by address";
+    23 GatewayAddress "gateway_address" "from an uplink to a network's gateway address"
+        "reach the host under its own addresses";
+    24 SpoofedSubnet "spoofed_subnet" "from an uplink with a source within our subnets"
+        "somebody on the wire uses our subnet: choose another with --subnet, or look for the sender";
+    25 KernelForwarded "kernel_forwarded" "the kernel tried to forward it into a container"
+        "another program routes into our subnets (ip_forward with a route or DNAT of its own): publish the port instead";
+    26 NotUplink "not_uplink" "the route leads out by a device that is no uplink"
+        "give the device an address and bring it up, or add it to --uplink; see the uplinks in `netbpf status`";
+    27 NoSourceAddress "no_source_address" "the way out has no address of this family to masquerade to"
+        "give the way out an address of this family";
+    28 UnknownEndpoint "unknown_endpoint" "from a device that belongs to no endpoint"
+        "a moment of attach or detach; where it goes on, restart the daemon, which puts the maps right";
+    29 Helper "helper" "a kernel helper refused to change or redirect the packet"
+        "should not be: report it with `netbpf status` and the kernel's version";
+    30 LinkLocal "link_local" "link-local traffic that is not neighbour discovery"
+        "link-local addresses are not carried: use the container's own address";
 }
 
 /// Entries of the per-CPU counter array: one per possible number.

@@ -16,13 +16,10 @@ pub enum Kind {
     Forward,
     /// The same by a device whose packets have no Ethernet header.
     ForwardBare,
-    /// The packet was rewritten into an answer (ARP, ND) that goes back where it
-    /// came from.
+    /// The packet was rewritten into an answer (ARP, ND, ICMP error) that goes
+    /// back where it came from.
     Answer,
-    /// Answered with an ICMP error in place of the packet, which counts as
-    /// dropped.
-    Refuse,
-    /// Thrown away.
+    /// Thrown away, or answered with the ICMP error that says why.
     Drop,
 }
 
@@ -41,7 +38,6 @@ const DELIVER: u64 = 2;
 const FORWARD: u64 = 3;
 const FORWARD_BARE: u64 = 4;
 const ANSWER: u64 = 5;
-const REFUSE: u64 = 6;
 const DROP: u64 = 7;
 const TO_PORT: u64 = 8;
 const TO_MASQUERADE: u64 = 9;
@@ -69,16 +65,11 @@ impl Coded {
     }
 
     #[inline(always)]
-    pub const fn refuse(reason: DropReason) -> Coded {
-        Coded(REFUSE | (reason as u64) << 8)
-    }
-
-    #[inline(always)]
     pub const fn drop(reason: DropReason) -> Coded {
         Coded(DROP | (reason as u64) << 8)
     }
 
-    /// The reason, when this drops without an answer.
+    /// Number of the reason, when this is a drop.
     #[inline(always)]
     pub const fn dropped(self) -> Option<u8> {
         if self.0 as u8 as u64 == DROP {
@@ -99,15 +90,8 @@ impl Coded {
             FORWARD => Kind::Forward,
             FORWARD_BARE => Kind::ForwardBare,
             ANSWER => Kind::Answer,
-            REFUSE => Kind::Refuse,
             _ => Kind::Drop,
         }
-    }
-
-    /// Number of the drop reason.
-    #[inline(always)]
-    pub const fn reason(self) -> u32 {
-        (self.0 >> 8) as u32 & 0xff
     }
 
     #[inline(always)]
@@ -145,9 +129,7 @@ mod tests {
         assert_eq!(Coded::forward(7, false).kind(), Kind::ForwardBare);
         assert_eq!(Coded::forward(7, false).ifindex(), 7);
         let reason = DropReason::HostUnreachable;
-        assert_eq!(Coded::refuse(reason).kind(), Kind::Refuse);
-        assert_eq!(Coded::refuse(reason).reason(), reason as u32);
         assert_eq!(Coded::drop(reason).dropped(), Some(reason as u8));
-        assert_eq!(Coded::refuse(reason).dropped(), None);
+        assert_eq!(Coded::PASS.dropped(), None);
     }
 }

@@ -101,9 +101,16 @@ pub extern "C" fn answer_arp(skb: *mut __sk_buff) -> u64 {
 /// Counts a drop.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn count_drop(skb: *mut __sk_buff, reason: u32, endpoint: u32) -> i32 {
-    emit::count_drop(&Skb::from_raw(skb), reason, endpoint);
-    emit::SHOT
+pub extern "C" fn count_drop(reason: u32, endpoint: u32) -> i32 {
+    emit::count_drop(reason, endpoint)
+}
+
+/// Tells of a dropped packet, whose network header is at `l3`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_dropped(skb: *mut __sk_buff, l3: u32, reason: u32, endpoint: u32) -> i32 {
+    emit::tell_dropped(&Skb::from_raw(skb), l3 as usize & 0xf, reason, endpoint);
+    0
 }
 
 /// Tells of a new flow, whose packet and original half are in the working space.

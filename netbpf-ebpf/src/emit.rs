@@ -4,12 +4,13 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netbpf_common::{
     event::{EVENT_DROP, EVENT_NEW, Event},
     maps::{DropKey, EndpointStats, Flow},
+    packet::{eth, tuple},
 };
 
 use crate::{
     calls,
     ctx::Skb,
-    family::{Family, Packet},
+    family::{Family, Packet, V4, V6},
     maps::{CONFIG, DROPS, ENDPOINT_DROPS, ENDPOINT_STATS, EVENTS},
 };
 
@@ -55,16 +56,19 @@ pub fn received(skb: &Skb, endpoint: u32) {
     }
 }
 
-/// A packet that goes nowhere; the code to return. `endpoint` is 0 where none is
-/// known.
+/// A packet that goes nowhere; the code to return. `l3` is the offset of its
+/// network header, `endpoint` 0 where none is known.
 #[inline(always)]
-pub fn dropped(skb: &Skb, reason: u32, endpoint: u32) -> i32 {
-    calls::count_drop(skb.raw(), reason, endpoint)
+pub fn dropped(skb: &Skb, l3: usize, reason: u32, endpoint: u32) -> i32 {
+    if calls::count_drop(reason, endpoint) != 0 {
+        calls::tell_dropped(skb.raw(), l3 as u32, reason, endpoint);
+    }
+    SHOT
 }
 
-/// The counting of [`dropped`].
+/// The counting of [`dropped`]; not 0 when somebody wants to hear of it.
 #[inline(always)]
-pub fn count_drop(skb: &Skb, reason: u32, endpoint: u32) {
+pub fn count_drop(reason: u32, endpoint: u32) -> i32 {
     if let Some(count) = DROPS.get_ptr_mut(reason) {
         // SAFETY: the slot belongs to this CPU, on which programs do not nest.
         unsafe { *count += 1 };
@@ -83,10 +87,34 @@ pub fn count_drop(skb: &Skb, reason: u32, endpoint: u32) {
             }
         }
     }
-    if listening() {
-        event(skb, EVENT_DROP, endpoint, |event| {
-            event.reason = reason as u8
-        });
+    i32::from(listening())
+}
+
+/// The telling of [`dropped`], with the packet's tuple where it has one.
+#[inline(always)]
+pub fn tell_dropped(skb: &Skb, l3: usize, reason: u32, endpoint: u32) {
+    event(skb, EVENT_DROP, endpoint, |event| {
+        event.reason = reason as u8;
+        match skb.protocol() {
+            eth::TYPE_IPV4 => tuple_of::<V4>(skb, l3, event),
+            eth::TYPE_IPV6 => tuple_of::<V6>(skb, l3, event),
+            _ => {}
+        }
+    });
+}
+
+#[inline(always)]
+fn tuple_of<F: Family>(skb: &Skb, l3: usize, event: &mut Event) {
+    let Some(ip) = F::parse(skb, l3) else { return };
+    event.family = F::VERSION;
+    event.protocol = ip.protocol;
+    event.src = F::mapped(ip.src);
+    event.dst = F::mapped(ip.dst);
+    if !ip.later_fragment
+        && let Some(t) = tuple::transport(skb, ip.protocol, ip.l4 & 0x3fff)
+    {
+        event.sport = t.sport;
+        event.dport = t.dport;
     }
 }
 

@@ -49,3 +49,27 @@ fn restart() {
 fn kill() {
     scenes::restart_under_traffic("clsact_kill", &FLAGS, End::Kill);
 }
+
+#[test]
+fn teardown_takes_its_qdisc_along_and_leaves_the_one_of_others() {
+    let street = street_with_networks("teardown_takes_its_qdisc_along", &FLAGS);
+    let status: StatusInfo = street.host.json(&["status"]);
+    let [uplink, ..] = &status.uplinks[..] else {
+        panic!("no uplink: {status:?}");
+    };
+    let qdiscs = || {
+        let show = ["tc", "qdisc", "show", "dev", &uplink.name];
+        street.host.run(&show).ok()
+    };
+    assert!(qdiscs().contains("clsact"));
+    street.host.netbpf(&["teardown"]).ok();
+    street.host.wait_ended();
+    assert!(!qdiscs().contains("clsact"), "{}", qdiscs());
+
+    let add = ["tc", "qdisc", "add", "dev", &uplink.name, "clsact"];
+    street.host.run(&add).ok();
+    street.host.start(&FLAGS);
+    street.host.netbpf(&["teardown"]).ok();
+    street.host.wait_ended();
+    assert!(qdiscs().contains("clsact"), "{}", qdiscs());
+}

@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod docs;
 mod preflight;
 mod privilege;
 mod setup;
@@ -61,6 +62,12 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Write the pages of docs/ that are made from the sources
+    Docs {
+        /// Fail when a page is out of date, and write nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// Check form and lints, run every test, then the virtual machine
     Ci(Agreement),
     /// Check the product on another kernel, in QEMU
@@ -104,6 +111,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Setup(agreement) => setup::run(&places, agreement.consent())?,
         Command::BuildEbpf { release: _ } => build_ebpf::run(&places)?,
+        Command::Docs { check: false } => docs::run(root, docs::Mode::Write)?,
+        Command::Docs { check: true } => docs::run(root, docs::Mode::Check)?,
         Command::Demo {
             agreement,
             arguments,

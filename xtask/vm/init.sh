@@ -80,6 +80,19 @@ start_daemon() {
     daemon=$!
 }
 
+# finish: the end, with what a reader of a failure wants to see.
+finish() {
+    if [ "$failed" = yes ]; then
+        echo "--- daemon"
+        cat /tmp/daemon.log
+        echo "--- kernel"
+        dmesg | tail -n 20
+    fi
+    echo "VM-DONE"
+    sync
+    poweroff -f
+}
+
 # --- namespaces ----------------------------------------------------------------
 
 for space in host out a b; do
@@ -115,6 +128,8 @@ check wire-v6 fetch host "http://[$OUT6]/" "page of out"
 
 start_daemon
 check load netbpf status --wait 25s
+# Without programs the rest says nothing more.
+[ "$failed" = yes ] && finish
 check attach-a netbpf attach --name a --netns a -p 8080:80
 check attach-b netbpf attach --name b --netns b
 endpoint=$(netbpf inspect b -j)
@@ -156,12 +171,4 @@ check detach netbpf detach b
 check teardown netbpf teardown
 check nothing-left bash -c '! ls /sys/fs/bpf/netbpf/* 2>/dev/null && ! ip -n host -o link | grep -v -e lo: -e up0'
 
-if [ "$failed" = yes ]; then
-    echo "--- daemon"
-    cat /tmp/daemon.log
-    echo "--- kernel"
-    dmesg | tail -n 20
-fi
-echo "VM-DONE"
-sync
-poweroff -f
+finish

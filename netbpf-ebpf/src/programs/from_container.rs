@@ -1,6 +1,6 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! parse → anti-spoof → ARP/ND → flow → local → endpoint → masquerade or route
+//! anti-spoof → parse → ARP/ND → flow → local → endpoint → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -17,7 +17,7 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{HEADERS, begin, refused, send};
+use super::{HEADERS, begin, refuse, send};
 use crate::{
     calls,
     ctx::Skb,
@@ -35,26 +35,29 @@ pub fn from_container(ctx: TcContext) -> i32 {
     let skb = &Skb::new(&ctx);
     skb.pull(HEADERS);
     let Ok(veth) = local::veth(skb) else {
-        return emit::dropped(skb, DropReason::UnknownEndpoint as u32, 0);
+        return emit::dropped(skb, eth::LEN, DropReason::UnknownEndpoint as u32, 0);
     };
     let own = veth.endpoint;
     let Some(header) = skb.bytes::<{ eth::LEN }>(0) else {
-        return emit::dropped(skb, DropReason::Malformed as u32, own);
+        return emit::dropped(skb, eth::LEN, DropReason::Malformed as u32, own);
     };
     let src = [
         header[6], header[7], header[8], header[9], header[10], header[11],
     ];
     if antispoof::mac(src, veth).is_err() {
-        return emit::dropped(skb, DropReason::SpoofedMac as u32, own);
+        return emit::dropped(skb, eth::LEN, DropReason::SpoofedMac as u32, own);
     }
     if skb.has_vlan_tag() {
-        return emit::dropped(skb, DropReason::Vlan as u32, own);
+        return emit::dropped(skb, eth::LEN, DropReason::Vlan as u32, own);
     }
     match u16::from_be_bytes([header[12], header[13]]) {
         eth::TYPE_IPV4 => ip::<V4>(skb, veth),
         eth::TYPE_IPV6 => ip::<V6>(skb, veth),
-        eth::TYPE_ARP => finish::<V4>(skb, own, Coded::from_bits(calls::answer_arp(skb.raw()))),
-        _ => emit::dropped(skb, DropReason::EtherType as u32, own),
+        eth::TYPE_ARP => {
+            let verdict = Coded::from_bits(calls::answer_arp(skb.raw()));
+            finish::<V4>(skb, own, refuse::<V4>(skb, eth::LEN, verdict, own))
+        }
+        _ => emit::dropped(skb, eth::LEN, DropReason::EtherType as u32, own),
     }
 }
 
@@ -72,7 +75,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     } else if verdict == Coded::TO_MASQUERADE {
         verdict = begin::<F>(skb, F::call_masquerade(skb));
     }
-    finish::<F>(skb, own, refused::<F>(skb, verdict))
+    finish::<F>(skb, own, refuse::<F>(skb, eth::LEN, verdict, own))
 }
 
 #[inline(never)]
@@ -193,11 +196,7 @@ fn finish<F: Family>(skb: &Skb, own: u32, verdict: Coded) -> i32 {
             skb.for_host();
             skb.redirect_peer(skb.ifindex())
         }
-        Kind::Refuse => {
-            emit::dropped(skb, verdict.reason(), own);
-            skb.for_host();
-            skb.redirect_peer(skb.ifindex())
-        }
-        Kind::Drop => emit::dropped(skb, verdict.reason(), own),
+        // Counted by `refuse`.
+        Kind::Drop => emit::SHOT,
     }
 }

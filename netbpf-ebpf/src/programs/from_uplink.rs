@@ -11,7 +11,7 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{HEADERS, begin, refused};
+use super::{HEADERS, begin, refuse};
 use crate::{
     ctx::{PACKET_OTHERHOST, Skb},
     emit,
@@ -56,7 +56,7 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, false));
     }
-    finish(skb, refused::<F>(skb, verdict))
+    finish(skb, refuse::<F>(skb, l3, verdict, 0))
 }
 
 #[inline(never)]
@@ -137,11 +137,9 @@ fn finish(skb: &Skb, verdict: Coded) -> i32 {
             emit::received(skb, verdict.endpoint());
             skb.redirect_peer(verdict.ifindex())
         }
-        Kind::Refuse => {
-            emit::dropped(skb, verdict.reason(), 0);
-            skb.redirect(skb.ifindex())
-        }
-        Kind::Drop => emit::dropped(skb, verdict.reason(), 0),
+        Kind::Answer => skb.redirect(skb.ifindex()),
+        // Counted by `refuse`.
+        Kind::Drop => emit::SHOT,
         _ => emit::NEXT,
     }
 }

@@ -32,11 +32,15 @@ fn begin<F: Family>(skb: &Skb, verdict: Coded) -> Coded {
     verdict
 }
 
-/// A drop that is to be answered turns the packet into the ICMP error that says
-/// so, where there may be one.
+/// Counts a drop, and turns the packet into the ICMP error that says why, where
+/// there is one to be sent: then `ANSWER`.
 #[inline(always)]
-fn refused<F: Family>(skb: &Skb, verdict: Coded) -> Coded {
-    match verdict.dropped().and_then(DropReason::from_number) {
+fn refuse<F: Family>(skb: &Skb, l3: usize, verdict: Coded, endpoint: u32) -> Coded {
+    let Some(number) = verdict.dropped() else {
+        return verdict;
+    };
+    emit::dropped(skb, l3, u32::from(number), endpoint);
+    match DropReason::from_number(number) {
         Some(reason) if F::icmp_error(reason).is_some() => F::call_refuse(skb, reason),
         _ => verdict,
     }

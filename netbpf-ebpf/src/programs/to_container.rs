@@ -2,7 +2,7 @@
 //! container. Packets that we deliver do not come by here.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use netbpf_common::drop::DropReason;
+use netbpf_common::{drop::DropReason, packet::eth};
 
 use crate::{ctx::Skb, emit, maps::VETHS};
 
@@ -15,7 +15,7 @@ pub fn to_container(ctx: TcContext) -> i32 {
     // Something beside us made the host a router: nobody asked it to forward
     // into our networks, past their policy.
     if skb.ingress_ifindex() != 0 {
-        return emit::dropped(&skb, DropReason::KernelForwarded as u32, endpoint);
+        return emit::dropped(&skb, eth::LEN, DropReason::KernelForwarded as u32, endpoint);
     }
     emit::received(&skb, endpoint);
     emit::NEXT

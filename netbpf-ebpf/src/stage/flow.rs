@@ -12,7 +12,7 @@ use netbpf_common::{
         },
         uplinks::UPLINK_ETHERNET,
     },
-    packet::{tcp, tuple::TransportKind},
+    packet::{IPPROTO_TCP, tcp, tuple::TransportKind},
     time::{TICKS_PER_SECOND, since},
     verdict::Coded,
 };
@@ -202,25 +202,20 @@ pub fn advance<F: Family>(
     flow.seen |= seen;
     let state = both(flow, key.protocol, flow.seen, other_seen);
     let Some(other) = other else {
+        // Its other half was evicted while it was opening. What can begin a flow
+        // begins it anew, under the same mapping; the rest is too late.
+        let begins = key.protocol != IPPROTO_TCP || opens;
+        if begins && flow.flags & FLOW_ORIGINAL != 0 {
+            forget::<F>(key, flow, room);
+            return Ok(OVER);
+        }
         return Ok(STAYED);
     };
     let settled = flow.flags & FLOW_ESTABLISHED != 0;
     if !settled && matches!(state, State::Established | State::HalfClosed) {
-        flow.flags |= FLOW_ESTABLISHED;
-        other.flags |= FLOW_ESTABLISHED;
-        let (flows, transient) = (F::flows(), F::transient());
-        if flows.insert(&room.forward_key, &*flow, 0).is_ok() {
-            if flows.insert(&room.reverse_key, &*other, 0).is_ok() {
-                let _ = transient.remove(&room.forward_key);
-                let _ = transient.remove(&room.reverse_key);
-                return Ok(MOVED);
-            }
-            let _ = flows.remove(&room.forward_key);
-        }
-        // The table is full: the flow goes on, but may be evicted.
-        flow.flags &= !FLOW_ESTABLISHED;
-        other.flags &= !FLOW_ESTABLISHED;
-    } else if settled && state.is_over() {
+        return Ok(settle::<F>(room));
+    }
+    if settled && state.is_over() {
         flow.flags &= !FLOW_ESTABLISHED;
         other.flags &= !FLOW_ESTABLISHED;
         let (flows, transient) = (F::flows(), F::transient());
@@ -233,6 +228,43 @@ pub fn advance<F: Family>(
         }
     }
     Ok(STAYED)
+}
+
+/// Copies both halves, whose keys are in the room, to the table from which
+/// nothing is evicted.
+///
+/// An entry of an LRU table may be evicted and its memory used for another flow
+/// while it is copied. So each copy counts only if its entry is still under its
+/// key afterwards.
+#[inline(always)]
+fn settle<F: Family>(room: &mut Room<F::Addr>) -> Coded {
+    let (flows, transient) = (F::flows(), F::transient());
+    for (key, copy) in [
+        (&room.forward_key, &mut room.forward),
+        (&room.reverse_key, &mut room.reverse),
+    ] {
+        let Some(entry) = transient.get_ptr(key) else {
+            return STAYED;
+        };
+        // SAFETY: the entry is readable as long as the program runs; what was
+        // read is used only if it is the flow's, as checked next.
+        *copy = unsafe { *entry };
+        if transient.get_ptr(key) != Some(entry) {
+            return STAYED;
+        }
+        copy.flags |= FLOW_ESTABLISHED;
+    }
+    if flows.insert(&room.forward_key, &room.forward, 0).is_err() {
+        // Full: the flow goes on, but may be evicted.
+        return STAYED;
+    }
+    if flows.insert(&room.reverse_key, &room.reverse, 0).is_err() {
+        let _ = flows.remove(&room.forward_key);
+        return STAYED;
+    }
+    let _ = transient.remove(&room.forward_key);
+    let _ = transient.remove(&room.reverse_key);
+    MOVED
 }
 
 #[inline(always)]

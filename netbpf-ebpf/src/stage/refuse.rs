@@ -51,7 +51,7 @@ pub fn answer<F: Family>(
     reason: DropReason,
 ) -> Step {
     if error::<F>(skb, p, room, reason)? {
-        Ok(Coded::refuse(reason))
+        Ok(Coded::ANSWER)
     } else {
         Err(reason)
     }

@@ -21,7 +21,7 @@ impl From<SysError> for Error {
 impl From<DatapathError> for Error {
     fn from(error: DatapathError) -> Error {
         let code = match &error {
-            DatapathError::Layout { .. } => Code::Conflict,
+            DatapathError::Layout { .. } | DatapathError::Map { .. } => Code::Conflict,
             DatapathError::MissingCapability { .. } => Code::MissingCapability,
             DatapathError::UnsupportedKernel { .. } => Code::UnsupportedKernel,
             DatapathError::Full { .. } => Code::PoolExhausted,

@@ -12,6 +12,8 @@ use aya::{
     },
 };
 
+use crate::sys::netlink::Netlink;
+
 use super::{
     Result,
     load::{chain, kernel_at_least},
@@ -57,7 +59,7 @@ pub(super) fn attach(
     let pin = pins::link(bpffs, device.ifindex, direction, kind);
     match kind {
         AttachKind::Tcx => tcx(classifier, &pin, device, direction, &step),
-        AttachKind::Clsact => clsact(classifier, &pin, device, direction, &step),
+        AttachKind::Clsact => clsact(classifier, bpffs, device, direction, &step),
     }
 }
 
@@ -94,18 +96,19 @@ fn tcx(
 
 fn clsact(
     program: &mut SchedClassifier,
-    pin: &Path,
+    bpffs: &Path,
     device: &Device,
     direction: Direction,
     step: &dyn Fn() -> String,
 ) -> Result<()> {
     let failed = |e: &dyn std::error::Error| DatapathError::other(step(), chain(e));
     match tc::qdisc_add_clsact(&device.name) {
-        Ok(()) => {}
+        Ok(()) => pins::note_qdisc(bpffs, device.ifindex)?,
         // EEXIST, in whichever clothes: the filter below tells what is wrong.
         Err(TcError::AlreadyAttached | TcError::NetlinkError(_)) => {}
         Err(error) => return Err(gone_or(device, error.into(), step)),
     }
+    let side = direction;
     let direction = attach_type(direction);
     let options = NlOptions {
         priority: PRIORITY,
@@ -129,7 +132,8 @@ fn clsact(
     };
     // A filter stays without us; dropping aya's link would remove it.
     std::mem::forget(program.take_link(id).map_err(|e| failed(&e))?);
-    pins::replace(pin, |path| program.pin(path).map_err(|e| chain(&e)))
+    let pin = pins::link(bpffs, device.ifindex, side, AttachKind::Clsact);
+    pins::replace(&pin, |path| program.pin(path).map_err(|e| chain(&e)))
 }
 
 fn gone_or(device: &Device, error: ProgramError, step: &dyn Fn() -> String) -> DatapathError {
@@ -164,6 +168,17 @@ pub(super) fn detach(bpffs: &Path, hook: Hook) -> Result<()> {
         return Err(DatapathError::other(step, chain(&error)));
     }
     pins::remove(&pins::link(bpffs, hook.ifindex, hook.direction, kind))
+}
+
+/// Removes the clsact qdisc of a device if we made it and nobody uses it.
+pub(super) fn release_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
+    if !pins::forget_qdisc(bpffs, ifindex) || name_of(ifindex).is_none() {
+        return Ok(());
+    }
+    Netlink::open()
+        .and_then(|mut netlink| netlink.remove_unused_clsact(ifindex))
+        .map(drop)
+        .map_err(|e| DatapathError::other(format!("tidy device {ifindex}"), chain(&e)))
 }
 
 /// The filter was removed by hand, or the device went meanwhile.

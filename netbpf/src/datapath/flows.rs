@@ -97,10 +97,11 @@ where
     pub(super) fn collect(
         &mut self,
         now: Ticks,
-        endpoints: &HashSet<u32>,
+        living: impl Fn() -> HashSet<u32>,
         suspects: &mut HashSet<OutsideKey<A>>,
     ) -> Result<Collected> {
         let halves = self.halves()?;
+        let endpoints = living();
         let mut collected = Collected::default();
         let mut used = HashSet::new();
         for (key, flow) in &halves {

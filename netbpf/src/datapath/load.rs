@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Array, MapData},
+    maps::{Array, MapData, MapInfo},
     programs::{ProgramError, SchedClassifier},
     util::{KernelVersion, nr_cpus},
 };
@@ -24,6 +24,7 @@ const FIB_LOOKUP_SRC: u32 = 16;
 /// Loads programs and maps and pins them.
 pub(super) fn load(options: &Options) -> Result<Ebpf> {
     check_layout(&options.bpffs)?;
+    check_pinned_maps(&options.bpffs)?;
     let fib_flags = fib_flags();
     let flows = options.max_flows.max(64);
     let mut loader = EbpfLoader::new();
@@ -98,6 +99,28 @@ fn check_layout(bpffs: &Path) -> Result<()> {
         Ok(config) => Err(layout(config.abi)),
         Err(error) => Err(DatapathError::other(step(), chain(&error))),
     }
+}
+
+/// Refuses pinned maps whose type, key or value is not what the programs expect:
+/// they would be used unseen. A size other than configured is used as it is.
+fn check_pinned_maps(bpffs: &Path) -> Result<()> {
+    let object = aya_obj::Object::parse(OBJECT)
+        .map_err(|e| DatapathError::other("parse the eBPF object", chain(&e)))?;
+    for (name, wanted) in &object.maps {
+        let path = pins::map(bpffs, name);
+        // Working space is made anew, and sections of constants are not pinned.
+        if !names::MAPS.contains(&name.as_str()) || name == names::SCRATCH || !path.exists() {
+            continue;
+        }
+        let found = MapInfo::from_pin(&path)
+            .map_err(|e| DatapathError::other(format!("read {}", path.display()), chain(&e)))?;
+        let kind = found.map_type().map_or(0, |kind| kind as u32);
+        let same_value = wanted.value_size() == found.value_size();
+        if kind != wanted.map_type() || found.key_size() != wanted.key_size() || !same_value {
+            return Err(DatapathError::Map { path });
+        }
+    }
+    Ok(())
 }
 
 fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {

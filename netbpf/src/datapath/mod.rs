@@ -31,7 +31,7 @@ use netbpf_common::{
 use attach::{monotonic, name_of};
 use load::chain;
 use pins::{Direction, Hook};
-use tables::{Tables, removed, write_error};
+use tables::{FlowTables, Tables, removed, write_error};
 
 /// The MAC that every container sees as its gateway's, and that every host-side
 /// veth has, so that the kernel takes frames to it as its own.
@@ -43,11 +43,20 @@ pub struct Datapath {
     kind: AttachKind,
     max_endpoints: u32,
     inner: Mutex<Inner>,
+    /// Apart from the rest: reading a million flows must not keep an attach
+    /// waiting.
+    flows: Mutex<Flows>,
 }
 
 struct Inner {
     ebpf: Ebpf,
     tables: Tables,
+}
+
+struct Flows {
+    v4: FlowTables<[u8; 4]>,
+    v6: FlowTables<[u8; 16]>,
+    /// Outside ports that seemed to have no owner at the last collection.
     suspects4: HashSet<OutsideKey<[u8; 4]>>,
     suspects6: HashSet<OutsideKey<[u8; 16]>>,
 }
@@ -61,16 +70,18 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<Self> {
         let mut ebpf = load::load(options)?;
         let tables = Tables::open(&mut ebpf)?;
+        let flows = Flows {
+            v4: FlowTables::open4(&mut ebpf)?,
+            v6: FlowTables::open6(&mut ebpf)?,
+            suspects4: HashSet::new(),
+            suspects6: HashSet::new(),
+        };
         Ok(Datapath {
             bpffs: options.bpffs.clone(),
             kind: attach::kind(options.force_clsact),
             max_endpoints: options.max_endpoints,
-            inner: Mutex::new(Inner {
-                ebpf,
-                tables,
-                suspects4: HashSet::new(),
-                suspects6: HashSet::new(),
-            }),
+            inner: Mutex::new(Inner { ebpf, tables }),
+            flows: Mutex::new(flows),
         })
     }
 
@@ -78,6 +89,10 @@ impl Datapath {
         // A panic between two map writes leaves nothing that the next write
         // would not put right.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flow_tables(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How programs hang on devices on this kernel.
@@ -152,7 +167,7 @@ impl Datapath {
                 }
             }
         }
-        Ok(())
+        attach::release_qdisc(&self.bpffs, device.ifindex)
     }
 
     /// Devices that have pins of ours, by ifindex.
@@ -386,31 +401,30 @@ impl Datapath {
     /// All live flows.
     pub fn flows(&self) -> Result<Vec<FlowRecord>> {
         let now = ticks(monotonic()?);
-        let tables = &self.inner().tables;
+        let tables = self.flow_tables();
         let mut records = tables.v4.records(now)?;
         records.extend(tables.v6.records(now)?);
         Ok(records)
     }
 
-    /// Removes expired flows and unused mappings.
+    /// Removes expired flows and unused mappings, and flows of endpoints that are
+    /// no more.
     pub fn collect(&self) -> Result<Collected> {
+        let flows = &mut *self.flow_tables();
+        // The endpoints are asked after the flows are read, or one that was
+        // attached in between would lose its first flows.
+        let living = || -> HashSet<u32> {
+            let tables = &self.inner().tables;
+            tables
+                .veths
+                .iter()
+                .flatten()
+                .map(|(_, veth)| veth.endpoint)
+                .collect()
+        };
         let now = ticks(monotonic()?);
-        let inner = &mut *self.inner();
-        let endpoints = inner
-            .tables
-            .veths
-            .iter()
-            .flatten()
-            .map(|(_, v)| v.endpoint)
-            .collect();
-        let v4 = inner
-            .tables
-            .v4
-            .collect(now, &endpoints, &mut inner.suspects4)?;
-        let v6 = inner
-            .tables
-            .v6
-            .collect(now, &endpoints, &mut inner.suspects6)?;
+        let v4 = flows.v4.collect(now, living, &mut flows.suspects4)?;
+        let v6 = flows.v6.collect(now, living, &mut flows.suspects6)?;
         Ok(Collected {
             flows: v4.flows + v6.flows,
             mappings: v4.mappings + v6.mappings,
@@ -418,30 +432,35 @@ impl Datapath {
     }
 
     pub fn map_usage(&self) -> Result<Vec<MapUsage>> {
-        let inner = self.inner();
-        let t = &inner.tables;
-        let entries: HashMap<&str, usize> = [
-            (names::ENDPOINTS, t.endpoints.keys().flatten().count()),
-            (names::VETHS, t.veths.keys().flatten().count()),
-            (names::UPLINKS, t.uplinks.keys().flatten().count()),
-            (names::LOCALS, t.locals.keys().flatten().count()),
-            (names::SUBNETS, t.subnets.keys().flatten().count()),
-            (names::PORTS, t.ports.keys().flatten().count()),
-            (names::FLOWS4, t.v4.flows.keys().flatten().count()),
-            (names::FLOWS6, t.v6.flows.keys().flatten().count()),
-            (names::TRANSIENT4, t.v4.transient.keys().flatten().count()),
-            (names::TRANSIENT6, t.v6.transient.keys().flatten().count()),
-            (names::MAPPINGS4, t.v4.mappings.keys().flatten().count()),
-            (names::MAPPINGS6, t.v6.mappings.keys().flatten().count()),
-            (names::OUTSIDE4, t.v4.outside.keys().flatten().count()),
-            (names::OUTSIDE6, t.v6.outside.keys().flatten().count()),
-            (
-                names::ENDPOINT_DROPS,
-                t.endpoint_drops.keys().flatten().count(),
-            ),
-        ]
-        .into();
-        drop(inner);
+        let mut entries: HashMap<&str, usize> = {
+            let t = &self.inner().tables;
+            [
+                (names::ENDPOINTS, t.endpoints.keys().flatten().count()),
+                (names::VETHS, t.veths.keys().flatten().count()),
+                (names::UPLINKS, t.uplinks.keys().flatten().count()),
+                (names::LOCALS, t.locals.keys().flatten().count()),
+                (names::SUBNETS, t.subnets.keys().flatten().count()),
+                (names::PORTS, t.ports.keys().flatten().count()),
+                (
+                    names::ENDPOINT_DROPS,
+                    t.endpoint_drops.keys().flatten().count(),
+                ),
+            ]
+            .into()
+        };
+        {
+            let t = &self.flow_tables();
+            entries.extend([
+                (names::FLOWS4, t.v4.flows.keys().flatten().count()),
+                (names::FLOWS6, t.v6.flows.keys().flatten().count()),
+                (names::TRANSIENT4, t.v4.transient.keys().flatten().count()),
+                (names::TRANSIENT6, t.v6.transient.keys().flatten().count()),
+                (names::MAPPINGS4, t.v4.mappings.keys().flatten().count()),
+                (names::MAPPINGS6, t.v6.mappings.keys().flatten().count()),
+                (names::OUTSIDE4, t.v4.outside.keys().flatten().count()),
+                (names::OUTSIDE6, t.v6.outside.keys().flatten().count()),
+            ]);
+        }
         names::MAPS
             .iter()
             .map(|&name| {
@@ -512,8 +531,12 @@ impl Datapath {
     /// Removes every link, filter, program and map pin under `bpffs`; works
     /// without an open datapath. Devices that are gone are passed over.
     pub fn teardown(bpffs: &Path) -> Result<()> {
-        for hook in pins::hooks(bpffs)? {
+        let hooks = pins::hooks(bpffs)?;
+        for &hook in &hooks {
             attach::detach(bpffs, hook)?;
+        }
+        for hook in hooks {
+            attach::release_qdisc(bpffs, hook.ifindex)?;
         }
         pins::remove_all(bpffs)
     }

@@ -5,6 +5,7 @@
 //! <bpffs>/programs/from_container …   programs
 //! <bpffs>/links/12_ingress_tcx        a TCX link on device 12
 //! <bpffs>/links/12_ingress_clsact     the program of a clsact filter there
+//! <bpffs>/links/12_qdisc              a directory: the clsact qdisc there is ours
 //! ```
 
 use std::{
@@ -68,6 +69,22 @@ pub(super) fn link(bpffs: &Path, ifindex: u32, direction: Direction, kind: Attac
         direction.label(),
         kind_label(kind)
     ))
+}
+
+/// Notes that the clsact qdisc of a device was made by us.
+pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
+    let path = links(bpffs).join(format!("{ifindex}_qdisc"));
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(io_error(format!("make {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes the note away; `true` when there was one.
+pub(super) fn forget_qdisc(bpffs: &Path, ifindex: u32) -> bool {
+    fs::remove_dir(links(bpffs).join(format!("{ifindex}_qdisc"))).is_ok()
 }
 
 /// All attachments that have a pin.

@@ -51,8 +51,6 @@ pub(super) struct Tables {
     pub subnets: LpmTrie<MapData, SubnetData, Subnet>,
     pub ports: LpmTrie<MapData, PortData, Port>,
     pub generations: Array<MapData, u32>,
-    pub v4: FlowTables<[u8; 4]>,
-    pub v6: FlowTables<[u8; 16]>,
     pub endpoint_stats: PerCpuArray<MapData, EndpointStats>,
     pub endpoint_drops: HashMap<MapData, DropKey, u64>,
     pub drops: PerCpuArray<MapData, u64>,
@@ -66,6 +64,28 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
     M::try_from(map).map_err(|e| DatapathError::other(format!("open map {name}"), chain(&e)))
 }
 
+impl FlowTables<[u8; 4]> {
+    pub(super) fn open4(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(FlowTables {
+            flows: take(ebpf, names::FLOWS4)?,
+            transient: take(ebpf, names::TRANSIENT4)?,
+            mappings: take(ebpf, names::MAPPINGS4)?,
+            outside: take(ebpf, names::OUTSIDE4)?,
+        })
+    }
+}
+
+impl FlowTables<[u8; 16]> {
+    pub(super) fn open6(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(FlowTables {
+            flows: take(ebpf, names::FLOWS6)?,
+            transient: take(ebpf, names::TRANSIENT6)?,
+            mappings: take(ebpf, names::MAPPINGS6)?,
+            outside: take(ebpf, names::OUTSIDE6)?,
+        })
+    }
+}
+
 impl Tables {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Tables {
@@ -76,18 +96,6 @@ impl Tables {
             subnets: take(ebpf, names::SUBNETS)?,
             ports: take(ebpf, names::PORTS)?,
             generations: take(ebpf, names::GENERATIONS)?,
-            v4: FlowTables {
-                flows: take(ebpf, names::FLOWS4)?,
-                transient: take(ebpf, names::TRANSIENT4)?,
-                mappings: take(ebpf, names::MAPPINGS4)?,
-                outside: take(ebpf, names::OUTSIDE4)?,
-            },
-            v6: FlowTables {
-                flows: take(ebpf, names::FLOWS6)?,
-                transient: take(ebpf, names::TRANSIENT6)?,
-                mappings: take(ebpf, names::MAPPINGS6)?,
-                outside: take(ebpf, names::OUTSIDE6)?,
-            },
             endpoint_stats: take(ebpf, names::ENDPOINT_STATS)?,
             endpoint_drops: take(ebpf, names::ENDPOINT_DROPS)?,
             drops: take(ebpf, names::DROPS)?,

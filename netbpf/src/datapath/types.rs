@@ -172,6 +172,10 @@ pub enum DatapathError {
         found: u32,
         wanted: u32,
     },
+    #[error(
+        "the map pinned at {path} is not of the form that this netbpf needs: run `netbpf teardown` with the version that made it, or use another --bpffs"
+    )]
+    Map { path: PathBuf },
     #[error("the kernel refused program {program}: {message}")]
     Verifier { program: String, message: String },
     #[error("this process lacks {capability}")]

@@ -5,7 +5,7 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     process::Child,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -38,6 +38,13 @@ struct Inner {
     dir: PathBuf,
     cgroup: Option<PathBuf>,
     daemon: Mutex<Daemon>,
+}
+
+impl Inner {
+    /// A failed test leaves the lock poisoned, and its clean-up still needs it.
+    fn daemon(&self) -> MutexGuard<'_, Daemon> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -131,7 +138,7 @@ impl Host {
     #[track_caller]
     pub fn start(&self, flags: &[&str]) {
         {
-            let mut daemon = self.0.daemon.lock().unwrap();
+            let mut daemon = self.0.daemon();
             assert!(daemon.child.is_none(), "the daemon of {} runs", self.role());
             daemon.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
             let log = File::options()
@@ -149,7 +156,7 @@ impl Host {
             self.role(),
             self.log()
         );
-        let mut daemon = self.0.daemon.lock().unwrap();
+        let mut daemon = self.0.daemon();
         let child = daemon.child.as_mut().expect("just started");
         let ended = child.try_wait().expect("our child");
         assert!(ended.is_none(), "the daemon has ended: {ended:?}");
@@ -173,7 +180,7 @@ impl Host {
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.0.daemon.lock().unwrap().child.as_ref().map(Child::id)
+        self.0.daemon().child.as_ref().map(Child::id)
     }
 
     /// Ends the daemon by SIGTERM; the datapath goes on.
@@ -191,7 +198,7 @@ impl Host {
     /// Starts the daemon anew, with the flags of before.
     #[track_caller]
     pub fn restart(&self) {
-        let flags = self.0.daemon.lock().unwrap().flags.clone();
+        let flags = self.0.daemon().flags.clone();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         self.start(&flags);
     }
@@ -209,7 +216,7 @@ impl Host {
 
     #[track_caller]
     fn end_with(&self, signal: Option<Signal>, limit: Duration) {
-        let child = self.0.daemon.lock().unwrap().child.take();
+        let child = self.0.daemon().child.take();
         let mut child = child.expect("a running daemon");
         if let Some(signal) = signal {
             command::send_signal(child.id(), signal);
@@ -308,7 +315,7 @@ impl Host {
 
     /// Ends everything; called by the lab.
     pub(super) fn close(&self) {
-        if let Some(mut child) = self.0.daemon.lock().unwrap().child.take() {
+        if let Some(mut child) = self.0.daemon().child.take() {
             _ = child.kill();
             _ = child.wait();
         }

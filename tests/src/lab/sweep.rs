@@ -1,11 +1,19 @@
 //! Removal of what a process that was killed left behind: namespaces, mounts,
 //! cgroups and directories whose name carries its process id.
 
-use std::{collections::BTreeSet, fs, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use nix::mount::{MntFlags, umount2};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::Signal,
+};
 
-use super::Cmd;
+use super::{Cmd, command, until};
 
 /// Everything of the lab is named `nbt-<pid>-<n>…`.
 const PREFIX: &str = "nbt-";
@@ -48,6 +56,15 @@ pub fn remove_stale() {
 /// Removes everything that the process has made, also its own.
 pub fn remove_of(pid: u32) {
     let prefix = format!("{PREFIX}{pid}-");
+    if let Some(root) = cgroup_root() {
+        for path in entries(&root, &prefix) {
+            end_processes(&path);
+            until(Duration::from_secs(1), || {
+                remove_cgroup(&path);
+                !path.exists()
+            });
+        }
+    }
     for path in entries(Path::new("/run/netns"), &prefix) {
         if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
             _ = Cmd::new(&["ip", "netns", "del", name]).output();
@@ -57,10 +74,13 @@ pub fn remove_of(pid: u32) {
         unmount_below(&path);
         _ = fs::remove_dir_all(path);
     }
-    if let Some(root) = cgroup_root() {
-        for path in entries(&root, &prefix) {
-            remove_cgroup(&path);
-        }
+}
+
+/// Kills what runs in a cgroup of ours: a host's daemon and commands.
+fn end_processes(cgroup: &Path) {
+    let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+        command::send_signal(pid, Signal::SIGKILL);
     }
 }
 

@@ -7,6 +7,7 @@
 mod address;
 mod events;
 mod link;
+mod qdisc;
 mod route;
 
 pub use address::{Address, AddressKind};

@@ -1,0 +1,52 @@
+//! The examples of docs/api.md are what the API takes and answers.
+
+use netbpf::{
+    api::{TeardownSpec, VersionInfo},
+    model::*,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// Name of the type and text of each block that begins with ```` ```json TYPE ````.
+fn examples() -> Vec<(String, String)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    page.split("```json ")
+        .skip(1)
+        .map(|rest| {
+            let (name, rest) = rest.split_once('\n').unwrap();
+            let (text, _) = rest.split_once("```").unwrap();
+            (name.to_owned(), text.to_owned())
+        })
+        .collect()
+}
+
+/// It is one, and says no more and no less than the type does.
+fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let parsed: T = serde_json::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(serde_json::to_value(parsed).unwrap(), value, "{name}");
+}
+
+#[test]
+fn examples_are_what_the_api_takes_and_answers() {
+    let examples = examples();
+    assert_eq!(examples.len(), 12);
+    for (name, text) in &examples {
+        match name.as_str() {
+            "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
+            "NetworkInfo" => is_whole::<NetworkInfo>(name, text),
+            "AttachSpec" => is_whole::<AttachSpec>(name, text),
+            "EndpointInfo" => is_whole::<EndpointInfo>(name, text),
+            "PublishSpec" => is_whole::<PublishSpec>(name, text),
+            "PortOf" => is_whole::<PortOf>(name, text),
+            "FlowInfo" => is_whole::<FlowInfo>(name, text),
+            "DropInfo" => is_whole::<DropInfo>(name, text),
+            "StatusInfo" => is_whole::<StatusInfo>(name, text),
+            "TeardownSpec" => is_whole::<TeardownSpec>(name, text),
+            "VersionInfo" => is_whole::<VersionInfo>(name, text),
+            "ErrorBody" => is_whole::<ErrorBody>(name, text),
+            other => panic!("docs/api.md has an example of {other}, which is no type of the API"),
+        }
+    }
+}
