@@ -22,12 +22,21 @@ pub struct Options {
     /// masquerade, round-trip, set-up, stream, attach
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
+    /// Only worlds whose name contains this: netbpf, iptables, bridge, wire
+    #[arg(long, value_name = "PATTERN")]
+    pub world: Option<String>,
     /// Rounds instead of what is usual
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
     /// The CPU that client and server share; the last one when left out
     #[arg(long, value_name = "CPU")]
     pub cpu: Option<usize>,
+    /// Another netbpf instead of the same once more, to compare two of them
+    #[arg(long, value_name = "BINARY")]
+    pub other: Option<PathBuf>,
+    /// Flags of the other netbpf's daemon, such as --other-flag=--force-clsact
+    #[arg(long, value_name = "FLAG")]
+    pub other_flag: Vec<String>,
     /// Afterwards show nanoseconds per run of each program; turns the kernel's
     /// run statistics on for a few seconds
     #[arg(long)]
@@ -37,7 +46,7 @@ pub struct Options {
 impl Options {
     /// Rounds over all comparisons.
     pub fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 5 } else { 11 })
+        self.rounds.unwrap_or(if self.quick { 6 } else { 14 })
     }
 
     /// How long one path is measured once.
@@ -58,6 +67,17 @@ impl Options {
     pub fn cpu(&self) -> usize {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         self.cpu.unwrap_or(last)
+    }
+
+    /// Whether the second netbpf is not the same as the first.
+    pub fn compares(&self) -> bool {
+        self.other.is_some() || !self.other_flag.is_empty()
+    }
+
+    pub fn wants_world(&self, name: &str) -> bool {
+        self.world
+            .as_deref()
+            .is_none_or(|pattern| name.contains(pattern))
     }
 
     /// Whether something of this name is to be measured.

@@ -10,7 +10,7 @@ use super::{
     load::{self, Measure, Sample},
     report::{self, Progress},
     stats::Summary,
-    worlds::{Kind, Path, Way},
+    worlds::{Kind, Path, Way, World},
 };
 use crate::lab::Lab;
 
@@ -65,75 +65,99 @@ impl Comparison {
     }
 }
 
+/// Worlds are built anew so many times, every second time in the opposite order:
+/// what is built first is up to 4 % slower or quicker than its twin for as long
+/// as it stands.
+const BUILDS: usize = 2;
+
 /// A comparison while it is being measured.
 struct Running {
     way: Way,
     measure: Measure,
-    paths: Vec<(Kind, Path)>,
     samples: BTreeMap<&'static str, Vec<Sample>>,
 }
 
+type Worlds = Vec<(Kind, Box<dyn World>)>;
+
 /// All rounds of all comparisons that are wanted.
 pub fn run(options: &Options) -> Result<Vec<Comparison>> {
-    let mut wanted = Vec::new();
+    let mut running = Vec::new();
     for way in Way::ALL {
         for measure in Measure::ALL {
             if options.wants(&Comparison::name(way, measure)) {
-                wanted.push((way, measure));
+                running.push(Running::new(way, measure));
             }
         }
     }
-    if wanted.is_empty() {
+    if running.is_empty() {
         return Ok(Vec::new());
     }
-    eprintln!("Building the worlds");
-    let lab = Lab::new("the benchmark");
-    let built: Vec<_> = Kind::ALL
-        .into_iter()
-        .map(|kind| (kind, kind.build(&lab)))
-        .collect();
-    let mut running: Vec<Running> = wanted
-        .into_iter()
-        .map(|(way, measure)| Running {
-            way,
-            measure,
-            paths: worlds(way)
-                .iter()
-                .filter_map(|kind| {
-                    let (_, world) = built.iter().find(|(built, _)| built == kind)?;
-                    Some((*kind, world.path(way)?))
-                })
-                .collect(),
-            samples: BTreeMap::new(),
-        })
-        .collect();
-    let mut progress = Progress::new(options.rounds() * running.len());
-    for round in 0..options.rounds() {
-        for comparison in &mut running {
-            comparison.round(options, round)?;
-            progress.step();
+    let rounds = options.rounds().div_ceil(BUILDS);
+    for turn in 0..BUILDS {
+        eprintln!("Building the worlds ({} of {BUILDS})", turn + 1);
+        let lab = Lab::new("the benchmark");
+        let worlds = build(options, &lab, turn);
+        let mut progress = Progress::new(rounds * running.len());
+        for round in 0..rounds {
+            for comparison in &mut running {
+                comparison.round(options, &worlds, round)?;
+                progress.step();
+            }
         }
-    }
-    progress.end();
-    if options.programs {
-        let ours: Vec<_> = running.iter().filter_map(Running::ours).collect();
-        report::programs(options, &ours)?;
+        progress.end();
+        if options.programs && turn == BUILDS - 1 {
+            let ours: Vec<_> = running
+                .iter()
+                .filter_map(|comparison| comparison.ours(&worlds))
+                .collect();
+            report::programs(options, &ours)?;
+        }
     }
     Ok(running.into_iter().map(Running::close).collect())
 }
 
+fn build(options: &Options, lab: &Lab, turn: usize) -> Worlds {
+    let mut kinds = Kind::ALL.to_vec();
+    if !turn.is_multiple_of(2) {
+        kinds.reverse();
+    }
+    kinds.retain(|kind| options.wants_world(kind.name()));
+    kinds
+        .into_iter()
+        .map(|kind| (kind, kind.build(lab, options)))
+        .collect()
+}
+
 impl Running {
+    fn new(way: Way, measure: Measure) -> Running {
+        Running {
+            way,
+            measure,
+            samples: BTreeMap::new(),
+        }
+    }
+
+    /// Where this is measured.
+    fn paths(&self, built: &Worlds) -> Vec<(Kind, Path)> {
+        let paths = worlds(self.way).iter().filter_map(|kind| {
+            let (_, world) = built.iter().find(|(built, _)| built == kind)?;
+            Some((*kind, world.path(self.way)?))
+        });
+        paths.collect()
+    }
+
     /// Each world once; another one begins in each round, and every second round
     /// goes the other way about.
-    fn round(&mut self, options: &Options, round: usize) -> Result<()> {
-        let count = self.paths.len();
+    fn round(&mut self, options: &Options, worlds: &Worlds, round: usize) -> Result<()> {
+        let paths = self.paths(worlds);
+        let count = paths.len();
         for turn in 0..count {
             let turn = if round.is_multiple_of(2) {
                 turn
             } else {
                 count - 1 - turn
             };
-            let (kind, path) = &self.paths[(round + turn) % count];
+            let (kind, path) = &paths[(round + turn) % count];
             let sample = load::measure(options, self.measure, path)
                 .with_context(|| format!("{} {} in {kind}", self.way, self.measure))?;
             self.samples.entry(kind.name()).or_default().push(sample);
@@ -141,16 +165,16 @@ impl Running {
         Ok(())
     }
 
-    /// Where netbpf is measured.
-    fn ours(&self) -> Option<(Way, Measure, Path)> {
-        let (_, path) = self.paths.iter().find(|(kind, _)| *kind == Kind::Netbpf)?;
-        Some((self.way, self.measure, path.clone()))
+    fn ours(&self, worlds: &Worlds) -> Option<(Way, Measure, Path)> {
+        let paths = self.paths(worlds);
+        let (_, path) = paths.into_iter().find(|(kind, _)| *kind == Kind::Netbpf)?;
+        Some((self.way, self.measure, path))
     }
 
     fn close(self) -> Comparison {
         let of = |kind: Kind| self.samples.get(kind.name()).cloned().unwrap_or_default();
         let ours = of(Kind::Netbpf);
-        let worlds = self.paths.iter().filter_map(|(kind, _)| {
+        let worlds = worlds(self.way).iter().filter_map(|kind| {
             let samples = of(*kind);
             let ratios: Vec<f64> = ours
                 .iter()

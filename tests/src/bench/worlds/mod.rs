@@ -18,6 +18,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::Serialize;
 
+use super::Options;
 use crate::lab::{Lab, Namespace};
 
 /// Who talks to whom.
@@ -99,10 +100,15 @@ impl Kind {
     }
 
     /// Builds it.
-    pub fn build(self, lab: &Lab) -> Box<dyn World> {
+    pub fn build(self, lab: &Lab, options: &Options) -> Box<dyn World> {
         match self {
-            Kind::Netbpf => Box::new(netbpf::build(lab, "n")),
-            Kind::NetbpfAgain => Box::new(netbpf::build(lab, "m")),
+            Kind::Netbpf => Box::new(netbpf::build(lab, "n", None, &[])),
+            Kind::NetbpfAgain => Box::new(netbpf::build(
+                lab,
+                "m",
+                options.other.as_deref(),
+                &options.other_flag,
+            )),
             Kind::Iptables => Box::new(iptables::build(lab, "i", iptables::Bridged::PassIptables)),
             Kind::IptablesPlainBridge => {
                 Box::new(iptables::build(lab, "j", iptables::Bridged::Pass))

@@ -14,11 +14,21 @@ struct Netbpf {
     _host: Host,
 }
 
-pub fn build(lab: &Lab, tag: &str) -> impl World + use<> {
+/// A world with this netbpf, or with the one under test, and these flags of its
+/// daemon.
+pub fn build(
+    lab: &Lab,
+    tag: &str,
+    binary: Option<&std::path::Path>,
+    flags: &[String],
+) -> impl World + use<> {
     let host = lab.host(&format!("host-{tag}"));
     let client = lab.space(&format!("client-{tag}"));
     lab.wire((&host, "up0", &HOST_WIRE), (&client, "eth0", &CLIENT_WIRE));
-    host.start(&[]);
+    if let Some(binary) = binary {
+        host.set_binary(binary.into());
+    }
+    host.start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
     host.network(&FRONT, &[]);
     let on_front = ["--network", FRONT.name];
     let web = host.container(
