@@ -58,7 +58,7 @@ reasons! {
         "attach one of the two to the other's network, or publish the port";
     10 IccDisabled "icc_disabled" "containers of this network may not talk to each other"
         "publish the port, or make the network without --no-icc";
-    11 Internal "internal" "the network is internal: nothing leaves it"
+    11 Internal "internal" "the network is internal: nothing leaves or enters it"
         "meant so; attach the container to a second network to let it out";
     12 HostUnreachable "host_unreachable" "no endpoint has this address; answered host-unreachable"
         "the peer is detached or the address is old: see `netbpf ps`";

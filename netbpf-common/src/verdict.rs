@@ -41,6 +41,7 @@ const ANSWER: u64 = 5;
 const DROP: u64 = 7;
 const TO_PORT: u64 = 8;
 const TO_MASQUERADE: u64 = 9;
+const TO_ND: u64 = 10;
 
 /// The largest endpoint index that a coded verdict holds.
 pub const MAX_ENDPOINT: u32 = 0xffff;
@@ -53,6 +54,8 @@ impl Coded {
     pub const TO_PORT: Coded = Coded(TO_PORT);
     /// No end yet: the step that begins masqueraded flows is next.
     pub const TO_MASQUERADE: Coded = Coded(TO_MASQUERADE);
+    /// No end yet: the step that answers neighbour discovery is next.
+    pub const TO_ND: Coded = Coded(TO_ND);
 
     #[inline(always)]
     pub const fn deliver(ifindex: u32, endpoint: u32) -> Coded {

@@ -10,6 +10,7 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, V4, V6, scratch},
+    programs::HEADERS,
     stage::{Step, arp, flow, masquerade, nd, port, refuse, route},
 };
 
@@ -88,6 +89,7 @@ of_family!(V6, route_v6, masquerade_v6, port_v6, refuse_v6, advance_v6);
 #[inline(never)]
 pub extern "C" fn answer_nd(skb: *mut __sk_buff) -> u64 {
     let skb = &Skb::from_raw(skb);
+    skb.pull(HEADERS);
     code(scratch::<V6>().and_then(|(p, _)| nd::answer(skb, p)))
 }
 
@@ -95,7 +97,9 @@ pub extern "C" fn answer_nd(skb: *mut __sk_buff) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn answer_arp(skb: *mut __sk_buff) -> u64 {
-    code(arp::answer(&Skb::from_raw(skb)))
+    let skb = &Skb::from_raw(skb);
+    skb.pull(HEADERS);
+    code(arp::answer(skb))
 }
 
 /// Counts a drop.

@@ -18,7 +18,7 @@ use aya_ebpf::{
 use netbpf_common::{drop::DropReason, packet::Read, time};
 
 /// `PACKET_HOST` and `PACKET_OTHERHOST` of `linux/if_packet.h`.
-const PACKET_HOST: u32 = 0;
+pub const PACKET_HOST: u32 = 0;
 pub const PACKET_OTHERHOST: u32 = 3;
 
 /// `BPF_F_IPV6` of [`bpf_l4_csum_replace`] (6.16 and stable kernels): leaves
@@ -115,6 +115,28 @@ impl Skb {
                 bytes.as_ptr().cast(),
                 N as u32,
                 0,
+            )
+        };
+        if ret == 0 { Ok(()) } else { Err(HELPER) }
+    }
+
+    /// Overwrites bytes that nothing but `skb->csum` covers, and puts that right:
+    /// the IPv6 hop limit (of IPv4 the header's own checksum makes up for it).
+    #[inline(always)]
+    pub fn store_covered<const N: usize>(
+        &self,
+        offset: usize,
+        bytes: &[u8; N],
+    ) -> Result<(), DropReason> {
+        const BPF_F_RECOMPUTE_CSUM: u64 = 1;
+        // SAFETY: the helper checks offset and length against the packet.
+        let ret = unsafe {
+            bpf_skb_store_bytes(
+                self.skb.cast(),
+                offset as u32,
+                bytes.as_ptr().cast(),
+                N as u32,
+                BPF_F_RECOMPUTE_CSUM,
             )
         };
         if ret == 0 { Ok(()) } else { Err(HELPER) }
@@ -306,6 +328,14 @@ impl Skb {
     pub fn has_vlan_tag(&self) -> bool {
         // SAFETY: reading the context.
         unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    /// The frame belongs to a VLAN: one that is only tagged with a priority
+    /// (VLAN 0) does not.
+    #[inline(always)]
+    pub fn is_of_vlan(&self) -> bool {
+        // SAFETY: reading the context.
+        unsafe { (*self.skb).vlan_present != 0 && (*self.skb).vlan_tci & 0xfff != 0 }
     }
 
     /// `skb->protocol` in the machine's byte order.

@@ -47,6 +47,7 @@ pub struct Room<A> {
     pub forward_key: FlowKey<A>,
     pub reverse_key: FlowKey<A>,
     pub mapping_key: MappingKey<A>,
+    pub other_mapping_key: MappingKey<A>,
     pub outside_key: OutsideKey<A>,
     pub outside: Outside<A>,
     /// What is asked of the FIB.
@@ -485,7 +486,7 @@ impl Family for V6 {
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason> {
         use packet::Read as _;
         let hop_limit = skb.u8(l3 + ipv6::HOP_LIMIT).ok_or(DropReason::Malformed)?;
-        skb.write(l3 + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])
+        skb.store_covered(l3 + ipv6::HOP_LIMIT, &[hop_limit.wrapping_sub(1)])
     }
     #[inline(always)]
     fn addr_diff(from: (Addr6, Addr6), to: (Addr6, Addr6)) -> u32 {

@@ -19,6 +19,7 @@ use crate::{
     control::Control,
     error::{Error, Result},
     settings::Settings,
+    sys::lock::NamespaceLock,
 };
 
 /// How long requests that run when the daemon is told to end may go on.
@@ -32,8 +33,11 @@ pub fn run(settings: Settings) -> Result<()> {
         node = settings.node,
         "starting"
     );
-    // Bound before anything is touched: if another daemon answers there, this
-    // is none of our business. Who connects meanwhile waits for the answer.
+    // Before anything is touched, the socket's file too: of two daemons that
+    // start at once, one has the namespace, the other has nothing to do here.
+    let lock = NamespaceLock::take()?;
+    // If another daemon answers there, this is none of our business. Who connects
+    // meanwhile waits for the answer.
     let mut socket = Socket::bind(&settings.socket, &settings.socket_group)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Requests are few and short; the packets are the kernel's business.
@@ -41,7 +45,9 @@ pub fn run(settings: Settings) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|e| Error::internal(format!("runtime: {e}")))?;
-    let ended = runtime.block_on(live(settings, &mut socket, Control::start));
+    let ended = runtime.block_on(live(settings, &mut socket, |settings| {
+        Control::start_with(settings, lock)
+    }));
     // A request that did not finish in time may still hold a blocking thread.
     runtime.shutdown_timeout(Duration::from_millis(100));
     // Its file goes last: then nothing of ours is held any more.
@@ -89,8 +95,17 @@ where
         },
         () = signals.end() => warn!("told to end again: requests are not waited for"),
     }
-    if teardown_on_exit && !was_torn_down {
-        service.teardown(false).await?;
+    match (was_torn_down, teardown_on_exit) {
+        (true, _) => {}
+        (false, true) => service.teardown(false).await?,
+        // What a request has begun is finished, also when nobody waits for it.
+        (false, false) => tokio::select! {
+            done = tokio::time::timeout(FINISH, service.shutdown()) => match done {
+                Ok(done) => done?,
+                Err(_) => warn!("what is half-done is left to the next start"),
+            },
+            () = signals.end() => {}
+        },
     }
     info!("ended");
     Ok(())
@@ -233,7 +248,7 @@ mod tests {
     }
 
     /// A life in a process of its own, so that signals reach nobody else; it
-    /// writes with which `purge` it was torn down.
+    /// writes with which `purge` it was torn down, and whether it was shut down.
     #[test]
     #[ignore = "runs within the tests of signals"]
     fn life_in_a_process() {
@@ -251,7 +266,8 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let life = live(settings, &mut socket, |_| async { Ok(service) });
         runtime.block_on(life).unwrap();
-        std::fs::write(dir.join("ended"), format!("{:?}", fake.torn_down())).unwrap();
+        let ended = format!("{:?} {}", fake.torn_down(), fake.shut_down());
+        std::fs::write(dir.join("ended"), ended).unwrap();
     }
 
     fn start_process(dir: &std::path::Path) -> std::process::Child {
@@ -284,7 +300,7 @@ mod tests {
         send("TERM", &process);
         assert!(process.wait().unwrap().success());
         let ended = std::fs::read_to_string(dir.path().join("ended")).unwrap();
-        assert_eq!(ended, "[]");
+        assert_eq!(ended, "[] true");
         assert!(!client.socket().exists());
     }
 
@@ -298,7 +314,7 @@ mod tests {
         send("INT", &process);
         assert!(process.wait().unwrap().success());
         let ended = std::fs::read_to_string(dir.path().join("ended")).unwrap();
-        assert_eq!(ended, "[false]");
+        assert_eq!(ended, "[false] false");
     }
 
     #[tokio::test]

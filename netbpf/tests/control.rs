@@ -592,3 +592,213 @@ fn uplinks_are_followed() {
     });
     host.run(control.teardown(true)).unwrap();
 }
+
+#[test]
+fn one_daemon_has_the_network_namespace() {
+    if !on_a_host_of_its_own("one_daemon_has_the_network_namespace") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let web = Container::new();
+    let info = host.run(control.attach(web.attach("web"))).unwrap();
+    let before = everything();
+
+    let elsewhere = Host::new();
+    let refused = [
+        host.run(Control::start(elsewhere.settings())).err(),
+        host.run(Control::teardown_offline(&elsewhere.settings(), true))
+            .err(),
+        host.run(Control::teardown_offline(&host.settings(), true))
+            .err(),
+    ];
+    for error in refused {
+        let error = error.expect("a daemon runs");
+        assert_eq!(error.code, Code::Conflict);
+        assert!(error.message.contains("another netbpf daemon"), "{error}");
+    }
+    assert_eq!(everything(), before);
+    assert!(!elsewhere.settings().state_dir.exists());
+    ping(&info);
+
+    // Of another namespace, the same directories are no better.
+    host.run(control.shutdown()).unwrap();
+    drop(control);
+    let settings = host.settings();
+    let error = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.build().unwrap();
+            runtime.block_on(Control::teardown_offline(&settings, false))
+        });
+        thread.join().unwrap().unwrap_err()
+    });
+    assert_eq!(error.code, Code::Conflict);
+    assert!(
+        error.message.contains("another network namespace"),
+        "{error}"
+    );
+    assert_eq!(everything(), before);
+
+    // Without a daemon, what bears our marks goes also without a store.
+    let precious = elsewhere.settings().state_dir.join("precious");
+    std::fs::create_dir(precious.parent().unwrap()).unwrap();
+    std::fs::write(&precious, "").unwrap();
+    host.run(Control::teardown_offline(&elsewhere.settings(), true))
+        .unwrap();
+    assert!(precious.exists(), "no store was there");
+    assert!(!everything().contains("netbpf web"));
+    host.run(Control::teardown_offline(&host.settings(), true))
+        .unwrap();
+}
+
+#[test]
+fn the_users_reserved_ports_are_kept_however_many() {
+    if !on_a_host_of_its_own("the_users_reserved_ports_are_kept_however_many") {
+        return;
+    }
+    let file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let read = || {
+        sh(&format!("dd if={file} bs=1M count=1 status=none"))
+            .trim()
+            .to_owned()
+    };
+    let users: Vec<String> = (0..5000).map(|n| (10_000 + 3 * n).to_string()).collect();
+    let users = users.join(",");
+    std::fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", &users).unwrap();
+    assert_eq!(read(), users);
+    let host = Host::new();
+    let control = host.start();
+    let web = Container::new();
+    let spec = AttachSpec {
+        publish: vec!["40000:80".into(), "40001".into()],
+        ..web.attach("web")
+    };
+    host.run(control.attach(spec)).unwrap();
+    let with_ours = read();
+    let has = |port: &str| with_ours.split(',').any(|p| p == port);
+    assert!(has("10000") && has("24997") && has("40000"), "{with_ours}");
+    host.run(control.detach("web", None)).unwrap();
+    assert_eq!(read(), users);
+
+    // What an earlier daemon reserved is given back by one that reserves nothing.
+    let spec = AttachSpec {
+        publish: vec!["40000:80".into()],
+        ..web.attach("web")
+    };
+    host.run(control.attach(spec)).unwrap();
+    assert!(read().ends_with(",40000"));
+    host.run(control.shutdown()).unwrap();
+    drop(control);
+    let settings = Settings {
+        reserve_ports: false,
+        ..host.settings()
+    };
+    let control = host.run(Control::start(settings)).unwrap();
+    assert_eq!(read(), users);
+    host.run(control.teardown(true)).unwrap();
+    assert_eq!(read(), users);
+}
+
+#[test]
+fn a_port_that_changed_hands_before_a_kill_is_its_new_owners() {
+    if !on_a_host_of_its_own("a_port_that_changed_hands_before_a_kill_is_its_new_owners") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let web = Container::new();
+    let spec = AttachSpec {
+        publish: vec!["8080:80".into()],
+        ..web.attach("web")
+    };
+    host.run(control.attach(spec)).unwrap();
+    host.run(control.shutdown()).unwrap();
+    drop(control);
+    // As if the one before had still been on its way out.
+    let settings = host.settings();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let store =
+        netbpf::store::Store::open(&settings.state_dir, &settings.run_dir, boot.trim()).unwrap();
+    let mut old = store.endpoints().unwrap().remove(0);
+    old.index += 1;
+    old.name = "old".into();
+    old.state = netbpf::store::EndpointState::Detaching;
+    old.host_ifname = "nb00000bad".into();
+    old.host_ifindex = 4_000_000;
+    old.ipv4 = Some("172.20.0.99/20".parse().unwrap());
+    store.put_endpoint(&old).unwrap();
+    drop(store);
+
+    if Command::new("bpftool").arg("version").output().is_err() {
+        println!("skipped: what maps hold needs bpftool");
+        return;
+    }
+    let pins = settings.bpffs.join("ports");
+    let dump = || sh(&format!("bpftool -j map dump pinned {}", pins.display()));
+    let before = dump();
+    assert!(before.contains("8080") || before.contains("1f"), "{before}");
+    let control = host.start();
+    assert_eq!(dump(), before, "published as it was, with its generation");
+    assert_eq!(host.run(control.endpoints()).unwrap().len(), 1);
+    host.run(control.teardown(true)).unwrap();
+}
+
+#[test]
+fn the_default_route_is_inherited_at_start() {
+    if !on_a_host_of_its_own("the_default_route_is_inherited_at_start") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let spec = NetworkSpec {
+        subnets: vec!["10.7.0.0/24".parse().unwrap()],
+        ..network("back")
+    };
+    host.run(control.network_create(spec)).unwrap();
+    let web = Container::new();
+    let first = host.run(control.attach(web.attach("web"))).unwrap();
+    let spec = AttachSpec {
+        network: Some("back".into()),
+        ..web.attach("web")
+    };
+    host.run(control.attach(spec)).unwrap();
+    assert_eq!(default_routes(&web, "-4"), ["172.20.0.1 eth0"]);
+    host.run(control.shutdown()).unwrap();
+    drop(control);
+    sh(&format!("ip link del {}", first.host_ifname));
+    assert!(default_routes(&web, "-4").is_empty());
+
+    let control = host.start();
+    assert_eq!(default_routes(&web, "-4"), ["10.7.0.1 eth1"]);
+    assert_eq!(host.run(control.endpoints()).unwrap().len(), 1);
+    host.run(control.teardown(true)).unwrap();
+}
+
+#[test]
+fn a_teardown_that_failed_can_be_tried_again() {
+    if !on_a_host_of_its_own("a_teardown_that_failed_can_be_tried_again") {
+        return;
+    }
+    let host = Host::new();
+    let control = host.start();
+    let web = Container::new();
+    host.run(control.attach(web.attach("web"))).unwrap();
+    let busy = host.settings().state_dir.join("busy");
+    std::fs::create_dir(&busy).unwrap();
+    sh(&format!("mount -t tmpfs none {}", busy.display()));
+    let error = host.run(control.teardown(true)).unwrap_err();
+    assert!(
+        error.message.contains("not all could be removed"),
+        "{error}"
+    );
+
+    let status = host.run(control.status()).unwrap();
+    assert!(status.notes.iter().any(|n| n.contains("did not finish")));
+    host.run(control.endpoints()).unwrap();
+    let error = host.run(control.attach(web.attach("app"))).unwrap_err();
+    assert_eq!(error.code, Code::Conflict);
+    sh(&format!("umount {}", busy.display()));
+    host.run(control.teardown(true)).unwrap();
+}

@@ -73,3 +73,30 @@ fn teardown_takes_its_qdisc_along_and_leaves_the_one_of_others() {
     street.host.wait_ended();
     assert!(qdiscs().contains("clsact"), "{}", qdiscs());
 }
+
+#[test]
+fn a_daemon_takes_over_what_hangs_the_other_way() {
+    let street = street_with_networks("other_way", &[]);
+    let web = street.front("web", &[]);
+    for flags in [&FLAGS[..], &[]] {
+        street.host.stop();
+        street.host.start(flags);
+        let kind = if flags.is_empty() { "tcx" } else { "clsact" };
+        let links = std::fs::read_dir(street.host.bpffs().join("links")).expect("pins");
+        let links: Vec<_> = links
+            .map(|entry| {
+                entry
+                    .expect("a pin")
+                    .file_name()
+                    .into_string()
+                    .expect("a name")
+            })
+            .filter(|name| !name.ends_with("_qdisc"))
+            .collect();
+        assert!(links.iter().all(|name| name.ends_with(kind)), "{links:?}");
+        let device = &web.info.host_ifname;
+        let show = ["tc", "filter", "show", "dev", device, "ingress"];
+        let filters = street.host.run(&show).ok();
+        assert_eq!(filters.contains("from_container"), kind == "clsact");
+    }
+}

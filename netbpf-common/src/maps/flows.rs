@@ -46,6 +46,11 @@ pub const FLOW_TO_CONTAINER: u8 = 1 << 0;
 pub const FLOW_ORIGINAL: u8 = 1 << 1;
 /// The flow stands in `flows*`, not in `transient*`.
 pub const FLOW_ESTABLISHED: u8 = 1 << 2;
+/// Outward: the device of the way out carries Ethernet frames.
+pub const FLOW_ETHERNET: u8 = 1 << 3;
+/// Outward, IPv4: the next hop is an IPv6 neighbour (RFC 5549), which the kernel
+/// is then left to find.
+pub const FLOW_FOREIGN_NEXT_HOP: u8 = 1 << 4;
 
 /// What made the flow.
 pub const KIND_PUBLISH: u8 = 1;
@@ -67,9 +72,14 @@ pub struct Flow<A> {
     /// The container's endpoint: that of the destination where the half leads
     /// into a container, else that of the source.
     pub endpoint: u32,
-    /// Slot of the published port, and the generation that made the flow.
-    pub slot: u32,
+    /// The endpoint whose packets these are; 0 for those from an uplink. Another
+    /// endpoint with the same address does not take up the flow.
+    pub sender: u32,
+    /// Of the published port: the generation that made the flow, and its slot.
     pub generation: u32,
+    pub slot: u16,
+    /// The side that packets of the other half arrive from, as in [`FlowKey`].
+    pub other_arrival: u16,
     pub last_seen: Ticks,
     pub created: Ticks,
     /// Outward: when `ifindex` and `next_hop` were last asked of the FIB.
@@ -78,19 +88,16 @@ pub struct Flow<A> {
     pub next_hop: A,
     /// To a container: its MAC.
     pub mac: [u8; 6],
+    /// Outward: the MTU of the way out.
+    pub mtu: u16,
     /// `KIND_*`.
     pub kind: u8,
     /// `FLOW_*`.
     pub flags: u8,
     /// TCP flags seen in this direction ([`crate::flow::SEEN_SYN`] …).
     pub seen: u8,
-    /// Outward, IPv4: the next hop is an IPv6 neighbour (RFC 5549), which the
-    /// kernel is then left to find: 0 or 1.
-    pub foreign_next_hop: u8,
-    /// Outward: the MTU of the way out.
-    pub mtu: u16,
     /// Explicit padding, 0: with it the size is a multiple of 8 in both families.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 1],
     pub reserved_addr: A,
 }
 assert_layout!(Flow<[u8; 4]>, 80);

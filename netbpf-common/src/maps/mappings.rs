@@ -30,11 +30,14 @@ assert_layout!(MappingKey<[u8; 16]>, 40);
 pub struct Mapping {
     /// When the last flow was made with it.
     pub last_used: Ticks,
+    /// When it may be taken for another inside port, unless a flow goes on until
+    /// then: flows put it off once a second.
+    pub expires: Ticks,
     pub outside_port: u16,
     /// Explicit padding, 0.
     pub reserved: u16,
 }
-assert_layout!(Mapping, 8);
+assert_layout!(Mapping, 12);
 
 /// Key of `outside*`.
 #[repr(C)]

@@ -37,6 +37,7 @@ pub fn parse(packet: &(impl Read + ?Sized), offset: usize) -> Option<Ip<[u8; 4]>
         more_fragments: fragment & MORE_FRAGMENTS != 0,
         later_fragment: fragment & OFFSET_MASK != 0,
         dont_fragment: fragment & 0x4000 != 0,
+        opaque: false,
     })
 }
 

@@ -9,8 +9,7 @@ pub const HOP_LIMIT: usize = 7;
 pub const SRC: usize = 8;
 pub const DST: usize = 24;
 
-/// Extension headers that are followed; a longer chain is given up on (the
-/// protocol is then the number of the header that was not followed).
+/// Extension headers that are followed; a longer chain is given up on.
 pub const MAX_EXTENSIONS: usize = 4;
 
 const HOP_BY_HOP: u8 = 0;
@@ -38,28 +37,38 @@ pub fn parse(packet: &(impl Read + ?Sized), offset: usize) -> Option<Ip<[u8; 16]
         more_fragments: false,
         later_fragment: false,
         dont_fragment: true,
+        opaque: true,
     };
     for _ in 0..MAX_EXTENSIONS {
         match ip.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let [next, len] = packet.bytes::<2>(ip.l4)?;
+                let Some([next, len]) = packet.bytes::<2>(ip.l4) else {
+                    return Some(ip);
+                };
                 ip.protocol = next;
                 ip.l4 += 8 + len as usize * 8;
             }
             IPPROTO_FRAGMENT => {
-                let h = packet.bytes::<4>(ip.l4)?;
+                let Some(h) = packet.bytes::<4>(ip.l4) else {
+                    return Some(ip);
+                };
                 let field = u16::from_be_bytes([h[2], h[3]]);
                 ip.protocol = h[0];
                 ip.l4 += 8;
                 ip.more_fragments = field & 1 != 0;
                 ip.later_fragment = field >> 3 != 0;
                 if ip.later_fragment {
-                    break;
+                    ip.opaque = false;
+                    return Some(ip);
                 }
             }
             _ => break,
         }
     }
+    ip.opaque = matches!(
+        ip.protocol,
+        HOP_BY_HOP | ROUTING | DESTINATION | IPPROTO_FRAGMENT
+    );
     Some(ip)
 }
 
@@ -114,6 +123,20 @@ mod tests {
         let ip = parse(&b[..], 0).unwrap();
         assert!(ip.later_fragment && ip.more_fragments);
         assert_eq!(ip.protocol, 17);
+    }
+
+    #[test]
+    fn a_chain_too_long_or_cut_short_is_opaque() {
+        let header = [60, 0, 0, 0, 0, 0, 0, 0];
+        let long = packet(60, &header.repeat(5));
+        assert!(parse(&long[..], 0).unwrap().opaque);
+        let short = packet(60, &[]);
+        assert!(parse(&short[..], 0).unwrap().opaque);
+        let four = packet(
+            60,
+            &[header, header, header, [17, 0, 0, 0, 0, 0, 0, 0]].concat(),
+        );
+        assert!(!parse(&four[..], 0).unwrap().opaque);
     }
 
     #[test]

@@ -19,7 +19,18 @@ pub struct Ip<A> {
     /// A fragment other than the first: no ports are in it.
     pub later_fragment: bool,
     pub dont_fragment: bool,
+    /// The chain of extension headers could not be followed to its end: what
+    /// `protocol` and `l4` say is not the transport header.
+    pub opaque: bool,
 }
+
+/// A packet whose transport header is not at hand.
+pub const NO_TRANSPORT: Transport = Transport {
+    sport: 0,
+    dport: 0,
+    kind: TransportKind::Other,
+    flags: 0,
+};
 
 /// What a flow needs of the transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

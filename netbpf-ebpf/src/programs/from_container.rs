@@ -12,7 +12,7 @@ use netbpf_common::{
     },
     packet::{
         Read as _, eth,
-        tuple::{self, Transport, TransportKind},
+        tuple::{self, NO_TRANSPORT},
     },
     verdict::{Coded, Kind},
 };
@@ -33,7 +33,6 @@ use crate::{
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     let skb = &Skb::new(&ctx);
-    skb.pull(HEADERS);
     let Ok(veth) = local::veth(skb) else {
         return emit::dropped(skb, eth::LEN, DropReason::UnknownEndpoint as u32, 0);
     };
@@ -74,6 +73,8 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
         }
     } else if verdict == Coded::TO_MASQUERADE {
         verdict = begin::<F>(skb, F::call_masquerade(skb));
+    } else if F::IS_V6 && verdict == Coded::TO_ND {
+        verdict = Coded::from_bits(calls::answer_nd(skb.raw()));
     }
     finish::<F>(skb, own, refuse::<F>(skb, eth::LEN, verdict, own))
 }
@@ -93,20 +94,33 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     verdict.to_bits()
 }
 
+/// Parses what can be read directly, and pulls more in only when that is not
+/// enough: a TCP segment has just its headers there.
 #[inline(always)]
 fn parse<F: Family>(skb: &Skb, p: &mut Packet<F::Addr>) -> Option<()> {
     p.l3 = eth::LEN;
-    p.ip = F::parse(skb, eth::LEN)?;
-    p.t = if p.ip.later_fragment {
-        Transport {
-            sport: 0,
-            dport: 0,
-            kind: TransportKind::Other,
-            flags: 0,
+    p.ip = match F::parse(skb, eth::LEN) {
+        Some(ip) if !ip.opaque => ip,
+        _ => {
+            skb.pull(HEADERS);
+            F::parse(skb, eth::LEN)?
         }
-    } else {
-        tuple::transport(skb, p.ip.protocol, p.ip.l4 & 0x3fff)?
     };
+    // A chain of headers that we do not see the end of might hide anything.
+    if p.ip.opaque {
+        return None;
+    }
+    p.t = NO_TRANSPORT;
+    if !p.ip.later_fragment {
+        let l4 = p.ip.l4 & 0x3fff;
+        p.t = match tuple::transport(skb, p.ip.protocol, l4) {
+            Some(t) => t,
+            None => {
+                skb.pull(HEADERS);
+                tuple::transport(skb, p.ip.protocol, l4)?
+            }
+        };
+    }
     Some(())
 }
 
@@ -121,7 +135,7 @@ fn way<F: Family>(
     let p = &*p;
     let (ip, t) = (&p.ip, &p.t);
     if F::IS_V6 && nd::is_nd(ip.protocol, t) {
-        return Ok(Coded::from_bits(calls::answer_nd(skb.raw())));
+        return Ok(Coded::TO_ND);
     }
     if F::is_multicast(ip.dst) {
         return Err(DropReason::Multicast);
@@ -134,7 +148,7 @@ fn way<F: Family>(
         return Err(DropReason::LinkLocal);
     }
 
-    if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room)? {
+    if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, veth.endpoint)? {
         return Ok(verdict);
     }
 

@@ -7,7 +7,10 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     drop::DropReason,
     maps::{flows::ARRIVAL_UPLINK, locals::LOCAL_GATEWAY},
-    packet::{eth, tuple},
+    packet::{
+        eth,
+        tuple::{self, NO_TRANSPORT, TransportKind},
+    },
     verdict::{Coded, Kind},
 };
 
@@ -19,7 +22,7 @@ use crate::{
     stage::{
         Step, deliver,
         flow::{self, Found},
-        local, nd,
+        local, nd, port, route,
     },
 };
 
@@ -37,7 +40,7 @@ pub fn from_uplink_l3(ctx: TcContext) -> i32 {
 fn program(skb: &Skb, l3: usize) -> i32 {
     // Frames to others are seen by sniffers only; tagged ones belong to the
     // VLAN device above, which is an uplink of its own.
-    if skb.pkt_type() == PACKET_OTHERHOST || skb.has_vlan_tag() {
+    if skb.pkt_type() == PACKET_OTHERHOST || skb.is_of_vlan() {
         return emit::NEXT;
     }
     match skb.protocol() {
@@ -51,7 +54,6 @@ fn program(skb: &Skb, l3: usize) -> i32 {
 /// given back.
 #[inline(always)]
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
-    skb.pull(HEADERS);
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, false));
@@ -64,7 +66,11 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
         Ok((p, room)) => match parse::<F>(skb, l3, p) {
             Some(()) => {
-                room.answer_from = p.ip.dst;
+                // For a routed network's container the answer is the host's.
+                room.answer_from = match route::uplink(skb.ifindex()) {
+                    Some(uplink) => F::uplink_addr(uplink),
+                    None => p.ip.dst,
+                };
                 way::<F>(skb, p, room).unwrap_or_else(Coded::drop)
             }
             // What cannot be parsed is the kernel's to judge.
@@ -75,11 +81,29 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     verdict.to_bits()
 }
 
+/// Addresses are judged also where there are no ports to be read: a packet that is
+/// put together or read further by the host's stack must not get past the checks.
 #[inline(always)]
 fn parse<F: Family>(skb: &Skb, l3: usize, p: &mut Packet<F::Addr>) -> Option<()> {
     p.l3 = l3;
-    p.ip = F::parse(skb, l3)?;
-    p.t = tuple::transport(skb, p.ip.protocol, p.ip.l4 & 0x3fff)?;
+    p.ip = match F::parse(skb, l3) {
+        Some(ip) if !ip.opaque => ip,
+        // Headers beyond the part that can be read directly.
+        _ => {
+            skb.pull(HEADERS);
+            F::parse(skb, l3)?
+        }
+    };
+    p.t = NO_TRANSPORT;
+    if !p.ip.later_fragment && !p.ip.opaque {
+        let l4 = p.ip.l4 & 0x3fff;
+        if let Some(t) = tuple::transport(skb, p.ip.protocol, l4) {
+            p.t = t;
+        } else {
+            skb.pull(HEADERS);
+            p.t = tuple::transport(skb, p.ip.protocol, l4).unwrap_or(NO_TRANSPORT);
+        }
+    }
     p.key = p.ip.key(&p.t, ARRIVAL_UPLINK);
     Some(())
 }
@@ -95,11 +119,12 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if F::is_martian(ip.dst) || F::is_martian(ip.src) && ip.src != F::UNSPECIFIED {
         return Err(DropReason::Martian);
     }
-    // Without ports, a later fragment cannot be told from the host's own.
-    if ip.later_fragment || ip.src == F::UNSPECIFIED {
+    // Link-local traffic is never translated.
+    if ip.src == F::UNSPECIFIED || F::is_link_local(ip.src) || F::is_link_local(ip.dst) {
         return Ok(Coded::PASS);
     }
-    if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room)? {
+    let known = !matches!(p.t.kind, TransportKind::Other);
+    if known && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, 0)? {
         return Ok(verdict);
     }
     if local::subnet::<F>(room, ip.src).is_some() {
@@ -108,6 +133,13 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if let Some(own) = local::host::<F>(room, ip.dst) {
         if own.flags & LOCAL_GATEWAY != 0 {
             return Err(DropReason::GatewayAddress);
+        }
+        if !port::may_begin(&p.t) {
+            return Ok(Coded::PASS);
+        }
+        // What the stack would call martian does not get to a container either.
+        if F::is_multicast(ip.src) || local::host::<F>(room, ip.src).is_some() {
+            return Ok(Coded::PASS);
         }
         return Ok(Coded::TO_PORT);
     }

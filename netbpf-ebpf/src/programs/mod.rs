@@ -18,7 +18,7 @@ use crate::{
 
 /// Bytes at the head of a packet that are made readable: link and network
 /// header with options, and a transport header.
-const HEADERS: u32 = 128;
+pub const HEADERS: u32 = 128;
 
 /// After a step that begins flows: tells of one that began.
 #[inline(always)]

@@ -3,22 +3,21 @@
 
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, seen_tcp, state},
+    flow::{SEEN_ANY, State, longest_ticks, seen_tcp, state},
     maps::{
         Flow, FlowKey,
         flows::{
-            ARRIVAL_UPLINK, FLOW_ESTABLISHED, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_PUBLISH,
-            arrival_container,
+            FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_ORIGINAL,
+            FLOW_TO_CONTAINER, KIND_MASQUERADE, KIND_PUBLISH,
         },
-        uplinks::UPLINK_ETHERNET,
     },
     packet::{IPPROTO_TCP, tcp, tuple::TransportKind},
-    time::{TICKS_PER_SECOND, since},
+    time::{TICKS_PER_SECOND, Ticks, since},
     verdict::Coded,
 };
 
 use super::{
-    Step, deliver, route,
+    Step, deliver, masquerade, route,
     translate::{self, NewTuple},
 };
 use crate::{
@@ -41,15 +40,15 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Ad
         Some(flow) => flow,
         None => F::transient().get_ptr_mut(key)?,
     };
-    // SAFETY: the entry may be removed and its slot used again while we look:
-    // then a packet in flight at the end of a flow is counted or translated
-    // as the new one's. The daemon removes only flows long idle or ended.
+    // SAFETY: readable as long as the program runs. The entry may be removed and
+    // its memory used for another flow meanwhile: of an LRU table at any time,
+    // see `follow`; of the others only after the flow was long idle or ended.
     Some(unsafe { &mut *found })
 }
 
 /// The key of the other half.
 #[inline(always)]
-pub fn reverse_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>, other_arrival: u16) -> FlowKey<A> {
+pub fn reverse_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
     FlowKey {
         src: flow.dst,
         dst: flow.src,
@@ -57,41 +56,33 @@ pub fn reverse_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>, other_arrival: u16
         dport: flow.sport,
         protocol: key.protocol,
         reserved: 0,
-        arrival: other_arrival,
+        arrival: flow.other_arrival,
     }
 }
 
-/// The side that packets of the other half arrive from.
+/// Follows the packet's flow, when there is one. `sender`: the endpoint that sent
+/// it, 0 for an uplink.
 #[inline(always)]
-fn other_arrival<A>(flow: &Flow<A>) -> u16 {
-    // Containers of bridge networks are all in scope 0.
-    if flow.flags & FLOW_TO_CONTAINER != 0 {
-        arrival_container(0)
-    } else {
-        ARRIVAL_UPLINK
-    }
-}
-
-/// Follows the packet's flow, when there is one.
-#[inline(always)]
-pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step<Found> {
+pub fn follow<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+    sender: u32,
+) -> Step<Found> {
     let (ip, t, key) = (&p.ip, &p.t, &p.key);
     let Some(mut flow) = find::<F>(key) else {
         return Ok(Found::None);
     };
-
-    if flow.kind == KIND_PUBLISH
-        && GENERATIONS.get(flow.slot).copied().unwrap_or(0) != flow.generation
-    {
+    let time = now();
+    let is_tcp = matches!(t.kind, TransportKind::Tcp);
+    let opens = is_tcp && t.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if is_stale(flow, sender) || (opens || !is_tcp) && is_expired(flow, key.protocol, time) {
         forget::<F>(key, flow, room);
         return Ok(Found::None);
     }
-    let is_tcp = matches!(t.kind, TransportKind::Tcp);
     let seen = if is_tcp { seen_tcp(t.flags) } else { SEEN_ANY };
-    let settled = flow.flags & FLOW_ESTABLISHED != 0;
     let turn = is_tcp && t.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
-    if !settled || turn {
-        let opens = is_tcp && t.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if flow.flags & FLOW_ESTABLISHED == 0 || turn {
         match F::call_advance(seen, opens) {
             STAYED => {}
             // The entry that we hold is gone, the flow is in the other table.
@@ -104,64 +95,106 @@ pub fn follow<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-
-    let to_container = flow.flags & FLOW_TO_CONTAINER != 0;
-    let verdict = if to_container {
-        Coded::deliver(flow.ifindex, flow.endpoint)
-    } else {
-        outward::<F>(skb, flow, room)?
-    };
-    let time = now();
-    if flow.last_seen != time {
-        flow.last_seen = time;
+    // Only the first fragment has the ports: the others would be lost.
+    if ip.more_fragments {
+        return Err(DropReason::Fragment);
     }
-    // Not atomic: packets of one direction are mostly on one CPU; where they
-    // are not, a count may be lost, never anything else.
-    flow.packets += skb.segments();
-    flow.bytes += u64::from(skb.len());
 
+    // All that decides where the packet goes is copied before it is trusted: an
+    // entry of an LRU table may have become another flow's since it was found.
     room.new = NewTuple {
         src: flow.src,
         dst: flow.dst,
         sport: flow.sport,
         dport: flow.dport,
     };
-    let mac = flow.mac;
-    translate::rewrite::<F>(skb, p, &room.new)?;
-    if to_container {
-        deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
+    let (mac, flags, kind) = (flow.mac, flow.flags, flow.kind);
+    let delivered = Coded::deliver(flow.ifindex, flow.endpoint);
+    let settled = flags & FLOW_ESTABLISHED != 0;
+    let held = core::ptr::from_mut(flow);
+    if !settled && F::transient().get_ptr_mut(key) != Some(held) {
+        return Err(DropReason::NoFlow);
     }
+    // Not atomic: packets of one direction are mostly on one CPU; where they
+    // are not, a count may be lost, never anything else.
+    flow.packets += skb.segments();
+    flow.bytes += u64::from(skb.len());
+    if flow.last_seen != time {
+        flow.last_seen = time;
+    }
+    if flags & FLOW_TO_CONTAINER != 0 {
+        translate::rewrite::<F>(skb, p, &room.new)?;
+        deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
+        return Ok(Found::Sent(delivered));
+    }
+    let verdict = outward::<F>(skb, p, flow, room, time, settled && kind == KIND_MASQUERADE)?;
+    translate::rewrite::<F>(skb, p, &room.new)?;
     Ok(Found::Sent(verdict))
 }
 
-/// The way out of an outward half: the one asked for within the last second, or
-/// asked again. Leaves the next hop in the room.
+/// Made by a port that was published anew since, or for an endpoint that had this
+/// address before.
 #[inline(always)]
-fn outward<F: Family>(skb: &Skb, flow: &mut Flow<F::Addr>, room: &mut Room<F::Addr>) -> Step {
-    let time = now();
+fn is_stale<A>(flow: &Flow<A>, sender: u32) -> bool {
+    flow.sender != sender
+        || flow.kind == KIND_PUBLISH
+            && GENERATIONS.get(u32::from(flow.slot)).copied().unwrap_or(0) != flow.generation
+}
+
+/// Silent for so long that a packet which can begin a flow does.
+#[inline(always)]
+fn is_expired<A>(flow: &Flow<A>, protocol: u8, time: Ticks) -> bool {
+    flow.flags & FLOW_ORIGINAL != 0 && since(time, flow.last_seen) > longest_ticks(protocol)
+}
+
+/// The way out of an outward half: the one asked for within the last second, or
+/// asked again. Leaves the next hop in the room. `keep`: the flow's mapping is to
+/// be kept from expiring.
+#[inline(always)]
+fn outward<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+    room: &mut Room<F::Addr>,
+    time: Ticks,
+    keep: bool,
+) -> Step {
+    let mtu;
     if flow.ifindex == 0 || since(time, flow.checked) >= TICKS_PER_SECOND {
-        // Copied: the entry is not for functions to point at.
-        let (src, dst) = (flow.src, flow.dst);
+        let (src, dst) = (room.new.src, room.new.dst);
         route::way::<F>(skb, room, src, dst)?;
         let way = &room.way;
-        flow.ifindex = way.ifindex;
-        flow.next_hop = way.next_hop;
-        flow.foreign_next_hop = way.foreign as u8;
-        flow.mtu = if way.mtu > 0xffff {
-            0xffff
-        } else {
-            way.mtu as u16
-        };
-        flow.checked = time;
+        mtu = way.mtu;
+        // An entry of an LRU table may be another flow's by now.
+        if flow.flags & FLOW_ESTABLISHED != 0 {
+            let ethernet = if way.ethernet != 0 { FLOW_ETHERNET } else { 0 };
+            let foreign = if way.foreign != 0 {
+                FLOW_FOREIGN_NEXT_HOP
+            } else {
+                0
+            };
+            flow.flags = flow.flags & !(FLOW_ETHERNET | FLOW_FOREIGN_NEXT_HOP) | ethernet | foreign;
+            flow.ifindex = way.ifindex;
+            flow.next_hop = way.next_hop;
+            flow.mtu = if way.mtu > 0xffff {
+                0xffff
+            } else {
+                way.mtu as u16
+            };
+            flow.checked = time;
+        }
+        if keep {
+            masquerade::keep::<F>(p, room, time);
+        }
     } else {
         room.way.ifindex = flow.ifindex;
         room.way.next_hop = flow.next_hop;
-        room.way.foreign = u32::from(flow.foreign_next_hop);
-        room.way.ethernet =
-            route::uplink(flow.ifindex).map_or(0, |uplink| uplink.flags & UPLINK_ETHERNET);
+        room.way.foreign = u32::from(flow.flags & FLOW_FOREIGN_NEXT_HOP);
+        room.way.ethernet = u32::from(flow.flags & FLOW_ETHERNET);
+        mtu = u32::from(flow.mtu);
     }
-    if !skb.is_gso() && flow.mtu != 0 && skb.len() > u32::from(flow.mtu) + 14 {
-        room.mtu = u32::from(flow.mtu);
+    if !skb.is_gso() && mtu != 0 && skb.len() > mtu + 14 {
+        room.mtu = mtu;
         return Err(DropReason::TooBig);
     }
     Ok(deliver::forward::<F>(room))
@@ -190,7 +223,7 @@ pub fn advance<F: Family>(
     let Some(flow) = find::<F>(key) else {
         return Ok(OVER);
     };
-    room.reverse_key = reverse_key(key, flow, other_arrival(flow));
+    room.reverse_key = reverse_key(key, flow);
     room.forward_key = *key;
     let other = find::<F>(&room.reverse_key);
     let other_seen = other.as_ref().map_or(0, |o| o.seen);
@@ -212,7 +245,12 @@ pub fn advance<F: Family>(
         return Ok(STAYED);
     };
     let settled = flow.flags & FLOW_ESTABLISHED != 0;
-    if !settled && matches!(state, State::Established | State::HalfClosed) {
+    // Only by a packet of the side that began it: one forged request and its
+    // answer would otherwise fill the table from which nothing is evicted.
+    if !settled
+        && flow.flags & FLOW_ORIGINAL != 0
+        && matches!(state, State::Established | State::HalfClosed)
+    {
         return Ok(settle::<F>(room));
     }
     if settled && state.is_over() {
@@ -279,7 +317,7 @@ fn both<A>(flow: &Flow<A>, protocol: u8, own: u8, other: u8) -> State {
 /// Removes both halves wherever they are.
 #[inline(always)]
 pub fn forget<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) {
-    room.reverse_key = reverse_key(key, flow, other_arrival(flow));
+    room.reverse_key = reverse_key(key, flow);
     room.forward_key = *key;
     let _ = F::flows().remove(&room.forward_key);
     let _ = F::flows().remove(&room.reverse_key);

@@ -6,13 +6,16 @@ use aya_ebpf::{
 };
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, seen_tcp},
+    flow::{SEEN_ANY, State, longest_ticks, seen_tcp, timeout_seconds},
     maps::{
         FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
-        flows::{ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE},
+        flows::{
+            ARRIVAL_UPLINK, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_ORIGINAL, FLOW_TO_CONTAINER,
+            KIND_MASQUERADE,
+        },
     },
     packet::{IPPROTO_TCP, IPPROTO_UDP, tcp, tuple::TransportKind},
-    time::Ticks,
+    time::{TICKS_PER_SECOND, Ticks, since},
 };
 
 use super::{
@@ -42,6 +45,10 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         }
         TransportKind::Sctp | TransportKind::Other => return Err(DropReason::Protocol),
     };
+    // Only the first fragment has the ports: the others would be lost.
+    if ip.more_fragments {
+        return Err(DropReason::Fragment);
+    }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
@@ -83,13 +90,34 @@ fn outside_port<F: Family>(
         reserved: 0,
         scope: veth.scope,
     };
+    room.outside = Outside {
+        inside: ip.src,
+        scope: veth.scope,
+        port: t.sport,
+        reserved: 0,
+    };
+    let expires = time.wrapping_add(opening_ticks(ip.protocol));
     if let Some(mapping) = F::mappings().get_ptr_mut(&room.mapping_key) {
-        // SAFETY: the daemon removes a mapping only when it was unused for
-        // long; a slot used again is another mapping, whose port the check of
-        // the reverse half below refuses.
+        // SAFETY: readable as long as the program runs. It may be removed
+        // meanwhile; then the port is not ours any more, as is checked next.
         let mapping = unsafe { &mut *mapping };
+        let port = mapping.outside_port;
         mapping.last_used = time;
-        return Ok(mapping.outside_port);
+        if since(expires, mapping.expires) != 0 {
+            mapping.expires = expires;
+        }
+        room.outside_key = OutsideKey {
+            outside,
+            port,
+            protocol: ip.protocol,
+            reserved: 0,
+        };
+        // SAFETY: entries of `outside` are written once.
+        let owner = unsafe { F::outside().get(&room.outside_key) };
+        if owner.is_some_and(|owner| is_same(owner, &room.outside)) {
+            return Ok(port);
+        }
+        let _ = F::mappings().remove(&room.mapping_key);
     }
     let config = CONFIG.get(0).ok_or(DropReason::Helper)?;
     let (first, last) = (
@@ -100,12 +128,6 @@ fn outside_port<F: Family>(
     if count == 0 {
         return Err(DropReason::PortsExhausted);
     }
-    room.outside = Outside {
-        inside: ip.src,
-        scope: veth.scope,
-        port: t.sport,
-        reserved: 0,
-    };
     let own = u32::from(t.sport);
     for attempt in 0..TRIES {
         // The container's own port first (RFC 4787 section 4.2.1), then others.
@@ -121,10 +143,7 @@ fn outside_port<F: Family>(
             protocol: ip.protocol,
             reserved: 0,
         };
-        if F::outside()
-            .insert(&room.outside_key, &room.outside, u64::from(BPF_NOEXIST))
-            .is_err()
-        {
+        if !take::<F>(room) && !(release_abandoned::<F>(room, time) && take::<F>(room)) {
             continue;
         }
         let taken = port::lookup::<F>(room, outside, candidate, ip.protocol).is_some()
@@ -134,6 +153,7 @@ fn outside_port<F: Family>(
                 (ip.dst, t.dport),
                 (outside, candidate),
                 ip.protocol,
+                true,
             );
         if taken {
             let _ = F::outside().remove(&room.outside_key);
@@ -141,6 +161,7 @@ fn outside_port<F: Family>(
         }
         let mapping = Mapping {
             last_used: time,
+            expires,
             outside_port: candidate,
             reserved: 0,
         };
@@ -161,7 +182,79 @@ fn outside_port<F: Family>(
     Err(DropReason::PortsExhausted)
 }
 
-/// Has a socket of the host this tuple, or the port for itself?
+/// Takes the port in the room, if it is free.
+#[inline(always)]
+fn take<F: Family>(room: &Room<F::Addr>) -> bool {
+    let flags = u64::from(BPF_NOEXIST);
+    F::outside()
+        .insert(&room.outside_key, &room.outside, flags)
+        .is_ok()
+}
+
+/// Frees the port in the room when the mapping that it belongs to has expired:
+/// the daemon, which does that, may be away. Of two CPUs that come here at once,
+/// one gets the port.
+#[inline(always)]
+fn release_abandoned<F: Family>(room: &mut Room<F::Addr>, time: Ticks) -> bool {
+    // SAFETY: entries of `outside` are written once.
+    let Some(owner) = (unsafe { F::outside().get(&room.outside_key) }) else {
+        return true;
+    };
+    room.other_mapping_key = MappingKey {
+        inside: owner.inside,
+        outside: room.outside_key.outside,
+        port: owner.port,
+        protocol: room.outside_key.protocol,
+        reserved: 0,
+        scope: owner.scope,
+    };
+    // SAFETY: its fields are numbers that a reader sees old or new.
+    if let Some(mapping) = unsafe { F::mappings().get(&room.other_mapping_key) } {
+        if since(time, mapping.expires) == 0 {
+            return false;
+        }
+        let _ = F::mappings().remove(&room.other_mapping_key);
+    } else {
+        // Another CPU is about to write it, or was stopped before it could: the
+        // daemon tells them apart.
+        return false;
+    }
+    let _ = F::outside().remove(&room.outside_key);
+    true
+}
+
+#[inline(always)]
+fn is_same<A: PartialEq>(a: &Outside<A>, b: &Outside<A>) -> bool {
+    a.inside == b.inside && a.port == b.port && a.scope == b.scope
+}
+
+/// Ticks that a mapping lives from a flow's first packet on.
+#[inline(always)]
+fn opening_ticks(protocol: u8) -> u32 {
+    timeout_seconds(protocol, State::Opening) * (TICKS_PER_SECOND + 1)
+}
+
+/// Puts off the end of the mapping of a flow that goes on.
+#[inline(always)]
+pub fn keep<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>, time: Ticks) {
+    room.mapping_key = MappingKey {
+        inside: p.ip.src,
+        outside: room.new.src,
+        port: p.t.sport,
+        protocol: p.ip.protocol,
+        reserved: 0,
+        scope: u32::from(p.key.arrival).wrapping_sub(1),
+    };
+    if let Some(mapping) = F::mappings().get_ptr_mut(&room.mapping_key) {
+        // SAFETY: as in `outside_port`.
+        unsafe { (*mapping).expires = time.wrapping_add(longest_ticks(p.ip.protocol)) };
+    }
+}
+
+/// `TCP_LISTEN` of `net/tcp_states.h`.
+const TCP_LISTEN: u32 = 10;
+
+/// Has a socket of the host this tuple, or (`listeners`) the port for itself?
 #[inline(always)]
 pub fn host_has<F: Family>(
     skb: &Skb,
@@ -169,6 +262,7 @@ pub fn host_has<F: Family>(
     remote: (F::Addr, u16),
     local: (F::Addr, u16),
     protocol: u8,
+    listeners: bool,
 ) -> bool {
     let netns = BPF_F_CURRENT_NETNS as u64;
     F::socket_set(&mut room.socket, remote, local);
@@ -183,9 +277,10 @@ pub fn host_has<F: Family>(
         if socket.is_null() {
             return false;
         }
+        let listens = protocol == IPPROTO_TCP && (*socket).state == TCP_LISTEN;
         bpf_sk_release(socket.cast());
+        listeners || !listens
     }
-    true
 }
 
 /// Writes both halves; the reverse one first, since it must not be another's.
@@ -223,6 +318,8 @@ fn record<F: Family>(
     forward.ifindex = way.ifindex;
     forward.endpoint = veth.endpoint;
     forward.slot = 0;
+    forward.other_arrival = ARRIVAL_UPLINK;
+    forward.sender = veth.endpoint;
     forward.generation = 0;
     forward.last_seen = time;
     forward.created = time;
@@ -231,14 +328,19 @@ fn record<F: Family>(
     forward.mac = [0; 6];
     forward.kind = KIND_MASQUERADE;
     forward.flags = FLOW_ORIGINAL;
+    if way.ethernet != 0 {
+        forward.flags |= FLOW_ETHERNET;
+    }
+    if way.foreign != 0 {
+        forward.flags |= FLOW_FOREIGN_NEXT_HOP;
+    }
     forward.seen = seen;
-    forward.foreign_next_hop = way.foreign as u8;
     forward.mtu = if way.mtu > 0xffff {
         0xffff
     } else {
         way.mtu as u16
     };
-    forward.reserved = [0; 4];
+    forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
@@ -251,6 +353,8 @@ fn record<F: Family>(
     room.reverse.next_hop = F::UNSPECIFIED;
     room.reverse.mac = veth.mac;
     room.reverse.flags = FLOW_TO_CONTAINER;
+    room.reverse.other_arrival = p.key.arrival;
+    room.reverse.sender = 0;
     room.reverse.seen = 0;
     room.reverse.mtu = 0;
     if let Some(held) = super::flow::find::<F>(&room.reverse_key)

@@ -12,7 +12,10 @@ use netbpf_common::{
         flows::{FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_PUBLISH, arrival_container},
         ports::PORT_PREFIX,
     },
-    packet::{tcp, tuple::TransportKind},
+    packet::{
+        tcp,
+        tuple::{Transport, TransportKind},
+    },
     verdict::Coded,
 };
 
@@ -55,6 +58,16 @@ pub fn lookup<F: Family>(
     PORTS.get(&room.port_key)
 }
 
+/// Can the packet begin a flow to a published port?
+#[inline(always)]
+pub fn may_begin(t: &Transport) -> bool {
+    match t.kind {
+        TransportKind::Tcp => t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN,
+        TransportKind::Udp => true,
+        _ => false,
+    }
+}
+
 /// Begins a flow to a published port. `PASS`: nothing is published there, or the
 /// packet cannot begin a flow; it is the host's.
 #[inline(always)]
@@ -70,12 +83,12 @@ pub fn begin<F: Family>(
         None
     };
     let (ip, t) = (&p.ip, &p.t);
+    if !may_begin(t) {
+        return Ok(Coded::PASS);
+    }
     let seen = match t.kind {
-        TransportKind::Tcp if t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN => {
-            seen_tcp(t.flags)
-        }
-        TransportKind::Udp => SEEN_ANY,
-        _ => return Ok(Coded::PASS),
+        TransportKind::Tcp => seen_tcp(t.flags),
+        _ => SEEN_ANY,
     };
     let Some(port) = lookup::<F>(room, ip.dst, t.dport, ip.protocol) else {
         return Ok(Coded::PASS);
@@ -88,14 +101,25 @@ pub fn begin<F: Family>(
     {
         return Err(DropReason::Internal);
     }
-    // The host's own connection with this tuple stays its own. For UDP a socket
-    // bound to the port would answer here as well: it cannot be, as the port is
-    // held.
+    // The host's own connection with this tuple stays its own. A listener does
+    // not: publishing is refused where one is, and an engine that holds the port
+    // for us (podman) listens without meaning it.
     if matches!(t.kind, TransportKind::Tcp)
         && client.is_none()
-        && host_has::<F>(skb, room, (ip.src, t.sport), (ip.dst, t.dport), ip.protocol)
+        && host_has::<F>(
+            skb,
+            room,
+            (ip.src, t.sport),
+            (ip.dst, t.dport),
+            ip.protocol,
+            false,
+        )
     {
         return Ok(Coded::PASS);
+    }
+    // Only the first fragment has the ports: the others would be lost.
+    if ip.more_fragments {
+        return Err(DropReason::Fragment);
     }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
@@ -122,7 +146,9 @@ pub fn begin<F: Family>(
     forward.dport = backend_port;
     forward.ifindex = port.ifindex;
     forward.endpoint = port.endpoint;
-    forward.slot = port.slot;
+    forward.slot = port.slot as u16;
+    forward.other_arrival = arrival_container(0);
+    forward.sender = client.map_or(0, |veth| veth.endpoint);
     forward.generation = port.generation;
     forward.last_seen = time;
     forward.created = time;
@@ -132,9 +158,8 @@ pub fn begin<F: Family>(
     forward.kind = KIND_PUBLISH;
     forward.flags = FLOW_ORIGINAL | FLOW_TO_CONTAINER;
     forward.seen = seen;
-    forward.foreign_next_hop = 0;
     forward.mtu = 0;
-    forward.reserved = [0; 4];
+    forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
@@ -146,6 +171,8 @@ pub fn begin<F: Family>(
     room.reverse.ifindex = 0;
     room.reverse.mac = [0; 6];
     room.reverse.flags = 0;
+    room.reverse.other_arrival = p.key.arrival;
+    room.reverse.sender = port.endpoint;
     room.reverse.seen = 0;
     if let Some(veth) = client {
         room.reverse.ifindex = skb.ifindex();

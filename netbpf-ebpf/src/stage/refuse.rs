@@ -9,7 +9,7 @@ use netbpf_common::{
 
 use super::Step;
 use crate::{
-    ctx::{Skb, now, sum},
+    ctx::{PACKET_HOST, Skb, now, sum},
     family::{Family, Packet, QUOTE, Quote, Room},
 };
 
@@ -76,7 +76,9 @@ fn error<F: Family>(
         || ip.src == F::UNSPECIFIED
         || F::is_multicast(ip.src)
         || from == F::UNSPECIFIED
-        || !within_budget()
+        || skb.pkt_type() != PACKET_HOST
+        // Without it a connection hangs; it answers a packet that is big anyway.
+        || reason != DropReason::TooBig && !within_budget()
     {
         return Ok(false);
     }

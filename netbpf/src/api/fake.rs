@@ -21,6 +21,7 @@ struct Inner {
     networks: Vec<NetworkInfo>,
     endpoints: Vec<EndpointInfo>,
     torn_down: Vec<bool>,
+    shut_down: bool,
     drops_asked: Vec<(Option<String>, Option<String>)>,
 }
 
@@ -28,6 +29,11 @@ impl Fake {
     /// With which `purge` it was torn down, each time.
     pub fn torn_down(&self) -> Vec<bool> {
         self.inner.lock().unwrap().torn_down.clone()
+    }
+
+    /// Whether it was told to finish.
+    pub fn shut_down(&self) -> bool {
+        self.inner.lock().unwrap().shut_down
     }
 
     /// The filters that drops were asked for with.
@@ -257,6 +263,11 @@ impl Service for Fake {
 
     async fn teardown(&self, purge: bool) -> Result<()> {
         self.inner.lock().unwrap().torn_down.push(purge);
+        Ok(())
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        self.inner.lock().unwrap().shut_down = true;
         Ok(())
     }
 }

@@ -44,6 +44,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<DropInfo>>> + Send;
     fn status(&self) -> impl Future<Output = Result<StatusInfo>> + Send;
     fn teardown(&self, purge: bool) -> impl Future<Output = Result<()>> + Send;
+    fn shutdown(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
 impl Service for Control {
@@ -109,5 +110,9 @@ impl Service for Control {
 
     async fn teardown(&self, purge: bool) -> Result<()> {
         Control::teardown(self, purge).await
+    }
+
+    async fn shutdown(&self) -> Result<()> {
+        Control::shutdown(self).await
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     error::{Code, Error, Result},
     store::{EndpointRecord, PortRecord},
     sys::{
-        netlink::{AddressKind, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
+        netlink::{AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
         netns::{self, Namespace, NamespaceId},
         sysctl,
     },
@@ -48,6 +48,10 @@ pub struct Apply<'a> {
     containers: HashMap<NamespaceId, Container>,
     /// Host-side devices made on the way, by endpoint.
     devices: HashMap<u32, Device>,
+    /// Who was given a default route on the way.
+    handed: Heirs,
+    /// A namespace whose path leads elsewhere is taken for gone.
+    trust_paths: bool,
 }
 
 /// A container's namespace and a socket in it.
@@ -72,7 +76,19 @@ impl<'a> Apply<'a> {
             ipv6,
             containers: HashMap::new(),
             devices: HashMap::new(),
+            handed: Heirs::default(),
+            trust_paths: false,
         }
+    }
+
+    /// Has no namespace looked for among those of all processes.
+    pub fn trust_paths(&mut self) {
+        self.trust_paths = true;
+    }
+
+    /// Who was given a default route.
+    pub fn handed(&self) -> &Heirs {
+        &self.handed
     }
 
     /// Looks around in a container's namespace and keeps it open for the steps.
@@ -233,7 +249,7 @@ impl<'a> Apply<'a> {
     }
 
     fn make_veth(&mut self, record: &EndpointRecord) -> Result<()> {
-        let container = container(&mut self.containers, record)?;
+        let container = container(&mut self.containers, record, self.trust_paths)?;
         let made = self.host.add_veth(&VethPair {
             name: &record.host_ifname,
             mac: GATEWAY_MAC,
@@ -289,7 +305,7 @@ impl<'a> Apply<'a> {
     }
 
     fn set_up_container(&mut self, record: &EndpointRecord) -> Result<()> {
-        let container = container(&mut self.containers, record)?;
+        let container = container(&mut self.containers, record, self.trust_paths)?;
         if record.ipv6.is_some() {
             let name = record.ifname.as_str();
             container.namespace.run(|| -> crate::sys::Result<()> {
@@ -331,40 +347,50 @@ impl<'a> Apply<'a> {
     }
 
     fn leave_container(&mut self, record: &EndpointRecord, heirs: &Heirs) -> Result<()> {
+        let device = self.host_device(record).map_or(0, |d| d.ifindex);
         // A namespace that is gone took rules and routes along.
-        let Ok(container) = container(&mut self.containers, record) else {
+        let Ok(container) = container(&mut self.containers, record, self.trust_paths) else {
             return Ok(());
         };
         let netlink = &mut container.netlink;
-        for (heir, gateway) in [
+        let mut is_the_container = own_device(netlink, record, device)?.is_some();
+        let mut failed = None;
+        let gateway4 = |e: &Endpoint| e.record.gateway.map(IpAddr::V4);
+        let gateway6 = |e: &Endpoint| e.record.gateway6.map(IpAddr::V6);
+        for (heir, gateway, handed) in [
             (
                 &heirs.ipv4,
-                heirs
-                    .ipv4
-                    .as_ref()
-                    .and_then(|h| h.record.gateway)
-                    .map(IpAddr::V4),
+                heirs.ipv4.as_deref().and_then(gateway4),
+                &mut self.handed.ipv4,
             ),
             (
                 &heirs.ipv6,
-                heirs
-                    .ipv6
-                    .as_ref()
-                    .and_then(|h| h.record.gateway6)
-                    .map(IpAddr::V6),
+                heirs.ipv6.as_deref().and_then(gateway6),
+                &mut self.handed.ipv6,
             ),
         ] {
-            if let (Some(heir), Some(gateway)) = (heir, gateway) {
-                let ifindex = ifindex(netlink, &heir.record)?;
-                netlink.set_route(&Route::default_via(gateway, ifindex))?;
+            let (Some(endpoint), Some(gateway)) = (heir, gateway) else {
+                continue;
+            };
+            let heir = &endpoint.record;
+            let Some(ifindex) = own_device(netlink, heir, heir.host_ifindex)? else {
+                continue;
+            };
+            is_the_container = true;
+            match netlink.set_route(&Route::default_via(gateway, ifindex)) {
+                Ok(()) => *handed = Some(endpoint.clone()),
+                Err(e) => failed = Some(e),
             }
         }
-        if record.rules {
+        // Numbers of namespaces are used again: in another one is nothing of ours.
+        if record.rules && is_the_container {
             for (address, _) in record.addresses() {
-                netlink.delete_rule(&rule(record, address.addr()))?;
+                if let Err(e) = netlink.delete_rule(&rule(record, address.addr())) {
+                    failed = Some(e);
+                }
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
     fn add_host_routes(&mut self, record: &EndpointRecord) -> Result<()> {
@@ -490,11 +516,24 @@ fn ifindex(netlink: &mut Netlink, record: &EndpointRecord) -> Result<u32> {
     }
 }
 
+/// The container's end of an endpoint, whose host's end has that number: by name,
+/// and by what no other device has.
+fn own_device(
+    netlink: &mut Netlink,
+    record: &EndpointRecord,
+    host_ifindex: u32,
+) -> Result<Option<u32>> {
+    let link = netlink.link(&record.ifname)?;
+    let is_ours = |l: &Link| l.mac == record.mac && l.peer == Some(host_ifindex);
+    Ok(link.filter(is_ours).map(|l| l.ifindex))
+}
+
 /// The container's namespace by its path, or, where that leads elsewhere by now,
-/// by a process that is still in it.
+/// and unless paths are trusted, by a process that is still in it.
 fn container<'c>(
     containers: &'c mut HashMap<NamespaceId, Container>,
     record: &EndpointRecord,
+    trust_paths: bool,
 ) -> Result<&'c mut Container> {
     match containers.entry(record.namespace) {
         Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -502,7 +541,10 @@ fn container<'c>(
             let namespace = Namespace::open(Path::new(&record.netns))
                 .ok()
                 .filter(|n| n.id() == record.namespace)
-                .or_else(|| netns::find(record.namespace))
+                .or_else(|| match trust_paths {
+                    true => None,
+                    false => netns::find(record.namespace),
+                })
                 .ok_or_else(|| {
                     Error::new(
                         Code::NotFound,

@@ -150,22 +150,37 @@ pub fn detach(
     let mut detached = Vec::new();
     for record in found {
         detached.push(view::endpoint(inner, &record));
-        take_away(inner, state, record, &leaving)?;
+        take_away(inner, state, record, &leaving, Device::There)?;
     }
     Ok(detached)
 }
 
-/// The device of an endpoint has vanished, and mostly the namespace with it.
-pub fn gone(inner: &Inner, state: &mut State, index: u32) -> Result<()> {
-    let Some(record) = state.endpoints.get(&index).cloned() else {
-        return Ok(());
-    };
-    tracing::info!(
-        endpoint = record.name,
-        network = record.network,
-        "its device is gone: detached"
-    );
-    take_away(inner, state, record, &BTreeSet::from([index]))
+/// The devices of these endpoints have vanished, and mostly their namespaces with
+/// them. One that cannot be cleared away keeps none of the others.
+pub fn gone(inner: &Inner, state: &mut State, indexes: &BTreeSet<u32>) -> Result<()> {
+    let mut failed = None;
+    for index in indexes {
+        let Some(record) = state.endpoints.get(index).cloned() else {
+            continue;
+        };
+        tracing::info!(
+            endpoint = record.name,
+            network = record.network,
+            "its device is gone: detached"
+        );
+        if let Err(error) = take_away(inner, state, record, indexes, Device::Gone) {
+            tracing::warn!(%error, index, "not detached");
+            failed = Some(error);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Whether an endpoint that leaves still has its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Device {
+    There,
+    Gone,
 }
 
 #[tracing::instrument(level = "debug", skip_all, fields(endpoint = record.name, network = record.network))]
@@ -174,21 +189,29 @@ fn take_away(
     state: &mut State,
     mut record: EndpointRecord,
     leaving: &BTreeSet<u32>,
+    device: Device,
 ) -> Result<()> {
     record.state = EndpointState::Detaching;
     inner.store.put_endpoint(&record)?;
     let heirs = state.heirs(&record, leaving);
-    let heirs_taken = heirs.clone();
     let endpoint = state.planned(&record);
     let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    if device == Device::Gone && heirs.is_empty() {
+        apply.trust_paths();
+    }
     for error in apply.run_to_end(&plan::detach(&endpoint, heirs)) {
         // What stays has no way to the endpoint once its device is gone, and is
         // swept at the next start.
         tracing::warn!(%error, endpoint = record.name, "not detached cleanly");
     }
+    let handed = apply.handed().clone();
+    inherit(inner, state, &handed)?;
+    // Ports and routes may be another's from now on: should the daemon end before
+    // the device is gone, only that is left to be done.
+    record.forget_all_but_device();
+    inner.store.put_endpoint(&record)?;
     state.remove_endpoint(record.index);
-    inherit(inner, state, &heirs_taken)?;
-    inner.reaper.remove(endpoint);
+    inner.reaper.remove(state.planned(&record));
     if let Err(error) = ports::sync_reserved(inner, state) {
         tracing::warn!(%error, "reserved ports not taken back");
     }
@@ -201,7 +224,7 @@ fn take_away(
 }
 
 /// Notes who has the default routes now.
-fn inherit(inner: &Inner, state: &mut State, heirs: &plan::Heirs) -> Result<()> {
+pub fn inherit(inner: &Inner, state: &mut State, heirs: &plan::Heirs) -> Result<()> {
     for (heir, is_v6) in [(&heirs.ipv4, false), (&heirs.ipv6, true)] {
         let index = heir.as_ref().map(|h| h.record.index);
         let Some(heir) = index.and_then(|i| state.endpoints.get_mut(&i)) else {
@@ -457,16 +480,14 @@ fn make_mac(ipv4: Option<IpNet>) -> Result<[u8; 6]> {
 /// Endpoints whose devices are no longer there.
 pub fn check_devices(inner: &Inner, state: &mut State) -> Result<()> {
     let present: BTreeSet<u32> = state.host.links()?.iter().map(|l| l.ifindex).collect();
-    let missing: Vec<u32> = state
+    let missing: BTreeSet<u32> = state
         .endpoints
         .values()
         .filter(|e| !present.contains(&e.host_ifindex))
         .map(|e| e.index)
         .collect();
-    for index in missing {
-        gone(inner, state, index)?;
-    }
-    uplinks::refresh(inner, state)
+    let gone = gone(inner, state, &missing);
+    uplinks::refresh(inner, state).and(gone)
 }
 
 #[cfg(test)]

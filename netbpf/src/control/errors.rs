@@ -12,6 +12,7 @@ impl From<SysError> for Error {
             SysError::NotFound { .. } => Code::NotFound,
             SysError::NotANamespace { .. } | SysError::NotBpffs { .. } => Code::InvalidArgument,
             SysError::MissingCapability { .. } => Code::MissingCapability,
+            SysError::Held { .. } => Code::Conflict,
             SysError::Io { .. } => Code::Internal,
         };
         Error::new(code, error.to_string())

@@ -85,19 +85,21 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
                     _ => None,
                 })
                 .collect();
-            let mut others = batch.len() > gone.len();
+            let mut others = batch.iter().any(|e| !matches!(e, Event::LinkGone { .. }));
+            let mut endpoints = BTreeSet::new();
             for ifindex in gone {
                 match state.endpoint_of_device(ifindex) {
-                    Some(index) => endpoint::gone(inner, state, index)?,
+                    Some(index) => drop(endpoints.insert(index)),
                     None => {
                         let is_uplink = |u: &uplinks::Uplink| u.entry.device.ifindex == ifindex;
                         others |= state.uplinks.iter().any(is_uplink);
                     }
                 }
             }
+            let gone = endpoint::gone(inner, state, &endpoints);
             match others {
-                true => uplinks::refresh(inner, state),
-                false => Ok(()),
+                true => uplinks::refresh(inner, state).and(gone),
+                false => gone,
             }
         });
         report("following changes", done.await);

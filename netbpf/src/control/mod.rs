@@ -36,7 +36,10 @@ use crate::{
     model::*,
     settings::Settings,
     store::Store,
-    sys::bpffs::Prepared,
+    sys::{
+        bpffs::Prepared,
+        lock::{DirectoryLock, NamespaceLock},
+    },
 };
 
 /// The daemon's state; cheap to clone.
@@ -55,13 +58,20 @@ struct Inner {
     /// Whether the host has IPv6; asked once, at start.
     ipv6: bool,
     bpffs: Prepared,
+    /// Let go of last.
+    _locks: (NamespaceLock, DirectoryLock),
 }
 
 impl Control {
     /// Opens store and datapath, brings the kernel to what the store says and
     /// follows what changes.
     pub async fn start(settings: Settings) -> Result<Control> {
-        let inner = tokio::task::spawn_blocking(move || recover::start(settings))
+        Control::start_with(settings, NamespaceLock::take()?).await
+    }
+
+    /// The same for who holds the network namespace already.
+    pub async fn start_with(settings: Settings, lock: NamespaceLock) -> Result<Control> {
+        let inner = tokio::task::spawn_blocking(move || recover::start(settings, lock))
             .await
             .map_err(Error::internal)??;
         let inner = Arc::new(inner);
@@ -176,10 +186,13 @@ impl Control {
     }
 
     /// Removes every link, program, map, route and pin; with `purge` the state
-    /// directory's content too. The daemon is to end afterwards.
+    /// directory's content too. The daemon is to end afterwards. What could not be
+    /// removed can be tried again.
     pub async fn teardown(&self, purge: bool) -> Result<()> {
-        self.change(move |inner, state| teardown::online(inner, state, purge))
-            .await
+        Inner::alone(self.inner.clone(), move |inner, state| {
+            teardown::online(inner, state, purge)
+        })
+        .await
     }
 
     /// The same without a running daemon, from the store and what is found.
@@ -190,9 +203,10 @@ impl Control {
             .map_err(Error::internal)?
     }
 
-    /// Returns when nothing is left half-done. The datapath goes on.
+    /// Returns when nothing is left half-done; nothing is changed any more then.
+    /// The datapath goes on.
     pub async fn shutdown(&self) -> Result<()> {
-        self.change(|inner, state| {
+        Inner::alone(self.inner.clone(), |inner, state| {
             state.closed = true;
             inner.reaper.wait_for_all();
             Ok(())
@@ -213,7 +227,7 @@ impl Control {
         &self,
         work: impl FnOnce(&Inner, &State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.change(|inner, state| work(inner, state)).await
+        Inner::alone(self.inner.clone(), |inner, state| work(inner, state)).await
     }
 }
 
@@ -222,15 +236,22 @@ impl Inner {
         inner: Arc<Inner>,
         work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut state = inner.state.clone().lock_owned().await;
-        tokio::task::spawn_blocking(move || {
-            if state.closed {
-                return Err(Error::new(Code::Conflict, "the daemon is about to end"));
-            }
-            work(&inner, &mut state)
+        Inner::alone(inner, |inner, state| match state.closed {
+            true => Err(Error::new(Code::Conflict, "the daemon is about to end")),
+            false => work(inner, state),
         })
         .await
-        .map_err(Error::internal)?
+    }
+
+    /// Also when the daemon is about to end.
+    async fn alone<T: Send + 'static>(
+        inner: Arc<Inner>,
+        work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut state = inner.state.clone().lock_owned().await;
+        tokio::task::spawn_blocking(move || work(&inner, &mut state))
+            .await
+            .map_err(Error::internal)?
     }
 }
 

@@ -152,7 +152,7 @@ impl<'a> Chooser<'a> {
                 port
             }
             HostPorts::OneOf(host) => self
-                .first_free((host.first..=host.last).map(record))?
+                .first_free(&[host.first..=host.last], &BTreeSet::new(), record)?
                 .ok_or_else(|| {
                     Error::new(
                         Code::PortInUse,
@@ -166,20 +166,28 @@ impl<'a> Chooser<'a> {
             HostPorts::Free => {
                 let range = local_port_range();
                 let span = spec.container.span();
-                let (low, high) = (*range.start(), range.end().saturating_sub(span));
+                if span > range.end() - range.start() {
+                    return Err(Error::invalid(format!(
+                        "port {text:?}: {} host ports in a row are more than there are between {} and {}",
+                        u32::from(span) + 1,
+                        range.start(),
+                        range.end()
+                    )));
+                }
+                let (low, high) = (*range.start(), range.end() - span);
                 let start = match self.last_port {
                     last if (low..high).contains(&last) => last + 1,
                     _ => low,
                 };
-                let users = self.users_reserved();
-                let candidates = (start..=high)
-                    .chain(low..start)
-                    .filter(move |first| !(*first..=first + span).any(|p| users.contains(&p)))
-                    .map(record);
-                let port = self.first_free(candidates)?.ok_or_else(|| {
+                let places = [start..=high, low..=start.saturating_sub(1)];
+                let users = self.users_reserved()?;
+                let port = self.first_free(&places, &users, record)?.ok_or_else(|| {
                     Error::new(
                         Code::PortInUse,
-                        format!("port {text:?}: no host port between {low} and {high} is free"),
+                        format!(
+                            "port {text:?}: no host port between {low} and {} is free",
+                            range.end()
+                        ),
                     )
                 })?;
                 self.last_port = port.host_port_end;
@@ -226,26 +234,47 @@ impl<'a> Chooser<'a> {
         (0..).find(|slot| !used.contains(slot)).unwrap_or(u32::MAX)
     }
 
+    /// The first range, of those that begin in `places`, that is free and has
+    /// nothing of `avoid` in it.
     fn first_free(
         &mut self,
-        candidates: impl Iterator<Item = PortRecord>,
+        places: &[RangeInclusive<u16>],
+        avoid: &BTreeSet<u16>,
+        record: impl Fn(u16) -> PortRecord,
     ) -> Result<Option<PortRecord>> {
-        for port in candidates {
-            match self.check_free(&port) {
-                Ok(()) => return Ok(Some(port)),
-                Err(e) if e.code == Code::PortInUse => {}
-                Err(e) => return Err(e),
+        for place in places {
+            let mut first = u32::from(*place.start());
+            while let Some(start) = u16::try_from(first).ok().filter(|f| f <= place.end()) {
+                let port = record(start);
+                let avoided = avoid.range(port.host_port..=port.host_port_end);
+                let in_the_way = match avoided.max() {
+                    Some(&port) => Some(port),
+                    None => self.conflict(&port)?.map(|(port, _)| port),
+                };
+                match in_the_way {
+                    None => return Ok(Some(port)),
+                    // On behind it: whatever begins before has it, too.
+                    Some(port) => first = u32::from(port.max(start)) + 1,
+                }
             }
         }
         Ok(None)
     }
 
     fn check_free(&mut self, port: &PortRecord) -> Result<()> {
+        match self.conflict(port)? {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// What is in the way of a range: one of its ports, and who has it.
+    fn conflict(&mut self, port: &PortRecord) -> Result<Option<(u16, Error)>> {
         let held = self
             .all_published()
-            .find_map(|(e, p)| meet(p, port).map(|at| (at, e)));
-        if let Some((at, holder)) = held {
-            return Err(Error::new(
+            .find_map(|(e, p)| meet(p, port).map(|at| (at, p.host_port_end, e)));
+        if let Some((at, last, holder)) = held {
+            let error = Error::new(
                 Code::PortInUse,
                 format!(
                     "port {at}/{} on {} is already published by endpoint {:?} on network {:?}",
@@ -254,17 +283,18 @@ impl<'a> Chooser<'a> {
                     holder.name,
                     holder.network
                 ),
-            ));
+            );
+            return Ok(Some((last.min(port.host_port_end), error)));
         }
-        self.check_programs(port)
+        self.program_on(port)
     }
 
     /// Programs of the host that listen on one of the ports.
-    fn check_programs(&mut self, port: &PortRecord) -> Result<()> {
+    fn program_on(&mut self, port: &PortRecord) -> Result<Option<(u16, Error)>> {
         let transport = match port.protocol {
             Protocol::Tcp => Transport::Tcp,
             Protocol::Udp => Transport::Udp,
-            Protocol::Sctp => return Ok(()),
+            Protocol::Sctp => return Ok(None),
         };
         let (has4, has6) = (self.endpoint.ipv4.is_some(), self.endpoint.ipv6.is_some());
         let any4 = (has4 && port.host_ip.is_none()).then_some(Ipv4Addr::UNSPECIFIED.into());
@@ -277,7 +307,7 @@ impl<'a> Chooser<'a> {
                 ports.all(|number| sockets::is_free(transport, ip, number))
             })
         {
-            return Ok(());
+            return Ok(None);
         }
         let shown_ip = self.message_ip(port.host_ip);
         let bound = match self.bound.entry(port.protocol) {
@@ -308,7 +338,7 @@ impl<'a> Chooser<'a> {
                 && !sockets::is_free(transport, on4.into(), *number)
         });
         match in_the_way {
-            None => Ok(()),
+            None => Ok(None),
             Some((ip, number)) => {
                 let mut message = format!(
                     "port {number}/{} on {shown_ip} is in use by a program of this host",
@@ -317,7 +347,7 @@ impl<'a> Chooser<'a> {
                 if port.host_ip != Some(*ip) && !ip.is_unspecified() {
                     message += &format!(", on {ip}");
                 }
-                Err(Error::new(Code::PortInUse, message))
+                Ok(Some((*number, Error::new(Code::PortInUse, message))))
             }
         }
     }
@@ -331,12 +361,9 @@ impl<'a> Chooser<'a> {
     }
 
     /// Ports that the user keeps for other purposes.
-    fn users_reserved(&self) -> BTreeSet<u16> {
-        let list = read_reserved();
-        reserved::parse(&list)
-            .difference(&self.state.reserved)
-            .copied()
-            .collect()
+    fn users_reserved(&self) -> Result<BTreeSet<u16>> {
+        let list = reserved::parse(&read_reserved()?);
+        Ok(list.difference(&self.state.reserved).copied().collect())
     }
 }
 
@@ -400,37 +427,55 @@ pub fn masquerade_ports(local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
         .unwrap_or(1024..=u16::MAX)
 }
 
-fn read_reserved() -> String {
-    sysctl::read(&["ipv4", "ip_local_reserved_ports"])
-        .ok()
-        .flatten()
-        .unwrap_or_default()
+const RESERVED: [&str; 2] = ["ipv4", "ip_local_reserved_ports"];
+
+fn read_reserved() -> Result<String> {
+    Ok(sysctl::read(&RESERVED)?.unwrap_or_default())
+}
+
+/// Writes the list and looks whether it is what the kernel has then: the user's
+/// part of it is lost otherwise. The kernel takes long lists in pieces, between
+/// which others may write.
+fn write_reserved(list: &str) -> Result<()> {
+    let wanted = reserved::parse(list);
+    let mut found = BTreeSet::new();
+    for _ in 0..2 {
+        sysctl::write(&RESERVED, list)?;
+        found = reserved::parse(&read_reserved()?);
+        if found == wanted {
+            return Ok(());
+        }
+    }
+    Err(Error::internal(format!(
+        "sysctl net.ipv4.ip_local_reserved_ports has {} ports after {} were written",
+        found.len(),
+        wanted.len()
+    )))
 }
 
 /// Makes `ip_local_reserved_ports` what the published ports ask for. What is ours
 /// is in the store before it is in the kernel, so that it can be taken back
 /// whenever the daemon ends.
 pub fn sync_reserved(inner: &Inner, state: &mut State) -> Result<()> {
-    if !inner.settings.reserve_ports {
-        return Ok(());
-    }
     let local = local_port_range();
     let published = state.endpoints.values().flat_map(|e| &e.ports);
+    // With `--no-reserve-ports` what an earlier daemon reserved is given back.
     let wanted: BTreeSet<u16> = published
+        .filter(|_| inner.settings.reserve_ports)
         .flat_map(|p| p.host_port.max(*local.start())..=p.host_port_end.min(*local.end()))
         .collect();
     // Nothing to read where nothing is to be kept or taken back.
     if wanted.is_empty() && state.reserved.is_empty() {
         return Ok(());
     }
-    let current = read_reserved();
+    let current = read_reserved()?;
     let merged = reserved::merge(&current, &state.reserved, &wanted);
     if reserved::parse(&current) == reserved::parse(&merged.list) && merged.ours == state.reserved {
         return Ok(());
     }
     let either: BTreeSet<u16> = state.reserved.union(&merged.ours).copied().collect();
     inner.store.put_meta(Meta::ReservedPorts, &either)?;
-    sysctl::write(&["ipv4", "ip_local_reserved_ports"], &merged.list)?;
+    write_reserved(&merged.list)?;
     inner.store.put_meta(Meta::ReservedPorts, &merged.ours)?;
     state.reserved = merged.ours;
     Ok(())
@@ -441,11 +486,8 @@ pub fn release_reserved(ours: &BTreeSet<u16>) -> Result<()> {
     if ours.is_empty() {
         return Ok(());
     }
-    let merged = reserved::merge(&read_reserved(), ours, &BTreeSet::new());
-    Ok(sysctl::write(
-        &["ipv4", "ip_local_reserved_ports"],
-        &merged.list,
-    )?)
+    let merged = reserved::merge(&read_reserved()?, ours, &BTreeSet::new());
+    write_reserved(&merged.list)
 }
 
 #[cfg(test)]

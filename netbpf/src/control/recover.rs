@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::{
     Inner,
     apply::{self, Apply},
-    network, plan,
+    endpoint, network, plan,
     ports::{self, local_port_range, masquerade_ports},
     reaper::Reaper,
     state::State,
@@ -21,20 +21,28 @@ use crate::{
     datapath::{Datapath, Device, Options},
     error::{Code, Error, Result},
     settings::Settings,
-    store::{EndpointRecord, EndpointState, Meta, Store},
+    store::{EndpointRecord, EndpointState, Meta, Place, Store},
     sys::{
         bpffs::{self, Prepared},
+        lock::{DirectoryLock, NamespaceLock},
         netlink::Netlink,
+        netns::Namespace,
         process, sysctl,
     },
 };
 
-pub fn start(settings: Settings) -> Result<Inner> {
+pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     process::check_capabilities()?;
     let mut host = Netlink::open()?;
     check_loopback(&mut host)?;
-    let store = Arc::new(open_store(&settings)?);
+    let place = here()?;
+    let store = Store::open(&settings.state_dir, &settings.run_dir, &place.boot)?;
+    let store = Arc::new(store);
     let bpffs = prepare_bpffs(&settings, &store)?;
+    let pins = DirectoryLock::take(&settings.bpffs)?;
+    if store.meta(Meta::Place)?.as_ref() != Some(&place) {
+        store.put_meta(Meta::Place, &place)?;
+    }
     let ipv6 = sysctl::has_ipv6();
     let datapath = Arc::new(Datapath::open(&Options {
         bpffs: settings.bpffs.clone(),
@@ -54,18 +62,18 @@ pub fn start(settings: Settings) -> Result<Inner> {
         settings,
         ipv6,
         bpffs,
+        _locks: (lock, pins),
     };
     reload(&inner, &mut state.blocking_lock())?;
     Ok(inner)
 }
 
-pub fn open_store(settings: &Settings) -> Result<Store> {
-    let boot_id = process::boot_id()?;
-    Ok(Store::open(
-        &settings.state_dir,
-        &settings.run_dir,
-        &boot_id,
-    )?)
+/// Where this process is.
+pub fn here() -> Result<Place> {
+    Ok(Place {
+        boot: process::boot_id()?,
+        namespace: Namespace::own()?.id(),
+    })
 }
 
 /// How the directory came to be is kept over restarts: the mount or directory
@@ -98,10 +106,10 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
         state.add_network(record);
     }
     let (found, endpoints, broken) = take_stock(inner, state)?;
-    give_up(inner, state, broken)?;
     for record in endpoints {
         state.put_endpoint(record, true);
     }
+    give_up(inner, state, broken)?;
     uplinks::refresh_networks(inner, state)?;
 
     let wanted = wanted(state, inner.ipv6);
@@ -146,19 +154,26 @@ fn take_stock(inner: &Inner, state: &mut State) -> Result<Stock> {
     Ok((found, living, broken))
 }
 
-/// Finishes or undoes what was half-done.
+/// Finishes or undoes what was half-done. Those that live are known by now: they
+/// inherit default routes, and keep ports that were another's before.
 fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Result<()> {
-    for record in broken {
-        let (name, network) = (&record.name, &record.network);
+    let published = state.endpoints.values().flat_map(|e| &e.ports);
+    let slots: HashSet<u32> = published.map(|p| p.slot).collect();
+    for mut record in broken {
         let was = record.state;
+        record.ports.retain(|p| !slots.contains(&p.slot));
+        let (name, network) = (&record.name, &record.network);
         tracing::info!(endpoint = name, network, ?was, "cleared away at start");
         let endpoint = state.planned(&record);
-        let mut steps = plan::detach(&endpoint, plan::Heirs::default());
+        // None of the broken ones is among the heirs: they are not in the state.
+        let mut steps = plan::detach(&endpoint, state.heirs(&record, &BTreeSet::new()));
         steps.extend(plan::remove_device(&endpoint));
         let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
         for error in apply.run_to_end(&steps) {
             tracing::warn!(%error, endpoint = name, "not cleared away");
         }
+        let handed = apply.handed().clone();
+        endpoint::inherit(inner, state, &handed)?;
         inner.store.remove_endpoint(record.index)?;
     }
     Ok(())

@@ -71,7 +71,8 @@ pub struct State {
     pub reserved: BTreeSet<u16>,
     /// What `status` is to say beside what it sees.
     pub notes: Vec<String>,
-    /// A teardown has begun: nothing is to change any more.
+    /// The daemon is about to end, or a teardown has begun: nothing is to change
+    /// any more, but by another teardown.
     pub closed: bool,
 }
 

@@ -13,9 +13,10 @@ use crate::{
     datapath::Datapath,
     error::{Code, Error, Result},
     settings::Settings,
-    store::{Meta, Store},
+    store::{Meta, Place, Store},
     sys::{
         bpffs::{self, Prepared},
+        lock::{DirectoryLock, NamespaceLock},
         netlink::Netlink,
         sysctl,
     },
@@ -32,38 +33,83 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
     }
     let errors = everything(
         &inner.settings,
-        &inner.store,
+        Some(&inner.store),
         state,
         inner.ipv6,
         inner.bpffs,
     );
-    finish(&inner.settings, errors, purge)
+    let done = finish(&inner.settings, errors, purge);
+    if done.is_err() {
+        let note =
+            "a teardown did not finish: containers have no network; `netbpf teardown` tries again";
+        state.notes.retain(|n| n != note);
+        state.notes.push(note.into());
+    }
+    done
 }
 
-/// Without one, from the store and what is found.
+/// Without one, from the store and what is found. Where there is no store, what
+/// bears our marks and the pins go all the same: nobody else's daemon runs here.
 pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
-    let store = recover::open_store(settings)?;
-    let mut state = State::new(Netlink::open()?, 0);
-    for network in store.networks()? {
-        state.add_network(network);
-    }
-    for endpoint in store.endpoints()? {
-        state.put_endpoint(endpoint, false);
-    }
-    state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
-    let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;
-    let bpffs = match known {
-        Some((path, how)) if path == settings.bpffs => how,
-        _ => Prepared::Found,
+    let _namespace = NamespaceLock::take()?;
+    let place = recover::here()?;
+    let (state_dir, run_dir) = (&settings.state_dir, &settings.run_dir);
+    let store = Store::open_existing(state_dir, run_dir, &place.boot)?;
+    let _pins = match bpffs::is_bpffs(&settings.bpffs) {
+        true => Some(DirectoryLock::take(&settings.bpffs)?),
+        false => None,
     };
-    let errors = everything(settings, &store, &mut state, sysctl::has_ipv6(), bpffs);
-    finish(settings, errors, purge)
+    let mut state = State::new(Netlink::open()?, 0);
+    let mut bpffs = Prepared::Found;
+    if let Some(store) = &store {
+        check_place(store, &place, state_dir)?;
+        for network in store.networks()? {
+            state.add_network(network);
+        }
+        for endpoint in store.endpoints()? {
+            state.put_endpoint(endpoint, false);
+        }
+        state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
+        let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;
+        if let Some((path, how)) = known
+            && path == settings.bpffs
+        {
+            bpffs = how;
+        }
+    }
+    let errors = everything(
+        settings,
+        store.as_ref(),
+        &mut state,
+        sysctl::has_ipv6(),
+        bpffs,
+    );
+    // Without a store it is somebody else's directory.
+    finish(settings, errors, purge && store.is_some())
+}
+
+/// Devices, addresses and routes are in the namespace in which the daemon was: of
+/// another one, ours would be the wrong ones.
+fn check_place(store: &Store, here: &Place, state_dir: &Path) -> Result<()> {
+    let was: Option<Place> = store.meta(Meta::Place)?;
+    match was {
+        Some(was) if was.boot == here.boot && was.namespace != here.namespace => Err(Error::new(
+            Code::Conflict,
+            format!(
+                "the daemon of {} ran in another network namespace (net:[{}]), this one is net:[{}]: tear down in that one (nsenter --net=… netbpf teardown …)",
+                state_dir.display(),
+                was.namespace.inode,
+                here.namespace.inode
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Everything, as far as it goes; errors are gathered.
 fn everything(
     settings: &Settings,
-    store: &Store,
+    store: Option<&Store>,
     state: &mut State,
     ipv6: bool,
     bpffs: Prepared,
@@ -79,12 +125,8 @@ fn everything(
     errors.extend(apply.remove_all_veths().err());
     for endpoint in &all.endpoints {
         errors.extend(apply.run_to_end(&plan::remove_device(endpoint)));
-        errors.extend(
-            store
-                .remove_endpoint(endpoint.record.index)
-                .err()
-                .map(Into::into),
-        );
+        let removed = store.map_or(Ok(()), |s| s.remove_endpoint(endpoint.record.index));
+        errors.extend(removed.err().map(Into::into));
     }
     for network in &all.networks {
         errors.extend(apply.run_to_end(&plan::network_down(network)));
@@ -101,12 +143,8 @@ fn everything(
     match ports::release_reserved(&state.reserved) {
         Ok(()) => {
             let none: &[u16] = &[];
-            errors.extend(
-                store
-                    .put_meta(Meta::ReservedPorts, &none)
-                    .err()
-                    .map(Into::into),
-            );
+            let noted = store.map_or(Ok(()), |s| s.put_meta(Meta::ReservedPorts, &none));
+            errors.extend(noted.err().map(Into::into));
         }
         Err(e) => errors.push(e),
     }

@@ -171,6 +171,7 @@ mod tests {
             up: true,
             running: true,
             loopback: name == "lo",
+            peer: None,
             enslaved: false,
             ethernet: !name.starts_with("wg"),
         }

@@ -224,8 +224,12 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         addresses: u.addresses.clone(),
         link: if u.entry.ethernet { "ethernet" } else { "ip" }.into(),
     });
-    let programs = inner.datapath.program_usage()?.into_iter();
-    let maps = inner.datapath.map_usage()?.into_iter();
+    // After a teardown the pins are gone, whether or not all else is.
+    let usage = (inner.datapath.program_usage(), inner.datapath.map_usage());
+    let (programs, maps) = match usage {
+        (programs, maps) if !state.closed => (programs?, maps?),
+        (programs, maps) => (programs.unwrap_or_default(), maps.unwrap_or_default()),
+    };
     Ok(StatusInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         node,
@@ -233,6 +237,7 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         kernel: process::kernel(),
         uplinks: uplinks.collect(),
         programs: programs
+            .into_iter()
             .map(|p| ProgramInfo {
                 name: p.name,
                 id: p.id,
@@ -241,6 +246,7 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
             })
             .collect(),
         maps: maps
+            .into_iter()
             .map(|m| MapInfo {
                 name: m.name,
                 entries: m.entries,

@@ -58,9 +58,40 @@ pub(super) fn attach(
         .map_err(|e: ProgramError| DatapathError::other(step(), chain(&e)))?;
     let pin = pins::link(bpffs, device.ifindex, direction, kind);
     match kind {
-        AttachKind::Tcx => tcx(classifier, &pin, device, direction, &step),
-        AttachKind::Clsact => clsact(classifier, bpffs, device, direction, &step),
+        AttachKind::Tcx => tcx(classifier, &pin, device, direction, &step)?,
+        AttachKind::Clsact => clsact(classifier, bpffs, device, direction, &step)?,
     }
+    take_off_other_kind(bpffs, device, direction, kind)
+}
+
+/// An earlier daemon may have hung the program the other way: both would run.
+fn take_off_other_kind(
+    bpffs: &Path,
+    device: &Device,
+    direction: Direction,
+    kind: AttachKind,
+) -> Result<()> {
+    let (other, clsact) = match kind {
+        AttachKind::Tcx => (AttachKind::Clsact, true),
+        AttachKind::Clsact => (AttachKind::Tcx, false),
+    };
+    if !pins::link(bpffs, device.ifindex, direction, other).exists() {
+        return Ok(());
+    }
+    let ifindex = device.ifindex;
+    detach(
+        bpffs,
+        Hook {
+            ifindex,
+            direction,
+            clsact,
+        },
+    )?;
+    let still = |direction| pins::link(bpffs, ifindex, direction, AttachKind::Clsact).exists();
+    if clsact && !Direction::BOTH.into_iter().any(still) {
+        release_qdisc(bpffs, ifindex)?;
+    }
+    Ok(())
 }
 
 fn tcx(
@@ -108,7 +139,9 @@ fn clsact(
         Err(TcError::AlreadyAttached | TcError::NetlinkError(_)) => {}
         Err(error) => return Err(gone_or(device, error.into(), step)),
     }
-    let side = direction;
+    // The pin first: teardown knows the filter by it, whenever we are killed.
+    let pin = pins::link(bpffs, device.ifindex, direction, AttachKind::Clsact);
+    pins::replace(&pin, |path| program.pin(path).map_err(|e| chain(&e)))?;
     let direction = attach_type(direction);
     let options = NlOptions {
         priority: PRIORITY,
@@ -132,8 +165,7 @@ fn clsact(
     };
     // A filter stays without us; dropping aya's link would remove it.
     std::mem::forget(program.take_link(id).map_err(|e| failed(&e))?);
-    let pin = pins::link(bpffs, device.ifindex, side, AttachKind::Clsact);
-    pins::replace(&pin, |path| program.pin(path).map_err(|e| chain(&e)))
+    Ok(())
 }
 
 fn gone_or(device: &Device, error: ProgramError, step: &dyn Fn() -> String) -> DatapathError {

@@ -12,17 +12,15 @@ use netbpf_common::{
     flow::{state, timeout_seconds},
     maps::{
         Flow, FlowKey, MappingKey, Outside, OutsideKey,
-        flows::{
-            ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE, KIND_PUBLISH,
-            arrival_container,
-        },
+        flows::{FLOW_ORIGINAL, KIND_MASQUERADE, KIND_PUBLISH},
     },
     names,
-    time::{Ticks, since, ticks_to_millis},
+    time::{Ticks, since, ticks, ticks_to_millis},
 };
 
 use super::{
     Result,
+    attach::monotonic,
     load::chain,
     tables::{FlowTables, removed},
     types::{Collected, DatapathError, FlowRecord},
@@ -59,11 +57,14 @@ where
     OutsideKey<A>: Pod,
     Outside<A>: Pod,
 {
-    /// All halves of both tables. One that moves meanwhile is seen once.
+    /// All halves of both tables. Established flows are read before and after the
+    /// others, so that one which moves meanwhile is seen wherever it goes.
     fn halves(&self) -> Result<Halves<A>> {
         let mut halves = HashMap::new();
-        for table in [&self.transient, &self.flows] {
-            for entry in table.iter() {
+        for table in [&self.flows, &self.transient, &self.flows] {
+            // The kernel begins anew when the entry that it is at was removed:
+            // under a flood that would have no end.
+            for entry in table.iter().take(self.max_entries * 2) {
                 match entry {
                     Ok((key, flow)) => {
                         halves.insert(key, flow);
@@ -77,6 +78,14 @@ where
             }
         }
         Ok(halves)
+    }
+
+    /// A half as it is now, in whichever table.
+    fn half(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
+        self.flows
+            .get(key, 0)
+            .or_else(|_| self.transient.get(key, 0))
+            .ok()
     }
 
     pub(super) fn records(&self, now: Ticks) -> Result<Vec<FlowRecord>> {
@@ -111,7 +120,13 @@ where
             if !original && other.is_some() {
                 continue;
             }
-            if !endpoints.contains(&flow.endpoint) || is_over(key, flow, other, now) {
+            let living = endpoints.contains(&flow.endpoint);
+            if !living || is_over(key, flow, other, now) {
+                // Begun anew since it was read?
+                let again = self.half(key).is_some_and(|f| f.created != flow.created);
+                if again || living && self.goes_on(key, &reverse_key)? {
+                    continue;
+                }
                 for key in [key, &reverse_key] {
                     removed(names::FLOWS4, self.flows.remove(key))?;
                     removed(names::TRANSIENT4, self.transient.remove(key))?;
@@ -123,6 +138,15 @@ where
         }
         self.collect_mappings(now, &used, suspects, &mut collected)?;
         Ok(collected)
+    }
+
+    /// Has either half seen a packet lately, as it is now?
+    fn goes_on(&self, key: &FlowKey<A>, reverse: &FlowKey<A>) -> Result<bool> {
+        let now = ticks(monotonic()?);
+        let reply = self.half(reverse);
+        Ok(self
+            .half(key)
+            .is_some_and(|flow| !is_over(key, &flow, reply.as_ref(), now)))
     }
 
     fn collect_mappings(
@@ -148,7 +172,17 @@ where
                 owned.insert(outside);
                 continue;
             }
-            // The port is given free last: nobody else has it meanwhile.
+            // Used since it was read? Between this look and the removal a program
+            // may still use it: it then finds its port to be nobody's, or
+            // another's, with its next flow, and takes a new one.
+            if self
+                .mappings
+                .get(&key, 0)
+                .is_ok_and(|m| m.last_used != mapping.last_used)
+            {
+                owned.insert(outside);
+                continue;
+            }
             removed(names::MAPPINGS4, self.mappings.remove(&key))?;
             removed(names::OUTSIDE4, self.outside.remove(&outside))?;
             collected.mappings += 1;
@@ -178,11 +212,7 @@ fn reverse<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
         dport: flow.sport,
         protocol: key.protocol,
         reserved: 0,
-        arrival: if flow.flags & FLOW_TO_CONTAINER != 0 {
-            arrival_container(0)
-        } else {
-            ARRIVAL_UPLINK
-        },
+        arrival: flow.other_arrival,
     }
 }
 

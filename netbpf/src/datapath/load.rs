@@ -1,6 +1,9 @@
 //! Loads the object of this binary, over maps that an earlier daemon pinned.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -24,23 +27,14 @@ const FIB_LOOKUP_SRC: u32 = 16;
 /// Loads programs and maps and pins them.
 pub(super) fn load(options: &Options) -> Result<Ebpf> {
     check_layout(&options.bpffs)?;
-    check_pinned_maps(&options.bpffs)?;
+    let sizes = sizes(options);
+    check_pinned_maps(&options.bpffs, &sizes)?;
     let fib_flags = fib_flags();
-    let flows = options.max_flows.max(64);
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global("FIB_FLAGS", &fib_flags, true)
-        .map_max_entries(names::ENDPOINTS, options.max_endpoints * 2)
-        .map_max_entries(names::VETHS, options.max_endpoints)
-        .map_max_entries(names::ENDPOINT_STATS, options.max_endpoints)
-        .map_max_entries(names::FLOWS4, flows * 2)
-        .map_max_entries(names::FLOWS6, flows * 2)
-        .map_max_entries(names::TRANSIENT4, flows)
-        .map_max_entries(names::TRANSIENT6, flows)
-        .map_max_entries(names::MAPPINGS4, flows)
-        .map_max_entries(names::MAPPINGS6, flows)
-        .map_max_entries(names::OUTSIDE4, flows)
-        .map_max_entries(names::OUTSIDE6, flows);
+    loader.override_global("FIB_FLAGS", &fib_flags, true);
+    for (&name, &size) in &sizes {
+        loader.map_max_entries(name, size);
+    }
     // Working space holds nothing: made anew, so that its size may change.
     pins::remove(&pins::map(&options.bpffs, names::SCRATCH))?;
     let pinned: Vec<(&str, PathBuf)> = names::MAPS
@@ -70,6 +64,24 @@ pub(super) fn load(options: &Options) -> Result<Ebpf> {
         })?;
     }
     Ok(ebpf)
+}
+
+/// Entries of the maps whose size is configured.
+fn sizes(options: &Options) -> HashMap<&'static str, u32> {
+    let (endpoints, flows) = (options.max_endpoints, options.max_flows.max(64));
+    HashMap::from([
+        (names::ENDPOINTS, endpoints * 2),
+        (names::VETHS, endpoints),
+        (names::ENDPOINT_STATS, endpoints),
+        (names::FLOWS4, flows * 2),
+        (names::FLOWS6, flows * 2),
+        (names::TRANSIENT4, flows),
+        (names::TRANSIENT6, flows),
+        (names::MAPPINGS4, flows),
+        (names::MAPPINGS6, flows),
+        (names::OUTSIDE4, flows),
+        (names::OUTSIDE6, flows),
+    ])
 }
 
 /// Refuses maps whose layout is not ours before anything touches them.
@@ -103,7 +115,7 @@ fn check_layout(bpffs: &Path) -> Result<()> {
 
 /// Refuses pinned maps whose type, key or value is not what the programs expect:
 /// they would be used unseen. A size other than configured is used as it is.
-fn check_pinned_maps(bpffs: &Path) -> Result<()> {
+fn check_pinned_maps(bpffs: &Path, sizes: &HashMap<&str, u32>) -> Result<()> {
     let object = aya_obj::Object::parse(OBJECT)
         .map_err(|e| DatapathError::other("parse the eBPF object", chain(&e)))?;
     for (name, wanted) in &object.maps {
@@ -118,6 +130,16 @@ fn check_pinned_maps(bpffs: &Path) -> Result<()> {
         let same_value = wanted.value_size() == found.value_size();
         if kind != wanted.map_type() || found.key_size() != wanted.key_size() || !same_value {
             return Err(DatapathError::Map { path });
+        }
+        if let Some(&size) = sizes.get(name.as_str())
+            && size != found.max_entries()
+        {
+            tracing::warn!(
+                map = name,
+                entries = found.max_entries(),
+                configured = size,
+                "the map keeps its size until `netbpf teardown`"
+            );
         }
     }
     Ok(())

@@ -41,6 +41,8 @@ where
     pub transient: HashMap<MapData, FlowKey<A>, Flow<A>>,
     pub mappings: HashMap<MapData, MappingKey<A>, Mapping>,
     pub outside: HashMap<MapData, OutsideKey<A>, Outside<A>>,
+    /// Entries that the table of established flows has room for.
+    pub max_entries: usize,
 }
 
 pub(super) struct Tables {
@@ -64,9 +66,21 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
     M::try_from(map).map_err(|e| DatapathError::other(format!("open map {name}"), chain(&e)))
 }
 
+/// The size of a map that is not taken yet.
+fn entries(ebpf: &Ebpf, name: &'static str) -> Result<usize> {
+    let failed = |e: &dyn std::error::Error| {
+        DatapathError::other(format!("read the size of map {name}"), chain(e))
+    };
+    let Some(Map::HashMap(data)) = ebpf.map(name) else {
+        return Err(DatapathError::other("open maps", format!("no map {name}")));
+    };
+    Ok(data.info().map_err(|e| failed(&e))?.max_entries() as usize)
+}
+
 impl FlowTables<[u8; 4]> {
     pub(super) fn open4(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(FlowTables {
+            max_entries: entries(ebpf, names::FLOWS4)?,
             flows: take(ebpf, names::FLOWS4)?,
             transient: take(ebpf, names::TRANSIENT4)?,
             mappings: take(ebpf, names::MAPPINGS4)?,
@@ -78,6 +92,7 @@ impl FlowTables<[u8; 4]> {
 impl FlowTables<[u8; 16]> {
     pub(super) fn open6(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(FlowTables {
+            max_entries: entries(ebpf, names::FLOWS6)?,
             flows: take(ebpf, names::FLOWS6)?,
             transient: take(ebpf, names::TRANSIENT6)?,
             mappings: take(ebpf, names::MAPPINGS6)?,
@@ -117,28 +132,32 @@ fn pin_io(step: &str, source: std::io::Error) -> DatapathError {
     }
 }
 
+/// The error number of a failed map operation.
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
 /// A failed write: a full map is said as such.
 pub(super) fn write_error(map: &'static str, max_entries: u32, error: &MapError) -> DatapathError {
-    let text = chain(error);
-    // E2BIG and ENOSPC of hash and LPM maps.
-    if text.contains("os error 7") || text.contains("os error 28") {
-        return DatapathError::Full { map, max_entries };
+    match errno(error) {
+        // Of hash maps and of longest-prefix tables.
+        Some(libc::E2BIG | libc::ENOSPC) => DatapathError::Full { map, max_entries },
+        _ => DatapathError::other(format!("write map {map}"), chain(error)),
     }
-    DatapathError::other(format!("write map {map}"), text)
 }
 
 /// Success, also when there was nothing.
 pub(super) fn removed(map: &'static str, result: std::result::Result<(), MapError>) -> Result<()> {
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(error) => {
-            let text = chain(&error);
-            // ENOENT: aya does not tell it apart on removal.
-            if text.contains("os error 2") {
-                return Ok(());
-            }
-            Err(DatapathError::other(format!("remove from map {map}"), text))
-        }
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(DatapathError::other(
+            format!("remove from map {map}"),
+            chain(&error),
+        )),
     }
 }
 

@@ -19,7 +19,7 @@ pub use records::*;
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -76,6 +76,9 @@ pub enum Meta {
     ReservedPorts,
     /// How the bpffs directory came to be; dies with the boot.
     Bpffs,
+    /// The boot and network namespace of the daemon that used the store last
+    /// ([`Place`]).
+    Place,
 }
 
 impl Meta {
@@ -85,8 +88,42 @@ impl Meta {
             Meta::UlaPrefix => "ula_prefix",
             Meta::ReservedPorts => "reserved_ports",
             Meta::Bpffs => "bpffs",
+            Meta::Place => "place",
         }
     }
+}
+
+/// In the state directory.
+const DURABLE: &str = "netbpf.redb";
+
+/// In the run directory.
+fn volatile_name(boot_id: &str) -> String {
+    format!("endpoints-{boot_id}.redb")
+}
+
+fn create_durable(path: &Path) -> Result<Database, DatabaseError> {
+    Builder::new()
+        .set_cache_size(CACHE)
+        .create_file(open_file(path)?)
+}
+
+fn create_volatile(path: &Path) -> Result<Database, DatabaseError> {
+    Builder::new()
+        .set_cache_size(CACHE)
+        .create_with_backend(PageCacheFile::open(path)?)
+}
+
+/// For root alone, whatever the umask or an earlier version made it.
+fn open_file(path: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Both files, locked against other daemons.
@@ -100,23 +137,43 @@ impl Store {
     /// Opens or makes the store; what endpoints of an earlier boot left is
     /// removed.
     pub fn open(state_dir: &Path, run_dir: &Path, boot_id: &str) -> Result<Store> {
-        for dir in [state_dir, run_dir] {
-            fs::create_dir_all(dir).map_err(|e| StoreError::Unavailable {
+        // What containers publish and are called is for root alone; in the run
+        // directory is the socket, which others are to reach.
+        for (dir, mode) in [(state_dir, 0o700), (run_dir, 0o755)] {
+            let mut builder = fs::DirBuilder::new();
+            let made = builder.recursive(true).mode(mode).create(dir);
+            made.map_err(|e| StoreError::Unavailable {
                 path: dir.into(),
                 reason: e.to_string(),
             })?;
         }
-        let durable = Table::open(state_dir.join("netbpf.redb"), |path| {
-            Builder::new().set_cache_size(CACHE).create(path)
-        })?;
-        let name = format!("endpoints-{boot_id}.redb");
-        let volatile = Table::open(run_dir.join(&name), |path| {
-            Builder::new()
-                .set_cache_size(CACHE)
-                .create_with_backend(PageCacheFile::open(path)?)
-        })?;
+        let durable = Table::open(state_dir.join(DURABLE), create_durable)?;
+        let name = volatile_name(boot_id);
+        let volatile = Table::open(run_dir.join(&name), create_volatile)?;
         remove_other_boots(run_dir, &name);
         Ok(Store { durable, volatile })
+    }
+
+    /// Opens what there is of a store and makes nothing: a file that is not there
+    /// is an empty one in memory. `None` where neither is.
+    pub fn open_existing(state_dir: &Path, run_dir: &Path, boot_id: &str) -> Result<Option<Store>> {
+        let durable = state_dir.join(DURABLE);
+        let volatile = run_dir.join(volatile_name(boot_id));
+        if !durable.exists() && !volatile.exists() {
+            return Ok(None);
+        }
+        let in_memory =
+            |_: &Path| Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
+        Ok(Some(Store {
+            durable: match durable.exists() {
+                true => Table::open(durable, create_durable)?,
+                false => Table::open(durable, in_memory)?,
+            },
+            volatile: match volatile.exists() {
+                true => Table::open(volatile, create_volatile)?,
+                false => Table::open(volatile, in_memory)?,
+            },
+        }))
     }
 
     pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
@@ -162,7 +219,7 @@ impl Store {
 
     fn of(&self, meta: Meta) -> &Table {
         match meta {
-            Meta::LastNetwork | Meta::UlaPrefix => &self.durable,
+            Meta::LastNetwork | Meta::UlaPrefix | Meta::Place => &self.durable,
             Meta::ReservedPorts | Meta::Bpffs => &self.volatile,
         }
     }
@@ -355,13 +412,7 @@ struct PageCacheFile(File);
 
 impl PageCacheFile {
     fn open(path: &Path) -> Result<PageCacheFile, DatabaseError> {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file = open_file(path)?;
         match file.try_lock() {
             Ok(()) => Ok(PageCacheFile(file)),
             Err(TryLockError::WouldBlock) => Err(DatabaseError::DatabaseAlreadyOpen),

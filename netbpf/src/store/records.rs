@@ -11,6 +11,14 @@ use crate::{
     sys::netns::NamespaceId,
 };
 
+/// Where a daemon runs: nothing that it made outlives the one or is found from
+/// outside of the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub boot: String,
+    pub namespace: NamespaceId,
+}
+
 /// A network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
@@ -87,6 +95,12 @@ impl EndpointRecord {
         let v4 = self.ipv4.map(IpNet::V4).zip(self.gateway.map(IpAddr::V4));
         let v6 = self.ipv6.map(IpNet::V6).zip(self.gateway6.map(IpAddr::V6));
         v4.into_iter().chain(v6)
+    }
+
+    /// What is left of an endpoint when only its device is to be removed.
+    pub fn forget_all_but_device(&mut self) {
+        self.ports.clear();
+        (self.default4, self.default6, self.rules) = (false, false, false);
     }
 
     pub fn has_default_route(&self) -> bool {

@@ -167,3 +167,37 @@ fn endpoints_survive_a_killed_process() {
     let store = dirs.open("a").unwrap();
     assert_eq!(store.endpoints().unwrap().len(), 50);
 }
+
+#[test]
+fn nothing_is_made_to_look_at_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, run) = (dir.path().join("state"), dir.path().join("run"));
+    assert!(
+        Store::open_existing(&state, &run, "boot")
+            .unwrap()
+            .is_none()
+    );
+    assert!(!state.exists() && !run.exists());
+
+    let store = Store::open(&state, &run, "boot").unwrap();
+    store.put_network(&network("front")).unwrap();
+    store.put_endpoint(&endpoint(1)).unwrap();
+    drop(store);
+    for (path, mode) in [
+        (state.clone(), 0o700),
+        (state.join("netbpf.redb"), 0o600),
+        (run.join("endpoints-boot.redb"), 0o600),
+    ] {
+        let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{}", path.display());
+    }
+    let found = Store::open_existing(&state, &run, "boot").unwrap().unwrap();
+    assert_eq!(found.endpoints().unwrap().len(), 1);
+    drop(found);
+    let found = Store::open_existing(&state, &run, "other")
+        .unwrap()
+        .unwrap();
+    assert_eq!(found.networks().unwrap().len(), 1);
+    assert_eq!(found.endpoints().unwrap().len(), 0);
+    assert!(!run.join("endpoints-other.redb").exists());
+}

@@ -90,7 +90,7 @@ pub fn release(path: &Path, prepared: Prepared) -> Result<()> {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type().0 == BPF_FS_MAGIC)
 }
 

@@ -5,6 +5,7 @@
 //! and knows no networks or endpoints.
 
 pub mod bpffs;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod process;
@@ -28,6 +29,8 @@ pub enum SysError {
     NotANamespace { path: PathBuf },
     #[error("{path} can hold no pins: {reason}")]
     NotBpffs { path: PathBuf, reason: String },
+    #[error("{reason}")]
+    Held { reason: String },
     #[error("this process lacks {capability}, which it needs to {purpose}")]
     MissingCapability {
         capability: &'static str,

@@ -1,11 +1,11 @@
 //! Network namespaces: finding them, and doing things inside of them.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -34,12 +34,23 @@ pub struct Namespace {
 impl Namespace {
     /// Opens the namespace at that path.
     pub fn open(path: &Path) -> Result<Namespace> {
-        let file = File::open(path).map_err(|e| match e.kind() {
+        let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => SysError::NotFound {
                 what: format!("namespace {}", path.display()),
             },
             _ => SysError::io(format!("open namespace {}", path.display()), e),
-        })?;
+        };
+        // Only looked at, until it is known to be of nsfs: to open a FIFO or a
+        // device may wait for ever or set something off.
+        let place = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(path)
+            .map_err(failed)?;
+        if !is_on_nsfs(&place) {
+            return Err(SysError::NotANamespace { path: path.into() });
+        }
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd())).map_err(failed)?;
         if !is_network_namespace(&file) {
             return Err(SysError::NotANamespace { path: path.into() });
         }
@@ -99,7 +110,7 @@ impl AsFd for Namespace {
 /// Looks for a namespace among those of all processes, for one whose path is
 /// gone while something still lives in it.
 pub fn find(id: NamespaceId) -> Option<Namespace> {
-    let processes = std::fs::read_dir("/proc").ok()?;
+    let processes = fs::read_dir("/proc").ok()?;
     processes
         .flatten()
         .filter(|entry| {
@@ -110,12 +121,14 @@ pub fn find(id: NamespaceId) -> Option<Namespace> {
         .find(|namespace| namespace.id == id)
 }
 
+fn is_on_nsfs(file: &File) -> bool {
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    nix::sys::statfs::fstatfs(file).is_ok_and(|s| s.filesystem_type().0 == NSFS_MAGIC)
+}
+
+/// For a file of nsfs: the request means something else to a device.
 fn is_network_namespace(file: &File) -> bool {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
-    const NSFS_MAGIC: i64 = 0x6e73_6673;
-    // Asked first, since the request means something else to a device.
-    let on_nsfs =
-        nix::sys::statfs::fstatfs(file).is_ok_and(|s| s.filesystem_type().0 == NSFS_MAGIC);
     // SAFETY: the request takes no argument and the descriptor is open.
-    on_nsfs && unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) } == libc::CLONE_NEWNET
+    unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) == libc::CLONE_NEWNET }
 }

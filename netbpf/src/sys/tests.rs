@@ -192,6 +192,28 @@ fn work_in_a_namespace_leaves_the_thread_where_it_was() {
 }
 
 #[test]
+fn a_long_list_of_ports_is_read_whole() {
+    isolated("reserved ports", || {
+        let name = ["ipv4", "ip_local_reserved_ports"];
+        for ports in [1, 10, 1000, 20_000_usize] {
+            let list: Vec<String> = (0..ports).map(|n| (1024 + 3 * n).to_string()).collect();
+            let list = list.join(",");
+            sysctl::write(&name, &list).unwrap();
+            assert_eq!(sysctl::read(&name).unwrap().unwrap(), list);
+        }
+    });
+}
+
+#[test]
+fn a_fifo_is_no_namespace_and_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let error = Namespace::open(&path).unwrap_err().to_string();
+    assert!(error.contains("not a network namespace"), "{error}");
+}
+
+#[test]
 fn what_is_no_namespace_is_refused() {
     for (path, missing) in [("/dev/null", false), ("/run/netns/not-there", true)] {
         let error = Namespace::open(Path::new(path)).unwrap_err();

@@ -35,6 +35,8 @@ pub struct Link {
     /// Able to send: has carrier and its queues run.
     pub running: bool,
     pub loopback: bool,
+    /// Number of the device at the other end, in its namespace, or below this one.
+    pub peer: Option<u32>,
     /// Port of a bridge, bond or the like.
     pub enslaved: bool,
     /// Has an Ethernet header; without it (tun, WireGuard, ppp) packets begin
@@ -237,6 +239,7 @@ impl From<&LinkMessage> for Link {
             up: message.header.flags.contains(LinkFlags::Up),
             running: false,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            peer: None,
             enslaved: false,
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         };
@@ -246,6 +249,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+                LinkAttribute::Link(peer) => link.peer = Some(*peer),
                 LinkAttribute::Controller(controller) => link.enslaved = *controller != 0,
                 LinkAttribute::OperState(state) => {
                     link.running = matches!(state, State::Up | State::Unknown);
