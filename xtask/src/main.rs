@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask --help`.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use ebpf_build::Places;
 use setup::Consent;
-use std::{path::Path, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 use summary::Summary;
 
 #[derive(Parser)]
@@ -43,6 +44,15 @@ enum Command {
         /// For the demo
         #[arg(last = true)]
         arguments: Vec<String>,
+    },
+    /// Measure against bridge and iptables, a bare bridge and a bare wire
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[command(flatten)]
+        agreement: Agreement,
+        /// For the benchmark; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Run every test
     Test {
@@ -107,6 +117,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             agreement,
             arguments,
         } => return demo::run(&places, agreement.consent(), &arguments),
+        Command::Bench {
+            agreement,
+            arguments,
+        } => return bench::run(&places, agreement.consent(), &arguments),
         Command::Test {
             agreement,
             arguments,

@@ -37,6 +37,8 @@ struct Inner {
     space: Namespace,
     dir: PathBuf,
     cgroup: Option<PathBuf>,
+    /// Instead of [`binary`].
+    binary: Mutex<Option<PathBuf>>,
     daemon: Mutex<Daemon>,
 }
 
@@ -87,8 +89,20 @@ impl Host {
             space,
             dir: dir.into(),
             cgroup,
+            binary: Mutex::default(),
             daemon: Mutex::default(),
         }))
+    }
+
+    /// Runs another netbpf on this host from now on.
+    pub fn set_binary(&self, path: PathBuf) {
+        *self.0.binary.lock().unwrap() = Some(path);
+    }
+
+    /// What runs as netbpf on this host.
+    fn binary(&self) -> PathBuf {
+        let other = self.0.binary.lock().unwrap().clone();
+        other.unwrap_or_else(binary)
     }
 
     pub fn state_dir(&self) -> PathBuf {
@@ -163,11 +177,13 @@ impl Host {
     }
 
     fn daemon_command(&self, flags: &[String]) -> Cmd {
-        let mut argv = vec![binary().display().to_string(), "daemon".into()];
+        let mut argv = vec![self.binary().display().to_string(), "daemon".into()];
         argv.extend(self.directory_flags());
         argv.extend(["--node".to_owned(), self.role().to_owned()]);
         argv.extend(flags.iter().cloned());
-        self.run(&argv).env("RUST_LOG", "info,netbpf=debug")
+        // The benchmark runs it as users do.
+        let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,netbpf=debug".into());
+        self.run(&argv).env("RUST_LOG", &log)
     }
 
     /// Runs the daemon where it is expected to refuse.
@@ -234,7 +250,7 @@ impl Host {
     /// `netbpf …`, speaking to this host's daemon.
     pub fn netbpf<S: AsRef<str>>(&self, arguments: &[S]) -> Cmd {
         let mut argv = vec![
-            binary().display().to_string(),
+            self.binary().display().to_string(),
             "--socket".into(),
             self.socket().display().to_string(),
         ];
@@ -266,7 +282,7 @@ impl Host {
     /// `netbpf teardown …` without a daemon, in the host's namespace.
     #[track_caller]
     pub fn teardown_offline(&self, flags: &[&str]) {
-        let mut argv = vec![binary().display().to_string(), "teardown".into()];
+        let mut argv = vec![self.binary().display().to_string(), "teardown".into()];
         argv.extend(self.directory_flags());
         argv.extend(flags.iter().map(|&flag| flag.to_owned()));
         self.run(&argv).ok();

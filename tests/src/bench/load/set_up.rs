@@ -1,0 +1,45 @@
+//! Connect, one request of one byte and its answer, close.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    time::Instant,
+};
+
+use super::{Sample, round_trip::sample, socket};
+use crate::bench::Options;
+
+/// Connections before it counts.
+const WARM_UP: usize = 50;
+
+pub fn serve(listener: &TcpListener, options: &Options) -> io::Result<()> {
+    let mut byte = [0];
+    for _ in 0..WARM_UP + options.connections() {
+        let mut stream = socket::accept(listener)?;
+        stream.read_exact(&mut byte)?;
+        stream.write_all(&byte)?;
+        // The client closes first; it is the one that then waits.
+        _ = stream.read(&mut byte)?;
+    }
+    Ok(())
+}
+
+pub fn run(address: SocketAddr, options: &Options) -> io::Result<Sample> {
+    for _ in 0..WARM_UP {
+        one(address)?;
+    }
+    let mut times = Vec::with_capacity(options.connections());
+    for _ in 0..options.connections() {
+        let before = Instant::now();
+        one(address)?;
+        times.push(before.elapsed().as_nanos() as f64 / 1e3);
+    }
+    sample(times)
+}
+
+fn one(address: SocketAddr) -> io::Result<()> {
+    let mut stream = socket::connect(address)?;
+    let mut byte = [7];
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)
+}

@@ -1,0 +1,89 @@
+//! The command line of the benchmark.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+/// Measures netbpf against bridge and iptables, a bare bridge and a bare wire,
+/// in namespaces of its own
+#[derive(Clone, Debug, Parser)]
+#[command(name = "cargo xtask bench")]
+pub struct Options {
+    /// Fewer and shorter rounds, below a minute and a half
+    #[arg(long)]
+    pub quick: bool,
+    /// Write all figures there
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the page for docs/performance.md there
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Only comparisons whose name contains this: published, sibling,
+    /// masquerade, round-trip, set-up, stream, attach
+    #[arg(long, value_name = "PATTERN")]
+    pub only: Option<String>,
+    /// Only worlds whose name contains this: netbpf, iptables, bridge, wire
+    #[arg(long, value_name = "PATTERN")]
+    pub world: Option<String>,
+    /// Rounds instead of what is usual
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
+    /// The CPU that client and server share; the last one when left out
+    #[arg(long, value_name = "CPU")]
+    pub cpu: Option<usize>,
+    /// Another netbpf instead of the same once more, to compare two of them
+    #[arg(long, value_name = "BINARY")]
+    pub other: Option<PathBuf>,
+    /// Flags of the other netbpf's daemon, such as --other-flag=--force-clsact
+    #[arg(long, value_name = "FLAG")]
+    pub other_flag: Vec<String>,
+    /// Afterwards show nanoseconds per run of each program; turns the kernel's
+    /// run statistics on for a few seconds
+    #[arg(long)]
+    pub programs: bool,
+}
+
+impl Options {
+    /// Rounds over all comparisons.
+    pub fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 6 } else { 14 })
+    }
+
+    /// How long one path is measured once.
+    pub fn slice(&self) -> Duration {
+        Duration::from_millis(if self.quick { 150 } else { 250 })
+    }
+
+    /// Connections of one measure of set-up.
+    pub fn connections(&self) -> usize {
+        if self.quick { 1000 } else { 2000 }
+    }
+
+    /// Times that an endpoint is attached and detached.
+    pub fn attachments(&self) -> usize {
+        if self.quick { 20 } else { 50 }
+    }
+
+    pub fn cpu(&self) -> usize {
+        let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+        self.cpu.unwrap_or(last)
+    }
+
+    /// Whether the second netbpf is not the same as the first.
+    pub fn compares(&self) -> bool {
+        self.other.is_some() || !self.other_flag.is_empty()
+    }
+
+    pub fn wants_world(&self, name: &str) -> bool {
+        self.world
+            .as_deref()
+            .is_none_or(|pattern| name.contains(pattern))
+    }
+
+    /// Whether something of this name is to be measured.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only
+            .as_deref()
+            .is_none_or(|pattern| name.contains(pattern))
+    }
+}

@@ -1,0 +1,147 @@
+//! docs/performance.md.
+
+use std::fmt::Write as _;
+
+use super::{noisy, p99, ratio, value};
+use crate::bench::{
+    Results,
+    load::Measure,
+    rounds::Comparison,
+    worlds::{Kind, Way},
+};
+
+/// The page.
+pub fn markdown(results: &Results) -> String {
+    let mut page = head(results);
+    for way in Way::ALL {
+        section(&mut page, results, way);
+    }
+    lifecycle(&mut page, results);
+    page
+}
+
+fn head(results: &Results) -> String {
+    let machine = &results.machine;
+    let mut page = String::from("# Performance\n\n");
+    _ = writeln!(
+        page,
+        "Made by `cargo xtask bench --markdown docs/performance.md`; `--json FILE` has every\n\
+         sample. Repeat it on your own machine: it takes {} seconds and builds everything\n\
+         in namespaces of its own.\n",
+        results.seconds
+    );
+    let kind = if machine.virtual_machine {
+        "virtual machine"
+    } else {
+        "machine"
+    };
+    let br_netfilter = if machine.br_netfilter {
+        "present"
+    } else {
+        "absent"
+    };
+    for line in [
+        format!(
+            "{kind}, {} CPUs ({}), kernel {}",
+            machine.cpus, machine.processor, machine.kernel
+        ),
+        format!("iptables {}, br_netfilter {br_netfilter}", machine.iptables),
+        format!(
+            "{} rounds, worlds in turn within each; median of the rounds ± half the distance \
+             of the quartiles",
+            results.rounds
+        ),
+        format!(
+            "load average {:.1} before, {:.1} after; \"netbpf again\" is a second, equal world: \
+             what it differs by is noise",
+            machine.load_before, machine.load_after
+        ),
+        "all wires are veth and carry packets of 64 KiB whole: no network card, no interrupts"
+            .into(),
+        format!(
+            "IPv4, TCP with cubic, client and server on CPU {}: every nanosecond of both \
+             sides and of all between them is in the figure",
+            machine.cpu
+        ),
+        "netbpf as users run it: dual-stack network, daemon running, counters on".into(),
+        "iptables: the rules that Docker 24 writes for one bridge network and one port".into(),
+    ] {
+        _ = writeln!(page, "- {line}");
+    }
+    page.push_str(
+        "\nRound trip: one byte there and back on an open connection. Set-up: connect, one\n\
+         request, close. Both in µs, less is better, and so is a ratio below 1. Stream:\n\
+         Gbit/s, more is better, and so is a ratio above 1.\n",
+    );
+    page
+}
+
+fn section(page: &mut String, results: &Results, way: Way) {
+    let of_way = || results.comparisons.iter().filter(move |c| c.way == way);
+    if of_way().next().is_none() {
+        return;
+    }
+    let title = match way {
+        Way::Published => "Published port: a client outside to a container",
+        Way::Sibling => "Siblings: container to container of one network",
+        Way::Masquerade => "Masquerade: a container to the outside",
+    };
+    _ = writeln!(page, "\n## {title}\n");
+    _ = writeln!(page, "| | world | median | p99 | netbpf / it |");
+    _ = writeln!(page, "|---|---|---:|---:|---:|");
+    for comparison in of_way() {
+        rows(page, comparison);
+    }
+    for comparison in of_way().filter(|comparison| noisy(comparison)) {
+        _ = writeln!(
+            page,
+            "\n{}: too noisy to conclude, netbpf differs from itself by more than 5 %.",
+            Comparison::name(comparison.way, comparison.measure)
+        );
+    }
+}
+
+fn rows(page: &mut String, comparison: &Comparison) {
+    let measure = comparison.measure;
+    let title = match measure {
+        Measure::RoundTrip => "round trip, µs",
+        Measure::SetUp => "set-up, µs",
+        Measure::Stream => "stream, Gbit/s",
+    };
+    for (line, figures) in comparison.worlds.iter().enumerate() {
+        let name = match figures.world {
+            Kind::Netbpf => "**netbpf**",
+            other => other.name(),
+        };
+        _ = writeln!(
+            page,
+            "| {} | {name} | {} | {} | {} |",
+            if line == 0 { title } else { "" },
+            value(figures, measure),
+            p99(figures),
+            ratio(figures)
+        );
+    }
+}
+
+fn lifecycle(page: &mut String, results: &Results) {
+    let Some(first) = results.lifecycle.first() else {
+        return;
+    };
+    _ = writeln!(
+        page,
+        "\n## Attach and detach\n\n\
+         With one published port, {} times each. By command: `netbpf attach …` from start to\n\
+         exit. By API: one request on the socket.\n\n\
+         | | by | endpoints there | median, ms | 95 %, ms |\n|---|---|---:|---:|---:|",
+        first.times
+    );
+    for line in &results.lifecycle {
+        let asker = format!("{:?}", line.asker).to_lowercase();
+        _ = writeln!(
+            page,
+            "| {} | {asker} | {} | {:.1} | {:.1} |",
+            line.operation, line.endpoints, line.median_ms, line.p95_ms
+        );
+    }
+}

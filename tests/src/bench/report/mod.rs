@@ -1,0 +1,49 @@
+//! What a run prints and writes.
+
+mod markdown;
+mod programs;
+mod progress;
+mod table;
+
+pub use markdown::markdown;
+pub use programs::programs;
+pub use progress::Progress;
+pub use table::table;
+
+use super::{
+    load::Measure,
+    rounds::{Comparison, Figures},
+    worlds::Kind,
+};
+
+/// An A/A pair further apart says nothing about anything.
+const TOO_NOISY: f64 = 0.05;
+
+/// `0.82 ±2 %`: a ratio with its spread.
+fn ratio(figures: &Figures) -> String {
+    figures.ratio.map_or_else(String::new, |ratio| {
+        format!("{:.2} ±{:.0} %", ratio.median, ratio.spread() * 100.0)
+    })
+}
+
+/// A value with as many digits as it is worth.
+fn value(figures: &Figures, measure: Measure) -> String {
+    let median = figures.value.median;
+    match measure {
+        Measure::Stream => format!("{median:.2}"),
+        _ => format!("{median:.1}"),
+    }
+}
+
+fn p99(figures: &Figures) -> String {
+    figures
+        .p99
+        .map_or_else(String::new, |p99| format!("{:.1}", p99.median))
+}
+
+/// Whether the A/A pair of a comparison is too far apart.
+fn noisy(comparison: &Comparison) -> bool {
+    let pair = comparison.of(Kind::NetbpfAgain);
+    pair.and_then(|figures| figures.ratio)
+        .is_some_and(|ratio| (ratio.median - 1.0).abs() > TOO_NOISY)
+}

@@ -1,0 +1,66 @@
+//! The table on the terminal.
+
+use std::fmt::Write as _;
+
+use super::{noisy, p99, ratio, value};
+use crate::bench::{Results, rounds::Comparison};
+
+pub fn table(results: &Results) -> String {
+    let mut text = String::new();
+    let machine = &results.machine;
+    _ = writeln!(
+        text,
+        "{} rounds in {} s on kernel {}, {} CPUs, iptables {}; load {:.1} before, {:.1} after",
+        results.rounds,
+        results.seconds,
+        machine.kernel,
+        machine.cpus,
+        machine.iptables,
+        machine.load_before,
+        machine.load_after,
+    );
+    for comparison in &results.comparisons {
+        let (way, measure) = (comparison.way, comparison.measure);
+        let title = format!("{} ({})", Comparison::name(way, measure), comparison.unit);
+        _ = writeln!(
+            text,
+            "\n{title:<28} {:>9} {:>9}   netbpf / it",
+            "median", "p99"
+        );
+        for figures in &comparison.worlds {
+            _ = writeln!(
+                text,
+                "  {:<26} {:>9} {:>9}   {}",
+                figures.world.name(),
+                value(figures, measure),
+                p99(figures),
+                ratio(figures)
+            );
+        }
+        if noisy(comparison) {
+            _ = writeln!(
+                text,
+                "  too noisy to conclude: netbpf differs from itself by more than 5 %"
+            );
+        }
+    }
+    if !results.lifecycle.is_empty() {
+        _ = writeln!(
+            text,
+            "\n{:<10} {:<9} {:>9} {:>12} {:>9}",
+            "", "by", "endpoints", "median (ms)", "p95 (ms)"
+        );
+    }
+    for line in &results.lifecycle {
+        _ = writeln!(
+            text,
+            "{:<10} {:<9} {:>9} {:>12.1} {:>9.1}",
+            line.operation,
+            format!("{:?}", line.asker).to_lowercase(),
+            line.endpoints,
+            line.median_ms,
+            line.p95_ms
+        );
+    }
+    text
+}

@@ -1,0 +1,175 @@
+//! The same small town, built in several ways:
+//!
+//! ```text
+//!   web :80 ── ┐
+//!              ├ host 192.0.2.1:8080 ──── 192.0.2.2 client
+//!   app ────── ┘
+//! ```
+//!
+//! Each world has namespaces, devices and rules of its own. All wires are veth:
+//! there is no network card, and packets of up to 64 KiB pass them whole.
+
+mod bridge;
+mod iptables;
+mod netbpf;
+mod wire;
+
+use std::{fmt, net::SocketAddr};
+
+use serde::Serialize;
+
+use super::Options;
+use crate::lab::{Lab, Namespace};
+
+/// Who talks to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// A client outside, by a published port, to a container.
+    Published,
+    /// A container to another one of its network.
+    Sibling,
+    /// A container to a server outside, under the host's address.
+    Masquerade,
+}
+
+impl Way {
+    pub const ALL: [Way; 3] = [Way::Published, Way::Sibling, Way::Masquerade];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Published => "published",
+            Way::Sibling => "sibling",
+            Way::Masquerade => "masquerade",
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// From where to where a measure goes.
+#[derive(Clone)]
+pub struct Path {
+    pub client: Namespace,
+    pub server: Namespace,
+    pub listen: SocketAddr,
+    pub connect: SocketAddr,
+}
+
+/// One way of building the town.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Netbpf,
+    /// The same once more: what these two differ by is noise.
+    NetbpfAgain,
+    /// Bridge and iptables as Docker writes them, bridged packets passing
+    /// iptables.
+    Iptables,
+    /// The same without br_netfilter.
+    IptablesPlainBridge,
+    /// A bridge and nothing else.
+    Bridge,
+    /// Client and server at the two ends of a veth.
+    Wire,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 6] = [
+        Kind::Netbpf,
+        Kind::NetbpfAgain,
+        Kind::Iptables,
+        Kind::IptablesPlainBridge,
+        Kind::Bridge,
+        Kind::Wire,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Netbpf => "netbpf",
+            Kind::NetbpfAgain => "netbpf again",
+            Kind::Iptables => "iptables",
+            Kind::IptablesPlainBridge => "iptables, no br_netfilter",
+            Kind::Bridge => "bare bridge",
+            Kind::Wire => "bare wire",
+        }
+    }
+
+    /// Builds it.
+    pub fn build(self, lab: &Lab, options: &Options) -> Box<dyn World> {
+        match self {
+            Kind::Netbpf => Box::new(netbpf::build(lab, "n", None, &[])),
+            Kind::NetbpfAgain => Box::new(netbpf::build(
+                lab,
+                "m",
+                options.other.as_deref(),
+                &options.other_flag,
+            )),
+            Kind::Iptables => Box::new(iptables::build(lab, "i", iptables::Bridged::PassIptables)),
+            Kind::IptablesPlainBridge => {
+                Box::new(iptables::build(lab, "j", iptables::Bridged::Pass))
+            }
+            Kind::Bridge => Box::new(bridge::build(lab, "b")),
+            Kind::Wire => Box::new(wire::build(lab, "w")),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A town that stands.
+pub trait World {
+    /// The path of a way, if this world has one.
+    fn path(&self, way: Way) -> Option<Path>;
+}
+
+/// What a world consists of when it has a host between client and containers.
+struct Town {
+    client: Namespace,
+    web: Namespace,
+    web_address: std::net::IpAddr,
+    app: Namespace,
+}
+
+impl World for Town {
+    fn path(&self, way: Way) -> Option<Path> {
+        let (client, server, connect) = match way {
+            Way::Published => (&self.client, &self.web, (host(), 8080)),
+            Way::Sibling => (&self.app, &self.web, (self.web_address, 80)),
+            Way::Masquerade => (&self.app, &self.client, (outside(), 80)),
+        };
+        Some(Path {
+            client: client.clone(),
+            server: server.clone(),
+            listen: SocketAddr::from(([0, 0, 0, 0], 80)),
+            connect: connect.into(),
+        })
+    }
+}
+
+fn host() -> std::net::IpAddr {
+    crate::lab::Family::V4.ip(crate::lab::names::HOST)
+}
+
+fn outside() -> std::net::IpAddr {
+    crate::lab::Family::V4.ip(crate::lab::names::CLIENT)
+}
+
+/// Sets what br_netfilter does in a namespace; a kernel without it passes none.
+#[track_caller]
+fn bridged_packets_pass_iptables(host: &Namespace, pass: bool) {
+    if std::fs::exists("/proc/sys/net/bridge").unwrap_or(false) {
+        let value = if pass { "1" } else { "0" };
+        for family in ["iptables", "ip6tables"] {
+            host.sysctl(&format!("net.bridge.bridge-nf-call-{family}"), value);
+        }
+    }
+}

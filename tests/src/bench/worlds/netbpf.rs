@@ -1,0 +1,56 @@
+//! netbpf as users run it: a dual-stack network, two containers, one published
+//! port, the daemon running.
+
+use super::{Path, Town, Way, World};
+use crate::lab::{
+    Container, Family, Host, Lab, Namespace,
+    names::{CLIENT_WIRE, FRONT, HOST_WIRE},
+};
+
+struct Netbpf {
+    town: Town,
+    /// Endpoints and daemon live as long as the world.
+    _containers: [Container; 2],
+    _host: Host,
+}
+
+/// A world with this netbpf, or with the one under test, and these flags of its
+/// daemon.
+pub fn build(
+    lab: &Lab,
+    tag: &str,
+    binary: Option<&std::path::Path>,
+    flags: &[String],
+) -> impl World + use<> {
+    let host = lab.host(&format!("host-{tag}"));
+    let client = lab.space(&format!("client-{tag}"));
+    lab.wire((&host, "up0", &HOST_WIRE), (&client, "eth0", &CLIENT_WIRE));
+    if let Some(binary) = binary {
+        host.set_binary(binary.into());
+    }
+    host.start(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    host.network(&FRONT, &[]);
+    let on_front = ["--network", FRONT.name];
+    let web = host.container(
+        lab,
+        &format!("web-{tag}"),
+        &[&on_front[..], &["-p", "8080:80"]].concat(),
+    );
+    let app = host.container(lab, &format!("app-{tag}"), &on_front);
+    Netbpf {
+        town: Town {
+            client,
+            web: Namespace::clone(&web),
+            web_address: web.addr(Family::V4),
+            app: Namespace::clone(&app),
+        },
+        _containers: [web, app],
+        _host: host,
+    }
+}
+
+impl World for Netbpf {
+    fn path(&self, way: Way) -> Option<Path> {
+        self.town.path(way)
+    }
+}
