@@ -37,7 +37,7 @@ const UNREACHABLE_METRIC: u32 = 4_278_198_272;
 /// Before the rules for the main table (32766), after those for the local one.
 const RULE_PRIORITY: u32 = 28_000;
 
-const CARRIER_TIMEOUT: Duration = Duration::from_secs(2);
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Means and results of a run of steps.
 pub struct Apply<'a> {
@@ -154,9 +154,11 @@ impl<'a> Apply<'a> {
     fn take(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::AddGateway(address) => {
-                let address = IpNet::from(*address);
-                self.host
-                    .add_address(LOOPBACK, address, AddressKind::Gateway)?;
+                let net = IpNet::from(*address);
+                self.host.add_address(LOOPBACK, net, AddressKind::Gateway)?;
+                if let IpAddr::V6(address) = address {
+                    self.host.wait_local(*address, READY_TIMEOUT)?;
+                }
             }
             Step::RemoveGateway(address) => {
                 self.host.delete_address(LOOPBACK, IpNet::from(*address))?;
@@ -178,7 +180,7 @@ impl<'a> Apply<'a> {
             Step::RemoveHostRoutes(endpoint) => self.remove_host_routes(&endpoint.record)?,
             Step::WaitRunning(endpoint) => {
                 let device = self.host_device(&endpoint.record)?;
-                self.host.wait_running(device.ifindex, CARRIER_TIMEOUT)?;
+                self.host.wait_running(device.ifindex, READY_TIMEOUT)?;
             }
             Step::SetEndpoint(endpoint) => {
                 let entry = self.entry(endpoint);
@@ -354,6 +356,9 @@ impl<'a> Apply<'a> {
                 netlink.set_route(&subnet)?;
                 netlink.set_route(&Route::default_via(gateway, ifindex).in_table(table))?;
                 netlink.add_rule(&rule(record, address.addr()))?;
+            }
+            if let IpAddr::V6(address) = address.addr() {
+                netlink.wait_local(address, READY_TIMEOUT)?;
             }
         }
         Ok(())

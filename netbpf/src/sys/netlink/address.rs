@@ -1,6 +1,9 @@
 //! Addresses of devices, and neighbour entries.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -11,11 +14,11 @@ use netlink_packet_route::{
         AddressScope, CacheInfo,
     },
     neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::RouteType,
+    route::{RouteAttribute, RouteMessage, RouteType},
 };
 
 use super::{Netlink, RTM_PROTOCOL};
-use crate::sys::Result;
+use crate::sys::{Result, SysError};
 
 /// An address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,44 @@ impl Netlink {
             RouteNetlinkMessage::NewAddress(message),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
+    }
+
+    /// Waits until packets to an IPv6 address of this namespace are its own. The
+    /// kernel's work queue enters the address among the local routes some time
+    /// after the request is acknowledged (`addrconf_dad_start`), and tells of it
+    /// before it does, so there is no event to wait for.
+    pub fn wait_local(&mut self, address: Ipv6Addr, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while !self.is_local(address)? {
+            if Instant::now() > deadline {
+                let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return Err(SysError::io(
+                    format!("wait for address {address}"),
+                    timed_out,
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    /// Asks for the route to an address: is it this namespace itself?
+    fn is_local(&mut self, address: Ipv6Addr) -> Result<bool> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        let destination = RouteAttribute::Destination(IpAddr::V6(address).into());
+        message.attributes.push(destination);
+        let what = || format!("ask for the route to {address}");
+        match self.get(what, RouteNetlinkMessage::GetRoute(message)) {
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => {
+                Ok(route.header.kind == RouteType::Local)
+            }
+            Ok(_) => Ok(false),
+            // No route at all yet.
+            Err(e) if e.errno() == Some(libc::ENETUNREACH) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Removes an address; one that is gone is success.
