@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Path, Way, World, host};
+use super::{Path, Way, World, host, outside};
 use crate::lab::{
     Lab, Namespace,
     names::{CLIENT_WIRE, HOST_WIRE},
@@ -25,11 +25,17 @@ pub fn build(lab: &Lab, tag: &str) -> impl World + use<> {
 
 impl World for Wire {
     fn path(&self, way: Way) -> Option<Path> {
-        (way != Way::Sibling).then(|| Path {
-            client: self.client.clone(),
-            server: self.server.clone(),
+        // Outward it is the same wire, but other ports of another client.
+        let (client, server, address) = match way {
+            Way::Published => (&self.client, &self.server, host()),
+            Way::Masquerade => (&self.server, &self.client, outside()),
+            Way::Sibling => return None,
+        };
+        Some(Path {
+            client: client.clone(),
+            server: server.clone(),
             listen: SocketAddr::from(([0, 0, 0, 0], 80)),
-            connect: SocketAddr::from((host(), 80)),
+            connect: SocketAddr::from((address, 80)),
         })
     }
 }
