@@ -77,12 +77,14 @@ fn teardown_takes_its_qdisc_along_and_leaves_the_one_of_others() {
 #[test]
 fn a_daemon_takes_over_what_hangs_the_other_way() {
     let street = street_with_networks("other_way", &[]);
-    let web = street.front("web", &[]);
+    let status: StatusInfo = street.host.json(&["status"]);
+    let uplink = &status.uplinks[0];
     for flags in [&FLAGS[..], &[]] {
         street.host.stop();
         street.host.start(flags);
         let kind = if flags.is_empty() { "tcx" } else { "clsact" };
         let links = std::fs::read_dir(street.host.bpffs().join("links")).expect("pins");
+        let prefix = format!("{}_ingress_", uplink.ifindex);
         let links: Vec<_> = links
             .map(|entry| {
                 entry
@@ -91,12 +93,11 @@ fn a_daemon_takes_over_what_hangs_the_other_way() {
                     .into_string()
                     .expect("a name")
             })
-            .filter(|name| !name.ends_with("_qdisc"))
+            .filter(|name| name.starts_with(&prefix))
             .collect();
-        assert!(links.iter().all(|name| name.ends_with(kind)), "{links:?}");
-        let device = &web.info.host_ifname;
-        let show = ["tc", "filter", "show", "dev", device, "ingress"];
+        assert_eq!(links, [format!("{prefix}{kind}")]);
+        let show = ["tc", "filter", "show", "dev", &uplink.name, "ingress"];
         let filters = street.host.run(&show).ok();
-        assert_eq!(filters.contains("from_container"), kind == "clsact");
+        assert_eq!(filters.contains("from_uplink"), kind == "clsact");
     }
 }

@@ -1,6 +1,6 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! anti-spoof → parse → ARP/ND → flow → local → endpoint → masquerade or route
+//! anti-spoof → parse → ARP/ND → flow → endpoint → local → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -152,14 +152,14 @@ fn way<F: Family>(
         return Ok(verdict);
     }
 
-    if local::host::<F>(room, ip.dst).is_some() {
-        return Ok(Coded::TO_PORT);
-    }
     if let Some(to) = local::endpoint::<F>(room, ip.dst, veth.scope) {
         local::policy(veth, to)?;
         let verdict = Coded::deliver(to.ifindex, to.endpoint);
         deliver::address(skb, eth::LEN, to.mac, F::ETHERTYPE)?;
         return Ok(verdict);
+    }
+    if local::host::<F>(room, ip.dst).is_some() {
+        return Ok(Coded::TO_PORT);
     }
     if let Some(subnet) = local::subnet::<F>(room, ip.dst) {
         return Err(if subnet.network == veth.network {

@@ -95,7 +95,8 @@ impl Datapath {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How programs hang on devices on this kernel.
+    /// How programs hang on uplinks on this kernel. On our own veths it is clsact
+    /// in any case.
     pub fn attach_kind(&self) -> AttachKind {
         self.kind
     }
@@ -104,24 +105,17 @@ impl Datapath {
     /// the programs atomically where they hang already.
     pub fn attach_veth(&self, device: &Device) -> Result<()> {
         let ebpf = &mut self.inner().ebpf;
+        // A TCX link takes the kernel 8 to 15 ms on 6.18, a filter 0.1 ms, and no
+        // one else is expected on a device of ours.
+        let kind = AttachKind::Clsact;
         // What guards against the container comes first.
-        let (ingress, egress) = (Direction::Ingress, Direction::Egress);
-        attach::attach(
-            ebpf,
-            &self.bpffs,
-            names::FROM_CONTAINER,
-            device,
-            ingress,
-            self.kind,
-        )?;
-        attach::attach(
-            ebpf,
-            &self.bpffs,
-            names::TO_CONTAINER,
-            device,
-            egress,
-            self.kind,
-        )
+        for (program, direction) in [
+            (names::FROM_CONTAINER, Direction::Ingress),
+            (names::TO_CONTAINER, Direction::Egress),
+        ] {
+            attach::attach(ebpf, &self.bpffs, program, device, direction, kind)?;
+        }
+        Ok(())
     }
 
     /// Hangs `from_uplink` on an uplink and writes its entry.
