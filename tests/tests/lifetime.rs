@@ -275,3 +275,32 @@ fn counters_are_as_the_container_sees_them() {
     assert!(after.rx_bytes - before.rx_bytes >= 20 * 98);
     assert!(after.tx_bytes - before.tx_bytes >= 20 * 98);
 }
+
+#[test]
+fn teardown_with_other_directories_touches_nothing() {
+    let street = street_with_networks("teardown_elsewhere", &[]);
+    let web = street.front("web", &[]);
+    street.host.stop();
+    let elsewhere = street.host.run_dir().join("elsewhere");
+    let elsewhere = elsewhere.to_str().expect("a path");
+    let binary = netbpf_tests::lab::binary();
+    let binary = binary.to_str().expect("a path");
+    let teardown = [
+        binary,
+        "teardown",
+        "--socket",
+        elsewhere,
+        "--state-dir",
+        elsewhere,
+        "--run-dir",
+        elsewhere,
+        "--bpffs",
+        elsewhere,
+    ];
+    let refused = street.host.run(&teardown).fails();
+    let said = refused.to_string();
+    assert!(said.contains(&web.info.host_ifname), "{said}");
+    assert!(!Path::new(elsewhere).exists());
+    street.host.restart();
+    web.ping(Family::V4.ip(CLIENT));
+}

@@ -52,6 +52,7 @@ fn asked_for(command: &Command) -> Option<&'static str> {
                 Driver::Lan => Some("--driver lan"),
                 Driver::Bridge if create.vni.is_some() => Some("--vni"),
                 Driver::Bridge if create.parent.is_some() => Some("--parent"),
+                Driver::Bridge if create.encap.is_some() => Some("--encap"),
                 Driver::Bridge => None,
             },
             _ => None,

@@ -284,5 +284,7 @@ async fn blocking<T: Send + 'static>(
 /// RFC 3339, to the second.
 fn now() -> String {
     let now = jiff::Timestamp::now();
-    now.round(jiff::Unit::Second).unwrap_or(now).to_string()
+    // Cut off, not rounded: nothing was made in the future.
+    let second = jiff::Timestamp::from_second(now.as_second());
+    second.unwrap_or(now).to_string()
 }

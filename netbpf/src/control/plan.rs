@@ -30,7 +30,7 @@ pub fn alias(record: &EndpointRecord) -> String {
     format!("{ALIAS_PREFIX}{} {}", record.name, record.network)
 }
 
-const ALIAS_PREFIX: &str = "netbpf ";
+pub const ALIAS_PREFIX: &str = "netbpf ";
 const NAME_PREFIX: &str = "nb";
 const NAME_DIGITS: usize = 8;
 

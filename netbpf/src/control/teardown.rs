@@ -9,6 +9,8 @@ use super::{
     ports, recover,
     state::State,
 };
+use netbpf_common::names;
+
 use crate::{
     datapath::Datapath,
     error::{Code, Error, Result},
@@ -17,7 +19,7 @@ use crate::{
     sys::{
         bpffs::{self, Prepared},
         lock::{DirectoryLock, NamespaceLock},
-        netlink::Netlink,
+        netlink::{Link, Netlink},
         sysctl,
     },
 };
@@ -68,6 +70,9 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
         false => None,
     };
     let mut state = State::new(Netlink::open()?, 0);
+    if store.is_none() && !settings.bpffs.join(names::CONFIG).exists() {
+        return refuse_strangers(settings, &mut state);
+    }
     let mut bpffs = Prepared::Found;
     if let Some(store) = &store {
         check_place(store, &place, state_dir)?;
@@ -94,6 +99,30 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     );
     // Without a store it is somebody else's directory.
     finish(settings, errors, purge && store.is_some())
+}
+
+/// Neither store nor pins: nothing of a daemon with these directories is left.
+/// Devices that are here are another's, and without its directories half of what
+/// it made would stay.
+fn refuse_strangers(settings: &Settings, state: &mut State) -> Result<()> {
+    let links = state.host.links()?;
+    let ours = |link: &&Link| {
+        let alias = link.alias.as_deref();
+        alias.is_some_and(|alias| alias.starts_with(plan::ALIAS_PREFIX))
+    };
+    match links.iter().find(ours) {
+        None => Ok(()),
+        Some(link) => Err(Error::new(
+            Code::Conflict,
+            format!(
+                "device {} is of a netbpf daemon with other directories than {} and {}: \
+                 name its --state-dir, --run-dir and --bpffs",
+                link.name,
+                settings.state_dir.display(),
+                settings.bpffs.display()
+            ),
+        )),
+    }
 }
 
 /// Devices, addresses and routes are in the namespace in which the daemon was: of

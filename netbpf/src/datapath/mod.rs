@@ -398,6 +398,10 @@ impl Datapath {
         let tables = self.flow_tables();
         let mut records = tables.v4.records(now)?;
         records.extend(tables.v6.records(now)?);
+        drop(tables);
+        // Those of endpoints that are no more wait to be collected.
+        let living = self.living();
+        records.retain(|record| living.contains(&record.endpoint));
         Ok(records)
     }
 
@@ -407,15 +411,7 @@ impl Datapath {
         let flows = &mut *self.flow_tables();
         // The endpoints are asked after the flows are read, or one that was
         // attached in between would lose its first flows.
-        let living = || -> HashSet<u32> {
-            let tables = &self.inner().tables;
-            tables
-                .veths
-                .iter()
-                .flatten()
-                .map(|(_, veth)| veth.endpoint)
-                .collect()
-        };
+        let living = || self.living();
         let now = ticks(monotonic()?);
         let v4 = flows.v4.collect(now, living, &mut flows.suspects4)?;
         let v6 = flows.v6.collect(now, living, &mut flows.suspects6)?;
@@ -423,6 +419,17 @@ impl Datapath {
             flows: v4.flows + v6.flows,
             mappings: v4.mappings + v6.mappings,
         })
+    }
+
+    /// Endpoints that are there.
+    fn living(&self) -> HashSet<u32> {
+        let tables = &self.inner().tables;
+        tables
+            .veths
+            .iter()
+            .flatten()
+            .map(|(_, veth)| veth.endpoint)
+            .collect()
     }
 
     pub fn map_usage(&self) -> Result<Vec<MapUsage>> {

@@ -174,7 +174,7 @@ pub struct Publish {
     pub share: bool,
 }
 
-/// Take back published ports; their connections end at once
+/// Take back published ports; their connections are followed no more
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -98,6 +98,8 @@ pub struct CreateNetwork {
     pub vni: Option<u32>,
     #[arg(long, value_name = "IFACE", hide = true)]
     pub parent: Option<String>,
+    #[arg(long, value_name = "KIND", hide = true)]
+    pub encap: Option<String>,
     /// Note something about it
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
