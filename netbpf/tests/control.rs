@@ -641,11 +641,23 @@ fn one_daemon_has_the_network_namespace() {
     );
     assert_eq!(everything(), before);
 
-    // Without a daemon, what bears our marks goes also without a store.
+    // Nor are directories with which nothing here was made.
     let precious = elsewhere.settings().state_dir.join("precious");
     std::fs::create_dir(precious.parent().unwrap()).unwrap();
     std::fs::write(&precious, "").unwrap();
-    host.run(Control::teardown_offline(&elsewhere.settings(), true))
+    let error = host
+        .run(Control::teardown_offline(&elsewhere.settings(), true))
+        .unwrap_err();
+    assert_eq!(error.code, Code::Conflict);
+    assert!(error.message.contains("other directories"), "{error}");
+    assert_eq!(everything(), before);
+
+    // The pins are enough, where the store is gone.
+    let without_store = Settings {
+        bpffs: host.settings().bpffs,
+        ..elsewhere.settings()
+    };
+    host.run(Control::teardown_offline(&without_store, true))
         .unwrap();
     assert!(precious.exists(), "no store was there");
     assert!(!everything().contains("netbpf web"));

@@ -316,3 +316,28 @@ fn what_comes_later_says_so() {
     ];
     assert_eq!(street.host.refused(&lan).0, "not_implemented");
 }
+
+#[test]
+fn a_name_is_one_containers() {
+    let street = street_with_networks("a_name_is_one_containers", &[]);
+    let web = street.front("web", &[]);
+    let app = street.front("app", &[]);
+    let attach = |netns: &str| {
+        [
+            "attach",
+            "--name",
+            "web",
+            "--network",
+            "back",
+            "--netns",
+            netns,
+        ]
+        .map(str::to_owned)
+    };
+    let other = attach(&app.info.netns);
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    let (code, message) = street.host.refused(&other);
+    assert_eq!(code, "already_exists");
+    assert!(message.contains("\"front\""), "{message}");
+    street.host.netbpf(&attach(&web.info.netns)).ok();
+}

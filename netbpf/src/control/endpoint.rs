@@ -145,6 +145,17 @@ fn settle(
         ));
     }
     let namespace = namespace.as_ref().map_err(Clone::clone)?;
+    // A name is one container's, on however many networks.
+    let elsewhere = state.endpoints_named(&spec.name, None);
+    if let Some(other) = elsewhere.iter().find(|r| r.namespace != namespace.id()) {
+        return Err(Error::new(
+            Code::AlreadyExists,
+            format!(
+                "endpoint {:?} exists already for another container, on network {:?} in {}",
+                spec.name, other.network, other.netns
+            ),
+        ));
+    }
     let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips)?;
     let mac = match &spec.mac {
         Some(text) => parse_mac(text)?,
@@ -198,9 +209,8 @@ fn settle(
 /// Clears away who may be in the way of a request with that outcome and whose
 /// namespace is gone; whether there was anybody.
 fn clear_dead(inner: &Inner, state: &mut State, spec: &AttachSpec, code: Code) -> Result<bool> {
-    let network = spec.network.as_deref().unwrap_or(DEFAULT);
     let in_the_way = |r: &EndpointRecord| match code {
-        Code::AlreadyExists => r.name == spec.name && r.network == network,
+        Code::AlreadyExists => r.name == spec.name,
         Code::AddressInUse => r.addresses().any(|(a, _)| spec.ips.contains(&a.addr())),
         _ => false,
     };
