@@ -8,6 +8,8 @@ pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod nd;
+#[cfg(test)]
+mod properties;
 pub mod tcp;
 pub mod tuple;
 
