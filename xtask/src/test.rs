@@ -70,21 +70,33 @@ pub fn build_netbpf(places: &Places, profile: Profile) -> Result<PathBuf> {
 
 /// Runs a cargo command that builds, and returns the executables it names.
 pub fn executables(step: &Step, command: &mut Command) -> Result<Vec<PathBuf>> {
+    Ok(parse_executables(&messages(step, command)?, |_| true))
+}
+
+/// The same for tests alone: the package's own programs are built along.
+fn test_executables(step: &Step, command: &mut Command) -> Result<Vec<PathBuf>> {
+    Ok(parse_executables(&messages(step, command)?, is_test))
+}
+
+fn messages(step: &Step, command: &mut Command) -> Result<String> {
     command.arg("--message-format=json-render-diagnostics");
-    let output = step.run(
+    step.run(
         command,
         "mend what the compiler says, or run `cargo xtask setup`",
-    )?;
-    Ok(parse_executables(&output))
+    )
+}
+
+fn is_test(message: &serde_json::Value) -> bool {
+    message["profile"]["test"] == true
 }
 
 /// Executables among cargo's JSON messages.
-fn parse_executables(messages: &str) -> Vec<PathBuf> {
+fn parse_executables(messages: &str, wanted: fn(&serde_json::Value) -> bool) -> Vec<PathBuf> {
     messages
         .lines()
         .filter(|line| line.starts_with('{'))
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter(|message| message["reason"] == "compiler-artifact" && wanted(message))
         .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
         .collect()
 }
@@ -107,7 +119,7 @@ fn unprivileged(places: &Places, arguments: &[String]) -> Result<Summary> {
 
 fn privileged(places: &Places, binary: &Path, arguments: &[String]) -> Result<Summary> {
     let build = Step::new(&places.root, "build scenarios")?;
-    let programs = executables(
+    let programs = test_executables(
         &build,
         cargo(places).args(["test", "--package", PRIVILEGED, "--no-run"]),
     )?;
@@ -166,15 +178,19 @@ mod tests {
             "   Compiling x\n",
             r#"{"reason":"compiler-artifact","executable":null}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","executable":"/t/deps/publish-0a1b"}"#,
+            r#"{"reason":"compiler-artifact","executable":"/t/deps/publish-0a1b","profile":{"test":true}}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","executable":"/t/bench","profile":{"test":false}}"#,
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
             "\n",
         );
+        let (publish, bench) = ("/t/deps/publish-0a1b", "/t/bench");
         assert_eq!(
-            parse_executables(messages),
-            [PathBuf::from("/t/deps/publish-0a1b")]
+            parse_executables(messages, |_| true),
+            [Path::new(publish), Path::new(bench)]
         );
+        assert_eq!(parse_executables(messages, is_test), [Path::new(publish)]);
     }
 
     #[test]
