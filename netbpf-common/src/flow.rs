@@ -97,11 +97,10 @@ pub const fn timeout_seconds(protocol: u8, state: State) -> u32 {
     }
 }
 
-/// Ticks after which a flow whose half has been silent may begin anew: the
-/// longest time-out of its protocol.
+/// The same in ticks, rounded up.
 #[inline(always)]
-pub const fn longest_ticks(protocol: u8) -> u32 {
-    timeout_seconds(protocol, State::Established) * (crate::time::TICKS_PER_SECOND + 1)
+pub const fn timeout_ticks(protocol: u8, state: State) -> u32 {
+    timeout_seconds(protocol, state) * (crate::time::TICKS_PER_SECOND + 1)
 }
 
 #[cfg(test)]

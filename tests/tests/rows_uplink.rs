@@ -216,3 +216,25 @@ fn first_fragments_are_not_translated_without_the_others() {
         dropped(rig, Family::V4, packet, DropReason::Fragment);
     });
 }
+
+#[test]
+fn an_error_message_is_not_taken_for_the_answer_to_an_echo() {
+    with_rig("error_is_no_answer", |rig| {
+        let (client, host) = (Family::V4.ip(CLIENT), Family::V4.ip(HOST));
+        // The identifier 0 is what messages without one seem to have.
+        let request = rig.from(&rig.web, client).echo_request(0, 1, b"x");
+        Row::new(
+            "request",
+            FROM_CONTAINER,
+            rig.web.ifindex(),
+            request,
+            Action::Redirect,
+        )
+        .out(Out::Any)
+        .check(rig);
+        let unreachable = rig
+            .by_uplink(client, host)
+            .protocol(1, &[3, 1, 0, 0, 0, 0, 0, 0]);
+        came(rig, "unreachable", Family::V4, unreachable, Action::Pass).check(rig);
+    });
+}

@@ -102,3 +102,20 @@ pub struct Flow<A> {
 }
 assert_layout!(Flow<[u8; 4]>, 80);
 assert_layout!(Flow<[u8; 16]>, 128);
+
+impl<A: Copy> FlowKey<A> {
+    /// The key of the other half of `flow`, which is found by this one: the tuple
+    /// that its packets leave with, turned round.
+    #[inline(always)]
+    pub fn reverse(&self, flow: &Flow<A>) -> FlowKey<A> {
+        FlowKey {
+            src: flow.dst,
+            dst: flow.src,
+            sport: flow.dport,
+            dport: flow.sport,
+            protocol: self.protocol,
+            reserved: 0,
+            arrival: flow.other_arrival,
+        }
+    }
+}

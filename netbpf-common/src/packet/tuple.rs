@@ -93,6 +93,20 @@ pub fn transport(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Opti
     }
 }
 
+impl Transport {
+    /// The packet has ports, or the identifier of an echo, by which a flow is found.
+    #[inline(always)]
+    pub fn identifies_flow(&self) -> bool {
+        matches!(
+            self.kind,
+            TransportKind::Tcp
+                | TransportKind::Udp
+                | TransportKind::EchoRequest
+                | TransportKind::EchoReply
+        )
+    }
+}
+
 #[inline(always)]
 fn ports<const N: usize>(b: &[u8; N], kind: TransportKind, flags: u8) -> Transport {
     Transport {

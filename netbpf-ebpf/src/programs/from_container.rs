@@ -148,7 +148,9 @@ fn way<F: Family>(
         return Err(DropReason::LinkLocal);
     }
 
-    if let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, veth.endpoint)? {
+    if t.identifies_flow()
+        && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, veth.endpoint)?
+    {
         return Ok(verdict);
     }
 

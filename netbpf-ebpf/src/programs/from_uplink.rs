@@ -9,7 +9,7 @@ use netbpf_common::{
     maps::{flows::ARRIVAL_UPLINK, locals::LOCAL_GATEWAY},
     packet::{
         eth,
-        tuple::{self, NO_TRANSPORT, TransportKind},
+        tuple::{self, NO_TRANSPORT},
     },
     verdict::{Coded, Kind},
 };
@@ -123,8 +123,9 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if ip.src == F::UNSPECIFIED || F::is_link_local(ip.src) || F::is_link_local(ip.dst) {
         return Ok(Coded::PASS);
     }
-    let known = !matches!(p.t.kind, TransportKind::Other);
-    if known && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, 0)? {
+    if p.t.identifies_flow()
+        && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, 0)?
+    {
         return Ok(verdict);
     }
     if local::subnet::<F>(room, ip.src).is_some() {

@@ -3,7 +3,7 @@
 
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, longest_ticks, seen_tcp, state},
+    flow::{SEEN_ANY, State, seen_tcp, state, timeout_ticks},
     maps::{
         Flow, FlowKey,
         flows::{
@@ -46,20 +46,6 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Ad
     Some(unsafe { &mut *found })
 }
 
-/// The key of the other half.
-#[inline(always)]
-pub fn reverse_key<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
-    FlowKey {
-        src: flow.dst,
-        dst: flow.src,
-        sport: flow.dport,
-        dport: flow.sport,
-        protocol: key.protocol,
-        reserved: 0,
-        arrival: flow.other_arrival,
-    }
-}
-
 /// Follows the packet's flow, when there is one. `sender`: the endpoint that sent
 /// it, 0 for an uplink.
 #[inline(always)]
@@ -81,12 +67,16 @@ pub fn follow<F: Family>(
         return Ok(Found::None);
     }
     let seen = if is_tcp { seen_tcp(t.flags) } else { SEEN_ANY };
+    let mut moved = false;
     let turn = is_tcp && t.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
     if flow.flags & FLOW_ESTABLISHED == 0 || turn {
         match F::call_advance(seen, opens) {
             STAYED => {}
             // The entry that we hold is gone, the flow is in the other table.
-            MOVED => flow = find::<F>(key).ok_or(DropReason::NoFlow)?,
+            MOVED => {
+                flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
+                moved = true;
+            }
             _ => return Ok(Found::None),
         }
     } else if flow.seen & seen != seen {
@@ -127,7 +117,12 @@ pub fn follow<F: Family>(
         deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
         return Ok(Found::Sent(delivered));
     }
-    let verdict = outward::<F>(skb, p, flow, room, time, settled && kind == KIND_MASQUERADE)?;
+    let asked = outward::<F>(skb, flow, room, time)?;
+    // Once a second, and when the flow settles: it may then be silent for long.
+    if settled && kind == KIND_MASQUERADE && (moved || asked) {
+        masquerade::keep::<F>(p, room, time);
+    }
+    let verdict = deliver::forward::<F>(room);
     translate::rewrite::<F>(skb, p, &room.new)?;
     Ok(Found::Sent(verdict))
 }
@@ -144,47 +139,33 @@ fn is_stale<A>(flow: &Flow<A>, sender: u32) -> bool {
 /// Silent for so long that a packet which can begin a flow does.
 #[inline(always)]
 fn is_expired<A>(flow: &Flow<A>, protocol: u8, time: Ticks) -> bool {
-    flow.flags & FLOW_ORIGINAL != 0 && since(time, flow.last_seen) > longest_ticks(protocol)
+    flow.flags & FLOW_ORIGINAL != 0
+        && since(time, flow.last_seen) > timeout_ticks(protocol, State::Established)
 }
 
-/// The way out of an outward half: the one asked for within the last second, or
-/// asked again. Leaves the next hop in the room. `keep`: the flow's mapping is to
-/// be kept from expiring.
+/// Leaves the way out of an outward half in the room: the one asked for within the
+/// last second, or asked again; whether it was.
 #[inline(always)]
 fn outward<F: Family>(
     skb: &Skb,
-    p: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
     room: &mut Room<F::Addr>,
     time: Ticks,
-    keep: bool,
-) -> Step {
+) -> Step<bool> {
+    let ask = flow.ifindex == 0 || since(time, flow.checked) >= TICKS_PER_SECOND;
     let mtu;
-    if flow.ifindex == 0 || since(time, flow.checked) >= TICKS_PER_SECOND {
+    if ask {
         let (src, dst) = (room.new.src, room.new.dst);
         route::way::<F>(skb, room, src, dst)?;
         let way = &room.way;
         mtu = way.mtu;
         // An entry of an LRU table may be another flow's by now.
         if flow.flags & FLOW_ESTABLISHED != 0 {
-            let ethernet = if way.ethernet != 0 { FLOW_ETHERNET } else { 0 };
-            let foreign = if way.foreign != 0 {
-                FLOW_FOREIGN_NEXT_HOP
-            } else {
-                0
-            };
-            flow.flags = flow.flags & !(FLOW_ETHERNET | FLOW_FOREIGN_NEXT_HOP) | ethernet | foreign;
+            flow.flags = flow.flags & !(FLOW_ETHERNET | FLOW_FOREIGN_NEXT_HOP) | way.flow_flags();
             flow.ifindex = way.ifindex;
             flow.next_hop = way.next_hop;
-            flow.mtu = if way.mtu > 0xffff {
-                0xffff
-            } else {
-                way.mtu as u16
-            };
+            flow.mtu = way.flow_mtu();
             flow.checked = time;
-        }
-        if keep {
-            masquerade::keep::<F>(p, room, time);
         }
     } else {
         room.way.ifindex = flow.ifindex;
@@ -197,7 +178,7 @@ fn outward<F: Family>(
         room.mtu = mtu;
         return Err(DropReason::TooBig);
     }
-    Ok(deliver::forward::<F>(room))
+    Ok(ask)
 }
 
 /// Outcomes of [`advance`]: the flow is where it was; it is in the other table,
@@ -223,7 +204,7 @@ pub fn advance<F: Family>(
     let Some(flow) = find::<F>(key) else {
         return Ok(OVER);
     };
-    room.reverse_key = reverse_key(key, flow);
+    room.reverse_key = key.reverse(flow);
     room.forward_key = *key;
     let other = find::<F>(&room.reverse_key);
     let other_seen = other.as_ref().map_or(0, |o| o.seen);
@@ -317,7 +298,7 @@ fn both<A>(flow: &Flow<A>, protocol: u8, own: u8, other: u8) -> State {
 /// Removes both halves wherever they are.
 #[inline(always)]
 pub fn forget<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) {
-    room.reverse_key = reverse_key(key, flow);
+    room.reverse_key = key.reverse(flow);
     room.forward_key = *key;
     let _ = F::flows().remove(&room.forward_key);
     let _ = F::flows().remove(&room.reverse_key);

@@ -6,16 +6,13 @@ use aya_ebpf::{
 };
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, longest_ticks, seen_tcp, timeout_seconds},
+    flow::{SEEN_ANY, State, seen_tcp, timeout_ticks},
     maps::{
         FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
-        flows::{
-            ARRIVAL_UPLINK, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_ORIGINAL, FLOW_TO_CONTAINER,
-            KIND_MASQUERADE,
-        },
+        flows::{ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE},
     },
     packet::{IPPROTO_TCP, IPPROTO_UDP, tcp, tuple::TransportKind},
-    time::{TICKS_PER_SECOND, Ticks, since},
+    time::{Ticks, since},
 };
 
 use super::{
@@ -96,7 +93,7 @@ fn outside_port<F: Family>(
         port: t.sport,
         reserved: 0,
     };
-    let expires = time.wrapping_add(opening_ticks(ip.protocol));
+    let expires = time.wrapping_add(timeout_ticks(ip.protocol, State::Opening));
     if let Some(mapping) = F::mappings().get_ptr_mut(&room.mapping_key) {
         // SAFETY: readable as long as the program runs. It may be removed
         // meanwhile; then the port is not ours any more, as is checked next.
@@ -228,12 +225,6 @@ fn is_same<A: PartialEq>(a: &Outside<A>, b: &Outside<A>) -> bool {
     a.inside == b.inside && a.port == b.port && a.scope == b.scope
 }
 
-/// Ticks that a mapping lives from a flow's first packet on.
-#[inline(always)]
-fn opening_ticks(protocol: u8) -> u32 {
-    timeout_seconds(protocol, State::Opening) * (TICKS_PER_SECOND + 1)
-}
-
 /// Puts off the end of the mapping of a flow that goes on.
 #[inline(always)]
 pub fn keep<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>, time: Ticks) {
@@ -247,7 +238,9 @@ pub fn keep<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>, time: Tick
     };
     if let Some(mapping) = F::mappings().get_ptr_mut(&room.mapping_key) {
         // SAFETY: as in `outside_port`.
-        unsafe { (*mapping).expires = time.wrapping_add(longest_ticks(p.ip.protocol)) };
+        unsafe {
+            (*mapping).expires = time.wrapping_add(timeout_ticks(p.ip.protocol, State::Established))
+        };
     }
 }
 
@@ -327,19 +320,9 @@ fn record<F: Family>(
     forward.next_hop = way.next_hop;
     forward.mac = [0; 6];
     forward.kind = KIND_MASQUERADE;
-    forward.flags = FLOW_ORIGINAL;
-    if way.ethernet != 0 {
-        forward.flags |= FLOW_ETHERNET;
-    }
-    if way.foreign != 0 {
-        forward.flags |= FLOW_FOREIGN_NEXT_HOP;
-    }
+    forward.flags = FLOW_ORIGINAL | way.flow_flags();
     forward.seen = seen;
-    forward.mtu = if way.mtu > 0xffff {
-        0xffff
-    } else {
-        way.mtu as u16
-    };
+    forward.mtu = way.flow_mtu();
     forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;

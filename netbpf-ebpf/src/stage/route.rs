@@ -10,7 +10,11 @@ use aya_ebpf::{
 };
 use netbpf_common::{
     drop::DropReason,
-    maps::{Uplink, uplinks::UPLINK_ETHERNET},
+    maps::{
+        Uplink,
+        flows::{FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP},
+        uplinks::UPLINK_ETHERNET,
+    },
     verdict::Coded,
 };
 
@@ -41,6 +45,30 @@ pub struct Way<A> {
     pub foreign: u32,
     /// Not 0: the device carries Ethernet frames.
     pub ethernet: u32,
+}
+
+impl<A> Way<A> {
+    /// As a flow keeps it: `FLOW_ETHERNET`, `FLOW_FOREIGN_NEXT_HOP`.
+    #[inline(always)]
+    pub fn flow_flags(&self) -> u8 {
+        let ethernet = if self.ethernet != 0 { FLOW_ETHERNET } else { 0 };
+        let foreign = if self.foreign != 0 {
+            FLOW_FOREIGN_NEXT_HOP
+        } else {
+            0
+        };
+        ethernet | foreign
+    }
+
+    /// The MTU in the 16 bits that a flow has for it.
+    #[inline(always)]
+    pub fn flow_mtu(&self) -> u16 {
+        if self.mtu > 0xffff {
+            0xffff
+        } else {
+            self.mtu as u16
+        }
+    }
 }
 
 /// The uplink behind an ifindex.

@@ -94,7 +94,7 @@ where
             .iter()
             .filter(|(_, flow)| flow.flags & FLOW_ORIGINAL != 0)
             .filter_map(|(key, flow)| {
-                let reply = halves.get(&reverse(key, flow));
+                let reply = halves.get(&key.reverse(flow));
                 let record = record(key, flow, reply, now);
                 (record.expires_in_seconds > 0).then_some(record)
             })
@@ -115,7 +115,7 @@ where
         let mut used = HashSet::new();
         for (key, flow) in &halves {
             let original = flow.flags & FLOW_ORIGINAL != 0;
-            let reverse_key = reverse(key, flow);
+            let reverse_key = key.reverse(flow);
             let other = halves.get(&reverse_key);
             if !original && other.is_some() {
                 continue;
@@ -200,19 +200,6 @@ where
         }
         *suspects = orphans;
         Ok(())
-    }
-}
-
-/// The key of the other half.
-fn reverse<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
-    FlowKey {
-        src: flow.dst,
-        dst: flow.src,
-        sport: flow.dport,
-        dport: flow.sport,
-        protocol: key.protocol,
-        reserved: 0,
-        arrival: flow.other_arrival,
     }
 }
 

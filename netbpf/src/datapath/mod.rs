@@ -26,6 +26,7 @@ use netbpf_common::{
     maps::{EndpointStats, OutsideKey},
     names,
     time::ticks,
+    verdict::MAX_ENDPOINT,
 };
 
 use attach::{monotonic, name_of};
@@ -131,15 +132,20 @@ impl Datapath {
         } else {
             names::FROM_UPLINK_L3
         };
-        let ingress = Direction::Ingress;
+        let (device, ingress) = (&uplink.device, Direction::Ingress);
+        let inner = &mut *inner;
         attach::attach(
             &mut inner.ebpf,
             &self.bpffs,
             program,
-            &uplink.device,
+            device,
             ingress,
             self.kind,
         )
+        .inspect_err(|_| {
+            // No way out by which nothing comes back.
+            let _ = inner.tables.uplinks.remove(&device.ifindex);
+        })
     }
 
     /// Takes our programs off a device, and its pins and entries away; a device
@@ -174,7 +180,8 @@ impl Datapath {
 
     /// Writes an endpoint's entries, new or changed.
     pub fn set_endpoint(&self, endpoint: &EndpointEntry) -> Result<()> {
-        let max = self.max_endpoints;
+        // A verdict has 16 bits for an endpoint.
+        let max = self.max_endpoints.min(MAX_ENDPOINT + 1);
         if endpoint.index == 0 || endpoint.index >= max {
             return Err(DatapathError::Full {
                 map: names::ENDPOINT_STATS,
