@@ -5,6 +5,7 @@ pub const CONFIG: &str = "config";
 pub const ENDPOINTS: &str = "endpoints";
 pub const VETHS: &str = "veths";
 pub const UPLINKS: &str = "uplinks";
+pub const SOURCES: &str = "sources";
 pub const LOCALS: &str = "locals";
 pub const SUBNETS: &str = "subnets";
 pub const PORTS: &str = "ports";
@@ -33,6 +34,7 @@ pub const MAPS: &[&str] = &[
     ENDPOINTS,
     VETHS,
     UPLINKS,
+    SOURCES,
     LOCALS,
     SUBNETS,
     PORTS,

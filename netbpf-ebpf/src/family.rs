@@ -9,7 +9,7 @@ use netbpf_common::{
     drop::DropReason,
     maps::{
         EndpointKey, Flow, FlowKey, LocalKey, MappingKey, Outside, OutsideKey, PortData,
-        SubnetData, Uplink, Veth,
+        SourceData, SubnetData, Uplink, Veth,
     },
     packet::{
         self, checksum, eth, icmp, ipv4, ipv6,
@@ -54,6 +54,7 @@ pub struct Room<A> {
     pub route_src: A,
     pub route_dst: A,
     pub fib: bpf_fib_lookup,
+    pub source_key: Key<SourceData>,
     pub way: Way<A>,
     pub new: NewTuple<A>,
     pub local_key: LocalKey,

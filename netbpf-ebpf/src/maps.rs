@@ -11,7 +11,8 @@ use netbpf_common::{
     event::Event,
     maps::{
         Config, DropKey, Endpoint, EndpointKey, EndpointStats, Flow, FlowKey, Local, LocalKey,
-        Mapping, MappingKey, Outside, OutsideKey, Port, PortData, Subnet, SubnetData, Uplink, Veth,
+        Mapping, MappingKey, Outside, OutsideKey, Port, PortData, Source, SourceData, Subnet,
+        SubnetData, Uplink, Veth,
     },
 };
 
@@ -28,6 +29,9 @@ pub static VETHS: HashMap<u32, Veth, 1024> = HashMap::new();
 
 #[btf_map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, 256> = HashMap::new();
+
+#[btf_map(name = "sources")]
+pub static SOURCES: LpmTrie<SourceData, Source, 4096> = LpmTrie::new();
 
 #[btf_map(name = "locals")]
 pub static LOCALS: HashMap<LocalKey, Local, 4096> = HashMap::new();

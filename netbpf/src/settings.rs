@@ -1,7 +1,7 @@
 //! What the daemon runs with, after flags, environment, file and defaults have
 //! been put together.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -32,8 +32,49 @@ pub struct Settings {
     pub max_flows: u32,
     pub max_endpoints: u32,
     pub teardown_on_exit: bool,
-    /// Hang programs by clsact also where the kernel has TCX.
-    pub force_clsact: bool,
+    /// Use only what this kernel has.
+    pub as_kernel: Option<Release>,
+}
+
+/// A kernel's release, such as 6.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release {
+    pub major: u8,
+    pub minor: u8,
+}
+
+impl Release {
+    /// The oldest kernel that netbpf runs on.
+    pub const OLDEST: Release = Release { major: 6, minor: 1 };
+}
+
+impl FromStr for Release {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('.').and_then(|(major, minor)| {
+            Some(Release {
+                major: major.parse().ok()?,
+                minor: minor.parse().ok()?,
+            })
+        });
+        match parsed {
+            Some(release) if release >= Release::OLDEST => Ok(release),
+            Some(_) => Err(format!(
+                "kernel {text:?}: {} is the oldest",
+                Release::OLDEST
+            )),
+            None => Err(format!(
+                "kernel {text:?}: a release is MAJOR.MINOR, such as 6.1"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
 }
 
 impl Default for Settings {
@@ -53,7 +94,7 @@ impl Default for Settings {
             max_flows: 65_536,
             max_endpoints: 4096,
             teardown_on_exit: false,
-            force_clsact: false,
+            as_kernel: None,
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The main job, which must hold however the programs hang on devices, and on
 //! every kernel. Each takes the daemon's further flags.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use crate::lab::{
     Family, Http, Ping, Pulse, Street, UdpEcho, ask,
-    names::{CLIENT, HOST},
-    street_with_networks,
+    names::{CLIENT, CLIENT_B, CLIENT_WIRE_B, FAR, FAR_NET, FAR_WIRE, HOST, HOST_B, HOST_WIRE_B},
+    street_with_networks, within,
 };
 
 /// Two containers of a network talk in both families: echo, tcp, udp.
@@ -63,6 +66,41 @@ pub fn publish(test: &str, flags: &[&str]) {
         assert_eq!(street.client.ask_udp(host, 5300), client);
     }
     drops.none();
+}
+
+/// Masquerade takes the source address that the host itself would send from: by the
+/// route's `src`, by the gateway's subnet, by the destination's; also once the host's
+/// routes change.
+#[track_caller]
+pub fn source_addresses(test: &str, flags: &[&str]) {
+    let street = street_with_networks(test, flags);
+    let web = street.front("web", &[]);
+    street.host.address("up0", &HOST_WIRE_B);
+    street
+        .client
+        .address("eth0", &[CLIENT_WIRE_B, FAR_WIRE].concat());
+    let _http = Http::start(&street.client, 80);
+    for family in Family::BOTH {
+        let (near, beside, far) = (family.ip(CLIENT), family.ip(CLIENT_B), family.ip(FAR));
+        let seen_as = |to: IpAddr, from: IpAddr| {
+            within(Duration::from_secs(3), &format!("{to} sees {from}"), || {
+                web.fetch(to, 80).peer == from
+            });
+            let own = street.host.fetch(to, 80).peer;
+            assert_eq!(own, from, "the host itself to {to}");
+        };
+        seen_as(near, family.ip(HOST));
+        seen_as(beside, family.ip(HOST_B));
+        street
+            .host
+            .route(family.of(FAR_NET), &format!("via {near}"));
+        if family == Family::V4 {
+            seen_as(far, family.ip(HOST));
+        }
+        let src = format!("via {near} src {}", family.ip(HOST_B));
+        street.host.route(family.of(FAR_NET), &src);
+        seen_as(far, family.ip(HOST_B));
+    }
 }
 
 /// How a daemon is ended.

@@ -61,6 +61,11 @@ fn each_uplink_serves_published_ports_and_masquerade() {
     drops.none();
 }
 
+#[test]
+fn masquerade_takes_the_hosts_own_source_address() {
+    netbpf_tests::scenes::source_addresses("own_source_address", &[]);
+}
+
 /// `far` behind both clients, which route.
 fn far_behind(street: &Street, client_b: &Namespace) -> Namespace {
     let far = street.lab.space("far");

@@ -140,6 +140,15 @@ check sibling-v4 pings a "$B4"
 check sibling-v6 pings a "$B6"
 check masquerade-ping-v4 pings b $OUT4
 check masquerade-ping-v6 pings b $OUT6
+# Before 6.7 the FIB does not tell the source address of a route.
+ip -n host addr add 198.51.100.1/32 dev up0
+ip -n host route add 203.0.113.1 via $OUT4 src 198.51.100.1
+ip -n out addr add 203.0.113.1/32 dev lo
+ip -n out route add 198.51.100.1 via $HOST4
+check source-of-route bash -c 'for i in 1 2 3 4 5 6 7 8 9 10; do
+    pings b 203.0.113.1 && netbpf flows -j | grep -q "\"reply_dst\": *\"198.51.100.1:" && exit 0
+    sleep 0.3
+done; netbpf flows -j; exit 1'
 check masquerade-tcp-v4 fetch b "http://$OUT4/" "page of out"
 check masquerade-tcp-v6 fetch b "http://[$OUT6]/" "page of out"
 check publish-v4 fetch out "http://$HOST4:8080/" "page of a"

@@ -12,6 +12,7 @@ pub mod flows;
 pub mod locals;
 pub mod mappings;
 pub mod ports;
+pub mod sources;
 pub mod subnets;
 pub mod uplinks;
 
@@ -22,5 +23,6 @@ pub use flows::{Flow, FlowKey};
 pub use locals::{Local, LocalKey};
 pub use mappings::{Mapping, MappingKey, Outside, OutsideKey};
 pub use ports::{Port, PortData, PortKey};
+pub use sources::{Source, SourceData, SourceKey};
 pub use subnets::{Subnet, SubnetData, SubnetKey};
 pub use uplinks::Uplink;

@@ -7,12 +7,14 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup,
     },
     helpers::bpf_fib_lookup as fib_lookup,
+    maps::lpm_trie::Key,
 };
 use netbpf_common::{
     drop::DropReason,
     maps::{
-        Uplink,
+        SourceData, Uplink,
         flows::{FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP},
+        sources::SOURCE_PREFIX,
         uplinks::UPLINK_ETHERNET,
     },
     verdict::Coded,
@@ -22,7 +24,7 @@ use super::Step;
 use crate::{
     ctx::Skb,
     family::{Family, Room},
-    maps::UPLINKS,
+    maps::{SOURCES, UPLINKS},
 };
 
 /// Extra flags for the lookup, set by the loader to what the kernel knows:
@@ -146,7 +148,7 @@ pub fn ask<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> Step {
     } else if choose {
         F::fib_src(fib)
     } else {
-        F::uplink_addr(uplink)
+        source::<F>(&mut room.source_key, ifindex, dst, uplink)
     };
     if ret as u32 == BPF_FIB_LKUP_RET_FRAG_NEEDED && !skb.is_gso() {
         room.mtu = uplink.mtu;
@@ -161,4 +163,21 @@ pub fn ask<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> Step {
         ethernet: uplink.flags & UPLINK_ETHERNET,
     };
     Ok(Coded::PASS)
+}
+
+/// The address that the host sends from to `dst` by that device, as the daemon read
+/// it from the host's routes: this kernel does not tell.
+#[inline(always)]
+fn source<F: Family>(
+    key: &mut Key<SourceData>,
+    ifindex: u32,
+    dst: F::Addr,
+    uplink: &Uplink,
+) -> F::Addr {
+    let addr = F::mapped(dst);
+    *key = Key::new(SOURCE_PREFIX, SourceData { ifindex, addr });
+    match SOURCES.get(&*key) {
+        Some(source) => F::from_mapped(source.addr),
+        None => F::uplink_addr(uplink),
+    }
 }

@@ -84,7 +84,7 @@ fn finish(options: Options) -> Result<Config> {
         max_flows: options.max_flows.unwrap_or(default.max_flows),
         max_endpoints: options.max_endpoints.unwrap_or(default.max_endpoints),
         teardown_on_exit: options.teardown_on_exit.unwrap_or(default.teardown_on_exit),
-        force_clsact: options.force_clsact.unwrap_or(default.force_clsact),
+        as_kernel: options.as_kernel,
     };
     for (what, value) in [
         ("max-flows", settings.max_flows),

@@ -16,7 +16,7 @@ use super::Environment;
 use crate::{
     cli::LogFormat,
     error::{Error, Result},
-    settings::Pool,
+    settings::{Pool, Release},
 };
 
 /// The daemon's flags, and the keys of its file by the same names.
@@ -77,12 +77,9 @@ pub struct Options {
     /// Endpoints at most [default: 4096]
     #[arg(long, value_name = "N")]
     pub max_endpoints: Option<u32>,
-    /// Hang programs by clsact also where the kernel has TCX
-    #[arg(
-        long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true
-    )]
-    pub force_clsact: Option<bool>,
+    /// Use only what this kernel release has, such as 6.1
+    #[arg(long, value_name = "RELEASE")]
+    pub as_kernel: Option<Release>,
 
     #[arg(long, hide = true, action = ArgAction::Append)]
     pub node_ip: Option<NotYet>,
@@ -133,7 +130,7 @@ impl Options {
             log_format: self.log_format.or(lower.log_format),
             max_flows: self.max_flows.or(lower.max_flows),
             max_endpoints: self.max_endpoints.or(lower.max_endpoints),
-            force_clsact: self.force_clsact.or(lower.force_clsact),
+            as_kernel: self.as_kernel.or(lower.as_kernel),
             node_ip: self.node_ip.or(lower.node_ip),
             etcd: self.etcd.or(lower.etcd),
             etcd_prefix: self.etcd_prefix.or(lower.etcd_prefix),
@@ -273,6 +270,13 @@ impl fmt::Display for Pool {
 }
 
 impl<'de> Deserialize<'de> for Pool {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Release {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         text.parse().map_err(serde::de::Error::custom)

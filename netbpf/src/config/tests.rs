@@ -74,18 +74,29 @@ fn empty_variable_is_none() {
 
 #[test]
 fn switches_can_be_taken_back() {
-    let file = "no-reserve-ports = true\nteardown-on-exit = true\nforce-clsact = true\n";
+    let file = "no-reserve-ports = true\nteardown-on-exit = true\n";
     let settings = load_all(&[], &[], file).unwrap().settings;
-    assert!(!settings.reserve_ports && settings.teardown_on_exit && settings.force_clsact);
+    assert!(!settings.reserve_ports && settings.teardown_on_exit);
 
     let variables = [("NETBPF_NO_RESERVE_PORTS", "0")];
     let flags = ["--teardown-on-exit=false"];
     let settings = load_all(&flags, &variables, file).unwrap().settings;
-    assert!(settings.reserve_ports && !settings.teardown_on_exit && settings.force_clsact);
+    assert!(settings.reserve_ports && !settings.teardown_on_exit);
 
-    let flags = ["--no-reserve-ports", "--force-clsact"];
+    let flags = ["--no-reserve-ports"];
     let settings = load_all(&flags, &[], "").unwrap().settings;
-    assert!(!settings.reserve_ports && settings.force_clsact);
+    assert!(!settings.reserve_ports);
+}
+
+#[test]
+fn a_kernel_is_pretended_by_its_release() {
+    let settings = load_all(&[], &[("NETBPF_AS_KERNEL", "6.5")], "as-kernel = '6.1'\n");
+    assert_eq!(settings.unwrap().settings.as_kernel, "6.5".parse().ok());
+    for (wrong, why) in [("5.10", "6.1 is the oldest"), ("six", "MAJOR.MINOR")] {
+        let variables = [("NETBPF_AS_KERNEL", wrong)];
+        let error = load_all(&[], &variables, "").unwrap_err();
+        assert!(error.message.contains(why), "{error}");
+    }
 }
 
 #[test]

@@ -12,10 +12,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::{Inner, endpoint, plan, uplinks};
+use super::{Inner, endpoint, plan, sources, uplinks};
 use crate::{
     error::{Error, Result},
-    sys::netlink::{Event, Events},
+    sys::netlink::{Event, Events, Hear},
 };
 
 /// Events that come in this time are looked at together.
@@ -28,7 +28,11 @@ const COLLECT: Duration = Duration::from_secs(10);
 pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
     let (sender, receiver) = mpsc::channel(64);
     // Before anything can change unheard.
-    let events = Events::open()?;
+    let besides = match inner.datapath.wants_sources() {
+        true => Hear::Routes,
+        false => Hear::Nothing,
+    };
+    let events = Events::open(besides)?;
     let weak = Arc::downgrade(inner);
     let thread = std::thread::Builder::new().name("netlink-events".into());
     let alive = weak.clone();
@@ -63,7 +67,7 @@ fn listen(mut events: Events, sender: &Sender<Vec<Event>>, alive: &Weak<Inner>) 
 fn concerns_us(event: &Event) -> bool {
     match event {
         Event::Link { name, .. } => !plan::is_host_ifname(name),
-        Event::LinkGone { .. } | Event::Address { .. } | Event::Overrun => true,
+        Event::LinkGone { .. } | Event::Address { .. } | Event::Route | Event::Overrun => true,
     }
 }
 
@@ -85,7 +89,10 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
                     _ => None,
                 })
                 .collect();
-            let mut others = batch.iter().any(|e| !matches!(e, Event::LinkGone { .. }));
+            let routes = batch.contains(&Event::Route);
+            let mut others = batch
+                .iter()
+                .any(|e| !matches!(e, Event::LinkGone { .. } | Event::Route));
             let mut endpoints = BTreeSet::new();
             for ifindex in gone {
                 match state.endpoint_of_device(ifindex) {
@@ -99,6 +106,7 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
             let gone = endpoint::gone(inner, state, &endpoints);
             match others {
                 true => uplinks::refresh(inner, state).and(gone),
+                false if routes => sources::refresh(inner, state).and(gone),
                 false => gone,
             }
         });

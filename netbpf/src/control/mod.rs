@@ -20,6 +20,7 @@ mod publish;
 mod reaper;
 mod recover;
 mod reserved;
+mod sources;
 mod state;
 mod teardown;
 mod uplinks;

@@ -49,7 +49,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         max_flows: settings.max_flows,
         max_endpoints: settings.max_endpoints,
         masquerade_ports: masquerade_ports(&local_port_range()),
-        force_clsact: settings.force_clsact,
+        as_kernel: settings.as_kernel,
     })?);
     let mut state = State::new(host, store.meta(Meta::LastNetwork)?.unwrap_or(0));
     state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();

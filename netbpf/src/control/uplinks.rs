@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Inner, plan, state::State};
+use super::{Inner, plan, sources, state::State};
 use crate::{
     datapath::{Device, LocalEntry, SubnetEntry, UplinkEntry},
     error::Result,
@@ -65,7 +65,7 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
         }
         state.uplinks.push(uplink);
     }
-    Ok(())
+    sources::refresh(inner, state)
 }
 
 /// After a network came or went: its subnets and gateway addresses.
@@ -191,6 +191,7 @@ mod tests {
             address,
             prefix: 24,
             tentative: false,
+            deprecated: false,
             ours: false,
             global: !is_link_local(address) && !address.is_loopback(),
         }

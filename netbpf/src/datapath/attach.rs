@@ -16,7 +16,8 @@ use crate::sys::netlink::Netlink;
 
 use super::{
     Result,
-    load::{chain, kernel_at_least},
+    kernel::Kernel,
+    load::chain,
     pins::{self, Direction, Hook},
     types::{AttachKind, DatapathError, Device},
 };
@@ -26,8 +27,8 @@ const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x6e62);
 
 /// What this kernel has.
-pub(super) fn kind(force_clsact: bool) -> AttachKind {
-    if !force_clsact && kernel_at_least(6, 6) {
+pub(super) fn kind(kernel: Kernel) -> AttachKind {
+    if kernel.has_tcx() {
         AttachKind::Tcx
     } else {
         AttachKind::Clsact

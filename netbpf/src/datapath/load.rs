@@ -9,12 +9,14 @@ use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, MapData, MapInfo},
     programs::{ProgramError, SchedClassifier},
-    util::{KernelVersion, nr_cpus},
+    util::nr_cpus,
 };
 use netbpf_common::{abi::ABI, maps::Config, names};
 
 use super::{
-    GATEWAY_MAC, Result, pins,
+    GATEWAY_MAC, Result,
+    kernel::Kernel,
+    pins,
     types::{DatapathError, Options},
 };
 
@@ -25,11 +27,11 @@ const FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
 const FIB_LOOKUP_SRC: u32 = 16;
 
 /// Loads programs and maps and pins them.
-pub(super) fn load(options: &Options) -> Result<Ebpf> {
+pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
     check_layout(&options.bpffs)?;
     let sizes = sizes(options);
     check_pinned_maps(&options.bpffs, &sizes)?;
-    let fib_flags = fib_flags();
+    let fib_flags = fib_flags(kernel);
     let mut loader = EbpfLoader::new();
     loader.override_global("FIB_FLAGS", &fib_flags, true);
     for (&name, &size) in &sizes {
@@ -165,13 +167,13 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
 }
 
 /// What `bpf_fib_lookup` of this kernel knows: not the neighbour, which the
-/// kernel finds when it sends (6.3), but the source address (6.7).
-fn fib_flags() -> u32 {
+/// kernel finds when it sends, but the source address.
+fn fib_flags(kernel: Kernel) -> u32 {
     let mut flags = 0;
-    if kernel_at_least(6, 3) {
+    if kernel.skips_neighbour() {
         flags |= FIB_LOOKUP_SKIP_NEIGH;
     }
-    if kernel_at_least(6, 7) {
+    if kernel.tells_source() {
         flags |= FIB_LOOKUP_SRC;
     }
     flags
@@ -193,11 +195,6 @@ fn refused(program: &str, error: &ProgramError) -> DatapathError {
         }
         other => DatapathError::other(format!("load program {program}"), chain(other)),
     }
-}
-
-/// The running kernel is this one or newer; `false` when it does not tell.
-pub(super) fn kernel_at_least(major: u8, minor: u8) -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(major, minor, 0))
 }
 
 /// An error with its causes in one line.

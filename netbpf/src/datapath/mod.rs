@@ -7,6 +7,7 @@
 mod attach;
 mod blocks;
 mod flows;
+mod kernel;
 mod load;
 mod pins;
 mod tables;
@@ -30,6 +31,7 @@ use netbpf_common::{
 };
 
 use attach::{monotonic, name_of};
+use kernel::Kernel;
 use load::chain;
 use pins::{Direction, Hook};
 use tables::{FlowTables, Tables, removed, write_error};
@@ -42,6 +44,7 @@ pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x65, 0x74, 0x62, 0x70];
 pub struct Datapath {
     bpffs: PathBuf,
     kind: AttachKind,
+    kernel: Kernel,
     max_endpoints: u32,
     inner: Mutex<Inner>,
     /// Apart from the rest: reading a million flows must not keep an attach
@@ -69,7 +72,8 @@ impl Datapath {
     /// the programs of this binary and pins them. Attachments of an earlier
     /// daemon go on with the earlier programs until they are attached anew.
     pub fn open(options: &Options) -> Result<Self> {
-        let mut ebpf = load::load(options)?;
+        let kernel = Kernel::new(options.as_kernel);
+        let mut ebpf = load::load(options, kernel)?;
         let tables = Tables::open(&mut ebpf)?;
         let flows = Flows {
             v4: FlowTables::open4(&mut ebpf)?,
@@ -79,7 +83,8 @@ impl Datapath {
         };
         Ok(Datapath {
             bpffs: options.bpffs.clone(),
-            kind: attach::kind(options.force_clsact),
+            kind: attach::kind(kernel),
+            kernel,
             max_endpoints: options.max_endpoints,
             inner: Mutex::new(Inner { ebpf, tables }),
             flows: Mutex::new(flows),
@@ -266,23 +271,19 @@ impl Datapath {
     /// Makes the table of our subnets just this.
     pub fn set_subnets(&self, subnets: &[SubnetEntry]) -> Result<()> {
         let wanted: Vec<_> = subnets.iter().map(tables::subnet).collect();
-        let table = &mut self.inner().tables.subnets;
-        let held: Vec<_> = table.keys().flatten().collect();
-        for (key, value) in &wanted {
-            table
-                .insert(key, value, 0)
-                .map_err(|e| write_error(names::SUBNETS, 4096, &e))?;
-        }
-        let same = |a: &aya::maps::lpm_trie::Key<_>, b: &aya::maps::lpm_trie::Key<_>| {
-            a.prefix_len() == b.prefix_len() && a.data() == b.data()
-        };
-        for key in held
-            .iter()
-            .filter(|key| !wanted.iter().any(|(w, _)| same(w, key)))
-        {
-            removed(names::SUBNETS, table.remove(key))?;
-        }
-        Ok(())
+        tables::replace_all(names::SUBNETS, &mut self.inner().tables.subnets, &wanted)
+    }
+
+    /// Whether the programs ask [`Self::set_sources`] for source addresses; else the
+    /// kernel tells them.
+    pub fn wants_sources(&self) -> bool {
+        !self.kernel.tells_source()
+    }
+
+    /// Makes the table of source addresses just this.
+    pub fn set_sources(&self, sources: &[SourceEntry]) -> Result<()> {
+        let wanted: Vec<_> = sources.iter().map(tables::source).collect();
+        tables::replace_all(names::SOURCES, &mut self.inner().tables.sources, &wanted)
     }
 
     /// Publishes a port or range. What is published so already stays as it is,

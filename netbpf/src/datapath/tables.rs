@@ -12,7 +12,8 @@ use netbpf_common::{
     addr::{ANY, Addr, mapped},
     maps::{
         DropKey, Endpoint, EndpointKey, EndpointStats, Flow, FlowKey, Local, LocalKey, Mapping,
-        MappingKey, Outside, OutsideKey, Port, PortData, Subnet, SubnetData, Uplink, Veth,
+        MappingKey, Outside, OutsideKey, Port, PortData, Source, SourceData, Subnet, SubnetData,
+        Uplink, Veth,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE},
         locals::LOCAL_GATEWAY,
         uplinks::UPLINK_ETHERNET,
@@ -24,7 +25,8 @@ use super::{
     Result, blocks,
     load::{chain, cpus},
     types::{
-        DatapathError, EndpointEntry, LocalEntry, NetworkFlags, PortEntry, SubnetEntry, UplinkEntry,
+        DatapathError, EndpointEntry, LocalEntry, NetworkFlags, PortEntry, SourceEntry,
+        SubnetEntry, UplinkEntry,
     },
 };
 
@@ -49,6 +51,7 @@ pub(super) struct Tables {
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub veths: HashMap<MapData, u32, Veth>,
     pub uplinks: HashMap<MapData, u32, Uplink>,
+    pub sources: LpmTrie<MapData, SourceData, Source>,
     pub locals: HashMap<MapData, LocalKey, Local>,
     pub subnets: LpmTrie<MapData, SubnetData, Subnet>,
     pub ports: LpmTrie<MapData, PortData, Port>,
@@ -107,6 +110,7 @@ impl Tables {
             endpoints: take(ebpf, names::ENDPOINTS)?,
             veths: take(ebpf, names::VETHS)?,
             uplinks: take(ebpf, names::UPLINKS)?,
+            sources: take(ebpf, names::SOURCES)?,
             locals: take(ebpf, names::LOCALS)?,
             subnets: take(ebpf, names::SUBNETS)?,
             ports: take(ebpf, names::PORTS)?,
@@ -235,11 +239,28 @@ pub(super) fn local(l: &LocalEntry) -> (LocalKey, Local) {
     (LocalKey { addr: addr(l.addr) }, value)
 }
 
-pub(super) fn subnet(s: &SubnetEntry) -> (Key<SubnetData>, Subnet) {
-    let prefix = match s.subnet {
-        ipnet::IpNet::V4(net) => 96 + u32::from(net.prefix_len()),
-        ipnet::IpNet::V6(net) => u32::from(net.prefix_len()),
+/// Prefix length of a destination among 16-byte addresses.
+fn mapped_prefix(net: ipnet::IpNet) -> u32 {
+    let unused = if net.addr().is_ipv4() { 96 } else { 0 };
+    unused + u32::from(net.prefix_len())
+}
+
+pub(super) fn source(s: &SourceEntry) -> (Key<SourceData>, Source) {
+    let data = SourceData {
+        ifindex: s.ifindex,
+        addr: addr(s.destination.network()),
     };
+    let prefix = 32 + mapped_prefix(s.destination);
+    (
+        Key::new(prefix, data),
+        Source {
+            addr: addr(s.source),
+        },
+    )
+}
+
+pub(super) fn subnet(s: &SubnetEntry) -> (Key<SubnetData>, Subnet) {
+    let prefix = mapped_prefix(s.subnet);
     let data = SubnetData {
         addr: addr(s.subnet.network()),
     };
@@ -299,4 +320,33 @@ pub(super) fn port(p: &PortEntry, generation: u32) -> Vec<(Key<PortData>, Port)>
         }
     }
     entries
+}
+
+/// Makes a longest-prefix table of 4,096 entries just this; what is right already is
+/// not written again.
+pub(super) fn replace_all<K, V>(
+    name: &'static str,
+    table: &mut LpmTrie<MapData, K, V>,
+    wanted: &[(Key<K>, V)],
+) -> Result<()>
+where
+    K: Pod + PartialEq,
+    V: Pod + PartialEq,
+{
+    let same = |a: &Key<K>, b: &Key<K>| a.prefix_len() == b.prefix_len() && a.data() == b.data();
+    let held: Vec<Key<K>> = table.keys().flatten().collect();
+    for (key, value) in wanted {
+        if table.get(key, 0).is_ok_and(|v| v == *value) && held.iter().any(|h| same(h, key)) {
+            continue;
+        }
+        table
+            .insert(key, value, 0)
+            .map_err(|e| write_error(name, 4096, &e))?;
+    }
+    for key in held {
+        if !wanted.iter().any(|(w, _)| same(w, &key)) {
+            removed(name, table.remove(&key))?;
+        }
+    }
+    Ok(())
 }

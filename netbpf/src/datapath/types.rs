@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use crate::settings::Release;
 use ipnet::IpNet;
 use netbpf_common::{drop::DropReason, flow::State, maps::EndpointStats};
 
@@ -27,8 +28,8 @@ pub struct Options {
     pub max_endpoints: u32,
     /// Outside ports that masquerade may give out.
     pub masquerade_ports: RangeInclusive<u16>,
-    /// Use clsact also where the kernel has TCX.
-    pub force_clsact: bool,
+    /// Use only what this kernel has.
+    pub as_kernel: Option<Release>,
 }
 
 /// Properties of a network that the programs act on.
@@ -74,6 +75,14 @@ pub struct LocalEntry {
     pub addr: IpAddr,
     /// The network whose gateway it is.
     pub gateway_of: Option<u32>,
+}
+
+/// The address that the host sends from to a destination by a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceEntry {
+    pub ifindex: u32,
+    pub destination: IpNet,
+    pub source: IpAddr,
 }
 
 /// A subnet of one of our networks.

@@ -7,7 +7,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{
     bpffs,
-    netlink::{AddressKind, Event, Events, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
+    netlink::{
+        AddressKind, Event, Events, Hear, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair,
+    },
     netns::Namespace,
     sockets::{self, Transport},
     sysctl,
@@ -157,7 +159,7 @@ fn addresses_routes_and_rules_are_read_as_they_were_written() {
 fn changes_are_heard() {
     isolated("netlink events", || {
         let mut host = Netlink::open().unwrap();
-        let mut events = Events::open().unwrap();
+        let mut events = Events::open(Hear::Nothing).unwrap();
         let peer = another_namespace();
         let ifindex = veth(&mut host, &peer);
         host.delete_link(ifindex).unwrap();

@@ -34,7 +34,7 @@ pub struct Options {
     /// Another netbpf instead of the same once more, to compare two of them
     #[arg(long, value_name = "BINARY")]
     pub other: Option<PathBuf>,
-    /// Flags of the other netbpf's daemon, such as --other-flag=--force-clsact
+    /// Flags of the other netbpf's daemon, such as --other-flag=--as-kernel=6.5
     #[arg(long, value_name = "FLAG")]
     pub other_flag: Vec<String>,
     /// Afterwards show nanoseconds per run of each program; turns the kernel's

@@ -93,7 +93,7 @@ impl Namespace {
         self.ip(&format!("link set {device} up"));
     }
 
-    /// A route; picks the family by the destination.
+    /// A route, in the place of one that is there; picks the family by the destination.
     #[track_caller]
     pub fn route(&self, destination: &str, how: &str) {
         let family = if destination.contains(':') || how.contains(':') {
@@ -101,7 +101,7 @@ impl Namespace {
         } else {
             "-4"
         };
-        self.ip(&format!("{family} route add {destination} {how}"));
+        self.ip(&format!("{family} route replace {destination} {how}"));
     }
 
     /// Sets a sysctl of this namespace.

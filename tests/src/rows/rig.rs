@@ -114,7 +114,7 @@ impl Rig {
             max_flows: 1024,
             max_endpoints: 64,
             masquerade_ports: 1024..=32_767,
-            force_clsact: false,
+            as_kernel: None,
         };
         let datapath = Datapath::open(&options).unwrap_or_else(|e| panic!("open: {e}"));
         let web = member(lab, host, 1, 1, &FRONT, 2);

@@ -27,9 +27,18 @@ pub struct Address {
     pub address: IpAddr,
     pub prefix: u8,
     pub tentative: bool,
+    /// Still valid, but not for new connections.
+    pub deprecated: bool,
     /// Bears our protocol number (5.18 and newer keep it).
     pub ours: bool,
     pub global: bool,
+}
+
+impl Address {
+    /// The subnet that it is in.
+    pub fn subnet(&self) -> Option<IpNet> {
+        IpNet::new(self.address, self.prefix).ok()
+    }
 }
 
 /// What an address is for.
@@ -190,11 +199,18 @@ fn parse(message: &AddressMessage) -> Option<Address> {
     let mut remote = None;
     let mut ours = false;
     let mut tentative = message.header.flags.contains(AddressHeaderFlags::Tentative);
+    let mut deprecated = message
+        .header
+        .flags
+        .contains(AddressHeaderFlags::Deprecated);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(a) => local = Some(*a),
             AddressAttribute::Address(a) => remote = Some(*a),
-            AddressAttribute::Flags(f) => tentative |= f.contains(AddressFlags::Tentative),
+            AddressAttribute::Flags(f) => {
+                tentative |= f.contains(AddressFlags::Tentative);
+                deprecated |= f.contains(AddressFlags::Deprecated);
+            }
             AddressAttribute::Protocol(p) => ours = *p == AddressProtocol::Other(RTM_PROTOCOL),
             _ => {}
         }
@@ -205,6 +221,7 @@ fn parse(message: &AddressMessage) -> Option<Address> {
         address: local.or(remote)?,
         prefix: message.header.prefix_len,
         tentative,
+        deprecated,
         ours,
         global: message.header.scope == AddressScope::Universe,
     })

@@ -3,14 +3,18 @@
 use std::{io, os::fd::AsRawFd, time::Duration};
 
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::LinkAttribute,
+    route::{RouteMessage, RouteProtocol, RouteType},
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::{
     MulticastGroup,
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use super::messages;
+use super::{RTM_PROTOCOL, messages};
 use crate::sys::{Result, SysError};
 
 /// One change.
@@ -22,8 +26,17 @@ pub enum Event {
     LinkGone { ifindex: u32 },
     /// An address came, changed or went.
     Address { ifindex: u32 },
+    /// A route of others came, changed or went.
+    Route,
     /// The kernel had more to say than the socket could hold: list anew.
     Overrun,
+}
+
+/// What is heard of besides devices and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hear {
+    Nothing,
+    Routes,
 }
 
 /// A socket that hears of changes in the namespace that it was made in.
@@ -34,16 +47,19 @@ pub struct Events {
 
 impl Events {
     /// A socket in the calling thread's network namespace.
-    pub fn open() -> Result<Events> {
+    pub fn open(besides: Hear) -> Result<Events> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             // A thousand devices that go at once fit in.
             let _ = socket.set_rx_buf_sz(4 * 1024 * 1024_u32);
-            let groups = [
+            let mut groups = vec![
                 MulticastGroup::Link,
                 MulticastGroup::Ipv4Ifaddr,
                 MulticastGroup::Ipv6Ifaddr,
             ];
+            if besides == Hear::Routes {
+                groups.extend([MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route]);
+            }
             let mask = groups.iter().fold(0, |m, g| m | (1 << (*g as u32 - 1)));
             socket.bind(&SocketAddr::new(0, mask))?;
             socket.set_non_blocking(true)?;
@@ -104,6 +120,15 @@ fn parse(message: netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>) -> O
                 ifindex: m.header.index,
             })
         }
+        RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) => {
+            is_of_others(&m).then_some(Event::Route)
+        }
         _ => None,
     }
+}
+
+/// Neither ours nor made of an address, of which there is an event already.
+fn is_of_others(route: &RouteMessage) -> bool {
+    route.header.protocol != RouteProtocol::Other(RTM_PROTOCOL)
+        && route.header.kind == RouteType::Unicast
 }

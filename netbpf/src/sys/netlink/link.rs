@@ -15,7 +15,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::{Events, Netlink};
+use super::{Events, Hear, Netlink};
 use crate::sys::{Result, SysError};
 
 /// Device group of our veths' host ends ("nbp" in ASCII): what is in it can be
@@ -260,7 +260,7 @@ impl Netlink {
         }
         let deadline = Instant::now() + timeout;
         // Listens before it asks again, so that the change cannot slip by.
-        let mut events = Events::open()?;
+        let mut events = Events::open(Hear::Nothing)?;
         while !is_running(self)? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

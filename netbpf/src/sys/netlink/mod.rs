@@ -11,7 +11,7 @@ mod qdisc;
 mod route;
 
 pub use address::{Address, AddressKind};
-pub use events::{Event, Events};
+pub use events::{Event, Events, Hear};
 pub use link::{Link, VethPair};
 pub use route::{Route, RouteKind, RouteTarget, Rule};
 

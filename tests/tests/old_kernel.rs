@@ -1,5 +1,6 @@
-//! The main job with programs held by clsact filters, as on kernels before 6.6,
-//! run on any kernel. Topologies are those of [`netbpf_tests::scenes`].
+//! The main job with only what the oldest kernel has, run on any: clsact instead of
+//! TCX (6.6), source addresses from the routes instead of the FIB (6.7).
+//! Topologies are those of [`netbpf_tests::scenes`].
 
 use netbpf::model::StatusInfo;
 use netbpf_tests::{
@@ -7,7 +8,7 @@ use netbpf_tests::{
     scenes::{self, End},
 };
 
-const FLAGS: [&str; 1] = ["--force-clsact"];
+const FLAGS: [&str; 2] = ["--as-kernel", "6.1"];
 
 #[test]
 fn programs_hang_by_clsact() {
@@ -27,27 +28,32 @@ fn programs_hang_by_clsact() {
 
 #[test]
 fn siblings() {
-    scenes::siblings("clsact_siblings", &FLAGS);
+    scenes::siblings("old_kernel_siblings", &FLAGS);
 }
 
 #[test]
 fn masquerade() {
-    scenes::masquerade("clsact_masquerade", &FLAGS);
+    scenes::masquerade("old_kernel_masquerade", &FLAGS);
 }
 
 #[test]
 fn publish() {
-    scenes::publish("clsact_publish", &FLAGS);
+    scenes::publish("old_kernel_publish", &FLAGS);
+}
+
+#[test]
+fn source_addresses() {
+    scenes::source_addresses("old_kernel_sources", &FLAGS);
 }
 
 #[test]
 fn restart() {
-    scenes::restart_under_traffic("clsact_restart", &FLAGS, End::Stop);
+    scenes::restart_under_traffic("old_kernel_restart", &FLAGS, End::Stop);
 }
 
 #[test]
 fn kill() {
-    scenes::restart_under_traffic("clsact_kill", &FLAGS, End::Kill);
+    scenes::restart_under_traffic("old_kernel_kill", &FLAGS, End::Kill);
 }
 
 #[test]
