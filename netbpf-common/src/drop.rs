@@ -100,6 +100,10 @@ reasons! {
         "link-local addresses are not carried: use the container's own address";
     31 ForwardingOff "forwarding_off" "the host's end of the veth lost its forwarding setting, without which the kernel answers no route"
         "something wrote net.ipv4.ip_forward or net.ipv6.conf.all.forwarding, which resets every device; the daemon puts it back within three seconds";
+    32 Unpublished "unpublished" "its published port was taken back; answered with a reset or port unreachable"
+        "meant so: the rest of connections that ended with `netbpf unpublish`";
+    33 NotAllowed "not_allowed" "the published port is not for this client"
+        "add the client to the port's allow list: `netbpf update NAME -p published=…,allow=…`";
 }
 
 /// Entries of the per-CPU counter array: one per possible number.

@@ -9,6 +9,12 @@ pub const SOURCES: &str = "sources";
 pub const LOCALS: &str = "locals";
 pub const SUBNETS: &str = "subnets";
 pub const PORTS: &str = "ports";
+pub const PUBLISHED: &str = "published";
+pub const SHARES: &str = "shares";
+pub const BACKENDS: &str = "backends";
+pub const ALLOWS: &str = "allows";
+pub const HOST_CONNS: &str = "host_conns";
+pub const HOST_PEERS: &str = "host_peers";
 pub const GENERATIONS: &str = "generations";
 pub const FLOWS4: &str = "flows4";
 pub const FLOWS6: &str = "flows6";
@@ -22,6 +28,10 @@ pub const ENDPOINT_STATS: &str = "endpoint_stats";
 pub const ENDPOINT_DROPS: &str = "endpoint_drops";
 pub const DROPS: &str = "drops";
 pub const EVENTS: &str = "events";
+/// Sockets of the host with an entry in `host_conns` or `host_peers`.
+pub const HOST_MARKS: &str = "host_marks";
+/// New flows to shared ports, per CPU.
+pub const TURNS: &str = "turns";
 /// Per-CPU working space of a program, of no interest outside of it.
 pub const SCRATCH: &str = "scratch";
 
@@ -37,8 +47,16 @@ pub const MAPS: &[&str] = &[
     SOURCES,
     LOCALS,
     SUBNETS,
+    PUBLISHED,
     PORTS,
+    SHARES,
+    BACKENDS,
+    ALLOWS,
     GENERATIONS,
+    HOST_CONNS,
+    HOST_PEERS,
+    HOST_MARKS,
+    TURNS,
     FLOWS4,
     FLOWS6,
     TRANSIENT4,
@@ -64,14 +82,43 @@ pub const FROM_UPLINK: &str = "from_uplink";
 /// TC ingress of an uplink without Ethernet header (tun, WireGuard, ppp).
 pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
 
-/// Every program.
-pub const PROGRAMS: &[&str] = &[FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_UPLINK_L3];
+/// TC egress of `lo`.
+pub const HOST_LOCAL: &str = "host_local";
+
+/// Every program of devices.
+pub const PROGRAMS: &[&str] = &[
+    FROM_CONTAINER,
+    TO_CONTAINER,
+    FROM_UPLINK,
+    FROM_UPLINK_L3,
+    HOST_LOCAL,
+];
+
+/// Every program of cgroups, on the sockets of the host's own processes. What undoes
+/// what others do comes before them.
+pub const HOST_PROGRAMS: &[&str] = &[
+    "host_release",
+    "host_recvmsg4",
+    "host_recvmsg6",
+    "host_peername4",
+    "host_peername6",
+    "host_connect4",
+    "host_connect6",
+    "host_sendmsg4",
+    "host_sendmsg6",
+    "host_bind4",
+    "host_bind6",
+];
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn the_kernel_keeps_the_whole_name() {
-        for name in super::MAPS.iter().chain(super::PROGRAMS) {
+        for name in super::MAPS
+            .iter()
+            .chain(super::PROGRAMS)
+            .chain(super::HOST_PROGRAMS)
+        {
             assert!(name.len() <= 15, "{name}");
         }
     }

@@ -16,6 +16,8 @@ pub enum Kind {
     Forward,
     /// The same by a device whose packets have no Ethernet header.
     ForwardBare,
+    /// To a program of the host that asked by `lo`, the same way back.
+    ToLoopback,
     /// The packet was rewritten into an answer (ARP, ND, ICMP error) that goes
     /// back where it came from.
     Answer,
@@ -38,6 +40,7 @@ const DELIVER: u64 = 2;
 const FORWARD: u64 = 3;
 const FORWARD_BARE: u64 = 4;
 const ANSWER: u64 = 5;
+const TO_LOOPBACK: u64 = 6;
 const DROP: u64 = 7;
 const TO_PORT: u64 = 8;
 const TO_MASQUERADE: u64 = 9;
@@ -50,6 +53,7 @@ impl Coded {
     pub const PASS: Coded = Coded(PASS);
     pub const TO_HOST: Coded = Coded(TO_HOST);
     pub const ANSWER: Coded = Coded(ANSWER);
+    pub const TO_LOOPBACK: Coded = Coded(TO_LOOPBACK);
     /// No end yet: the step that begins flows to published ports is next.
     pub const TO_PORT: Coded = Coded(TO_PORT);
     /// No end yet: the step that begins masqueraded flows is next.
@@ -93,6 +97,7 @@ impl Coded {
             FORWARD => Kind::Forward,
             FORWARD_BARE => Kind::ForwardBare,
             ANSWER => Kind::Answer,
+            TO_LOOPBACK => Kind::ToLoopback,
             _ => Kind::Drop,
         }
     }

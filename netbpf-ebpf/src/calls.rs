@@ -11,7 +11,11 @@ use crate::{
     emit,
     family::{Family, V4, V6, scratch},
     programs::HEADERS,
-    stage::{Step, arp, flow, masquerade, nd, port, refuse, route},
+    stage::{
+        Step, arp, flow, masquerade, nd,
+        port::{self, Client},
+        refuse, route,
+    },
 };
 
 /// A step's outcome as one number; `Err` is a drop.
@@ -29,7 +33,10 @@ fn reason(number: u32) -> DropReason {
 }
 
 macro_rules! of_family {
-    ($family:ty, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident) => {
+    (
+        $family:ty, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
+        $try_outside:ident, $try_source:ident
+    ) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $route(skb: *mut __sk_buff) -> u64 {
@@ -49,13 +56,11 @@ macro_rules! of_family {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $port(skb: *mut __sk_buff, from_container: u32) -> u64 {
+        pub extern "C" fn $port(skb: *mut __sk_buff, client: u32) -> u64 {
             let skb = &Skb::from_raw(skb);
-            code(
-                scratch::<$family>().and_then(|(p, room)| {
-                    port::begin::<$family>(skb, p, room, from_container != 0)
-                }),
-            )
+            code(scratch::<$family>().and_then(|(p, room)| {
+                port::begin::<$family>(skb, p, room, Client::from_number(client))
+            }))
         }
 
         #[unsafe(no_mangle)]
@@ -78,11 +83,51 @@ macro_rules! of_family {
                 }),
             )
         }
+
+        /// Tries an outside port.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $try_outside(skb: *mut __sk_buff, candidate: u32) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((p, room)) => masquerade::try_port::<$family>(skb, p, room, candidate as u16),
+                Err(_) => 0,
+            }
+        }
+
+        /// Tries a source port towards a container.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $try_source(skb: *mut __sk_buff, candidate: u32, own: u32) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((_, room)) => port::try_source::<$family>(skb, room, candidate as u16, own != 0),
+                Err(_) => 0,
+            }
+        }
     };
 }
 
-of_family!(V4, route_v4, masquerade_v4, port_v4, refuse_v4, advance_v4);
-of_family!(V6, route_v6, masquerade_v6, port_v6, refuse_v6, advance_v6);
+of_family!(
+    V4,
+    route_v4,
+    masquerade_v4,
+    port_v4,
+    refuse_v4,
+    advance_v4,
+    try_outside_v4,
+    try_source_v4
+);
+of_family!(
+    V6,
+    route_v6,
+    masquerade_v6,
+    port_v6,
+    refuse_v6,
+    advance_v6,
+    try_outside_v6,
+    try_source_v6
+);
 
 /// Neighbour discovery from a container.
 #[unsafe(no_mangle)]

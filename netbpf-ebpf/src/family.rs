@@ -8,13 +8,14 @@ use netbpf_common::{
     addr::{self, Addr, Addr4, Addr6},
     drop::DropReason,
     maps::{
-        EndpointKey, Flow, FlowKey, LocalKey, MappingKey, Outside, OutsideKey, PortData,
-        SourceData, SubnetData, Uplink, Veth,
+        AllowData, BackendKey, EndpointKey, Flow, FlowKey, LocalKey, MappingKey, Outside,
+        OutsideKey, PortData, SourceData, SubnetData, Uplink, Veth,
     },
     packet::{
         self, checksum, eth, icmp, ipv4, ipv6,
         tuple::{Ip, Transport},
     },
+    time::Ticks,
     verdict::Coded,
 };
 
@@ -22,7 +23,7 @@ use crate::{
     calls,
     ctx::{Skb, sum_diff},
     maps::{self, Flows, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
-    stage::{route::Way, translate::NewTuple},
+    stage::{port::Client, route::Way, translate::NewTuple},
 };
 
 const AF_INET: u8 = 2;
@@ -61,6 +62,12 @@ pub struct Room<A> {
     pub endpoint_key: EndpointKey,
     pub subnet_key: Key<SubnetData>,
     pub port_key: Key<PortData>,
+    pub allow_key: Key<AllowData>,
+    pub backend_key: BackendKey,
+    /// Who asks for a published port.
+    pub client: Addr,
+    /// When a mapping that is made now may be taken for another.
+    pub expires: Ticks,
     pub socket: bpf_sock_tuple,
     /// Family 0: the neighbour is the kernel's to find.
     pub next_hop: bpf_redir_neigh,
@@ -157,9 +164,11 @@ pub trait Family: Sized {
     /// The steps that are functions of their own; see [`crate::calls`].
     fn call_route(skb: &Skb) -> Coded;
     fn call_masquerade(skb: &Skb) -> Coded;
-    fn call_port(skb: &Skb, from_container: bool) -> Coded;
+    fn call_port(skb: &Skb, client: Client) -> Coded;
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded;
     fn call_advance(seen: u8, opens: bool) -> Coded;
+    fn call_try_outside(skb: &Skb, candidate: u16) -> u32;
+    fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
 }
 
 pub enum V4 {}
@@ -202,8 +211,8 @@ impl Family for V4 {
         Coded::from_bits(calls::masquerade_v4(skb.raw()))
     }
     #[inline(always)]
-    fn call_port(skb: &Skb, from_container: bool) -> Coded {
-        Coded::from_bits(calls::port_v4(skb.raw(), u32::from(from_container)))
+    fn call_port(skb: &Skb, client: Client) -> Coded {
+        Coded::from_bits(calls::port_v4(skb.raw(), client as u32))
     }
     #[inline(always)]
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded {
@@ -212,6 +221,14 @@ impl Family for V4 {
     #[inline(always)]
     fn call_advance(seen: u8, opens: bool) -> Coded {
         Coded::from_bits(calls::advance_v4(u32::from(seen), u32::from(opens)))
+    }
+    #[inline(always)]
+    fn call_try_outside(skb: &Skb, candidate: u16) -> u32 {
+        calls::try_outside_v4(skb.raw(), candidate.into())
+    }
+    #[inline(always)]
+    fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32 {
+        calls::try_source_v4(skb.raw(), candidate.into(), own.into())
     }
     #[inline(always)]
     fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr4>> {
@@ -355,6 +372,7 @@ impl Family for V4 {
             DropReason::Prohibited => Some((icmp::UNREACHABLE, icmp::ADMIN_PROHIBITED)),
             DropReason::HopLimit => Some((icmp::TIME_EXCEEDED, 0)),
             DropReason::TooBig => Some((icmp::UNREACHABLE, icmp::FRAG_NEEDED)),
+            DropReason::Unpublished => Some((icmp::UNREACHABLE, icmp::PORT_UNREACHABLE)),
             _ => None,
         }
     }
@@ -384,8 +402,8 @@ impl Family for V6 {
         Coded::from_bits(calls::masquerade_v6(skb.raw()))
     }
     #[inline(always)]
-    fn call_port(skb: &Skb, from_container: bool) -> Coded {
-        Coded::from_bits(calls::port_v6(skb.raw(), u32::from(from_container)))
+    fn call_port(skb: &Skb, client: Client) -> Coded {
+        Coded::from_bits(calls::port_v6(skb.raw(), client as u32))
     }
     #[inline(always)]
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded {
@@ -394,6 +412,14 @@ impl Family for V6 {
     #[inline(always)]
     fn call_advance(seen: u8, opens: bool) -> Coded {
         Coded::from_bits(calls::advance_v6(u32::from(seen), u32::from(opens)))
+    }
+    #[inline(always)]
+    fn call_try_outside(skb: &Skb, candidate: u16) -> u32 {
+        calls::try_outside_v6(skb.raw(), candidate.into())
+    }
+    #[inline(always)]
+    fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32 {
+        calls::try_source_v6(skb.raw(), candidate.into(), own.into())
     }
     #[inline(always)]
     fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr6>> {
@@ -507,6 +533,7 @@ impl Family for V6 {
             DropReason::Prohibited => Some((icmp::V6_UNREACHABLE, icmp::V6_ADMIN_PROHIBITED)),
             DropReason::HopLimit => Some((icmp::V6_TIME_EXCEEDED, 0)),
             DropReason::TooBig => Some((icmp::V6_TOO_BIG, 0)),
+            DropReason::Unpublished => Some((icmp::V6_UNREACHABLE, icmp::V6_PORT_UNREACHABLE)),
             _ => None,
         }
     }

@@ -16,6 +16,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]
+mod socket;
+#[cfg(target_arch = "bpf")]
 mod stage;
 
 /// The crate is a program of the BPF target alone; on the host it is empty, so

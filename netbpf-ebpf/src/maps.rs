@@ -2,7 +2,7 @@
 //! that make sense; the loader sets them from the configuration.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use netbpf_common::{
@@ -10,9 +10,10 @@ use netbpf_common::{
     drop::COUNTERS,
     event::Event,
     maps::{
-        Config, DropKey, Endpoint, EndpointKey, EndpointStats, Flow, FlowKey, Local, LocalKey,
-        Mapping, MappingKey, Outside, OutsideKey, Port, PortData, Source, SourceData, Subnet,
-        SubnetData, Uplink, Veth,
+        AllowData, Backend, BackendKey, Config, DropKey, Endpoint, EndpointKey, EndpointStats,
+        Flow, FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer,
+        PeerKey, Port, PortData, Published, Share, Source, SourceData, Subnet, SubnetData, Uplink,
+        Veth, published::PUBLISHED_ENTRIES,
     },
 };
 
@@ -38,6 +39,33 @@ pub static LOCALS: HashMap<LocalKey, Local, 4096> = HashMap::new();
 
 #[btf_map(name = "subnets")]
 pub static SUBNETS: LpmTrie<SubnetData, Subnet, 4096> = LpmTrie::new();
+
+#[btf_map(name = "published")]
+pub static PUBLISHED: Array<Published, { PUBLISHED_ENTRIES as usize }> = Array::new();
+
+#[btf_map(name = "shares")]
+pub static SHARES: HashMap<u32, Share, 4096, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "backends")]
+pub static BACKENDS: HashMap<BackendKey, Backend, 16384, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "allows")]
+pub static ALLOWS: LpmTrie<AllowData, u32, 65536> = LpmTrie::new();
+
+#[btf_map(name = "host_conns")]
+pub static HOST_CONNS: HashMap<u64, HostConn, 65536, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "host_peers")]
+pub static HOST_PEERS: LruHashMap<PeerKey, Peer, 16384> = LruHashMap::new();
+
+/// Not 0 for sockets of the host that have something in [`HOST_CONNS`] or
+/// [`HOST_PEERS`].
+#[btf_map(name = "host_marks")]
+pub static HOST_MARKS: SkStorage<u32> = SkStorage::new();
+
+/// New flows to shared ports.
+#[btf_map(name = "turns")]
+pub static TURNS: PerCpuArray<u32, 1> = PerCpuArray::new();
 
 #[btf_map(name = "ports")]
 pub static PORTS: LpmTrie<PortData, Port, 65536> = LpmTrie::new();

@@ -118,6 +118,9 @@ pub struct AttachSpec {
     /// Port specs as on the command line, short or long form.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
+    /// Ports that other endpoints have published may be published beside them.
+    #[serde(default)]
+    pub share: bool,
     #[serde(default)]
     pub publish_all: bool,
     /// `PORT/PROTO`.
@@ -142,8 +145,20 @@ pub struct PortInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port_end: Option<u16>,
     pub container_port: u16,
+    /// Clients that may use it; empty: all.
     pub allow: Vec<IpNet>,
+    /// Of new connections, beside others that share the port.
     pub weight: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+}
+
+/// Which clients of a shared port keep their endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// Those of one address.
+    Client,
 }
 
 /// An endpoint, as `attach`, `ps` and `inspect` print it.
@@ -185,12 +200,39 @@ pub struct DnsInfo {
     pub search: Vec<String>,
 }
 
-/// `POST /v1/endpoints/{name}/ports` and `DELETE` of the same.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `POST /v1/endpoints/{name}/ports`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Port specs as on the command line, short or long form.
+    pub publish: Vec<String>,
+    /// Ports that other endpoints have published may be published beside them.
+    #[serde(default)]
+    pub share: bool,
+}
+
+/// `DELETE /v1/endpoints/{name}/ports`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnpublishSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Port specs as they were published.
+    pub publish: Vec<String>,
+    /// Seconds for which connections may go on; without it they end at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<u64>,
+}
+
+/// `PATCH /v1/endpoints/{name}`: what changes while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Published ports with the allow list or weight that they are to have.
     pub publish: Vec<String>,
 }
 

@@ -31,7 +31,7 @@ fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
 #[test]
 fn examples_are_what_the_api_takes_and_answers() {
     let examples = examples();
-    assert_eq!(examples.len(), 12);
+    assert_eq!(examples.len(), 14);
     for (name, text) in &examples {
         match name.as_str() {
             "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
@@ -39,6 +39,8 @@ fn examples_are_what_the_api_takes_and_answers() {
             "AttachSpec" => is_whole::<AttachSpec>(name, text),
             "EndpointInfo" => is_whole::<EndpointInfo>(name, text),
             "PublishSpec" => is_whole::<PublishSpec>(name, text),
+            "UnpublishSpec" => is_whole::<UnpublishSpec>(name, text),
+            "UpdateSpec" => is_whole::<UpdateSpec>(name, text),
             "PortOf" => is_whole::<PortOf>(name, text),
             "FlowInfo" => is_whole::<FlowInfo>(name, text),
             "DropInfo" => is_whole::<DropInfo>(name, text),

@@ -18,7 +18,7 @@ use std::{
 use netbpf::{
     control::Control,
     error::Code,
-    model::{AttachSpec, EndpointInfo, NetnsRef, NetworkSpec, PublishSpec},
+    model::{AttachSpec, EndpointInfo, NetnsRef, NetworkSpec, PublishSpec, UnpublishSpec},
     settings::Settings,
 };
 use serde_json::Value;
@@ -119,6 +119,7 @@ impl Container {
             ips: vec![],
             mac: None,
             publish: vec![],
+            share: false,
             publish_all: false,
             expose: vec![],
             aliases: vec![],
@@ -368,6 +369,7 @@ fn several_networks_share_the_default_route() {
     let spec = PublishSpec {
         network: None,
         publish: vec!["8080:80".into()],
+        share: false,
     };
     let published = host.run(control.publish("web", spec)).unwrap();
     assert_eq!(published.network, "default");
@@ -376,6 +378,7 @@ fn several_networks_share_the_default_route() {
         PublishSpec {
             network: Some("inner".into()),
             publish: vec!["81:80".into()],
+            share: false,
         },
     ));
     assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
@@ -552,9 +555,10 @@ fn refusals_name_what_is_in_the_way() {
     };
     let info = host.run(control.attach(spec)).unwrap();
     assert_eq!(info.ports.len(), 3, "{:?}", info.ports);
-    let spec = PublishSpec {
+    let spec = UnpublishSpec {
         network: None,
         publish: vec!["8081:80".into()],
+        drain: None,
     };
     let after = host.run(control.unpublish("other", spec.clone())).unwrap();
     assert_eq!(after.ports.len(), 2);

@@ -75,6 +75,29 @@ impl Way {
         frame
     }
 
+    /// An SCTP packet with one chunk of that type; its checksum, which covers no
+    /// address, is whatever it is.
+    pub fn sctp(&self, from_port: u16, to_port: u16, chunk: u8) -> Vec<u8> {
+        let mut payload = Vec::new();
+        payload.extend(from_port.to_be_bytes());
+        payload.extend(to_port.to_be_bytes());
+        // Verification tag, checksum, chunk.
+        payload.extend([0, 0, 0, 0, 0xde, 0xad, 0xbe, 0xef, chunk, 0, 0, 4]);
+        self.protocol(132, &payload)
+    }
+
+    /// The segment that resets a connection; as an answer to one that had no
+    /// acknowledgement it has one itself.
+    pub fn reset(&self, from_port: u16, to_port: u16, seq: u32, ack: Option<u32>) -> Vec<u8> {
+        let mut builder = self.headers().tcp(from_port, to_port, seq, 0).rst();
+        if let Some(ack) = ack {
+            builder = builder.ack(ack);
+        }
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).expect("a packet");
+        frame
+    }
+
     pub fn echo_request(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
         self.icmp(true, id, seq, payload)
     }

@@ -76,6 +76,7 @@ fn only_sys_uses_netlink_and_nix() {
         "rtnetlink::",
         "netlink_packet_core::",
         "netlink_packet_route::",
+        "netlink_packet_sock_diag::",
         "nix::",
     ];
     let found = uses_outside(&what, "sys");

@@ -231,13 +231,14 @@ fn every_map_is_pinned_and_reads_well_in_bpftool() {
         let found = pins.iter().find(is_it);
         found.unwrap_or_else(|| panic!("{name} is not pinned: {pins:?}"))
     };
-    for name in names::PROGRAMS {
+    for name in names::PROGRAMS.iter().chain(names::HOST_PROGRAMS) {
         Cmd::new(&["bpftool", "prog", "show", "pinned", pin(name)]).ok();
     }
     for name in names::MAPS {
         let shown = Cmd::new(&["bpftool", "map", "show", "pinned", pin(name)]).ok();
         assert!(shown.contains(name), "{shown}");
-        if ![names::EVENTS, names::SCRATCH].contains(name) {
+        // What belongs to sockets is listed by nobody.
+        if ![names::EVENTS, names::SCRATCH, names::HOST_MARKS].contains(name) {
             Cmd::new(&["bpftool", "map", "dump", "pinned", pin(name)]).ok();
         }
     }

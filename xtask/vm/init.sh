@@ -154,6 +154,17 @@ check masquerade-tcp-v6 fetch b "http://[$OUT6]/" "page of out"
 check publish-v4 fetch out "http://$HOST4:8080/" "page of a"
 check publish-v6 fetch out "http://[$HOST6]:8080/" "page of a"
 
+# The host's own programs: translated when they connect, and kept from the port.
+check host-sockets bash -c 'netbpf status -j | grep -q "\"host_sockets\": *\"cgroup\""'
+check host-v4 fetch host "http://$HOST4:8080/" "page of a"
+check host-v6 fetch host "http://[$HOST6]:8080/" "page of a"
+check localhost-v4 fetch host "http://127.0.0.1:8080/" "page of a"
+check localhost-v6 fetch host "http://[::1]:8080/" "page of a"
+check held bash -c '! nsenter --net=/run/netns/host -- httpd -h /run/www -p 8080'
+check unpublish netbpf unpublish a -p 8080:80
+check unpublished bash -c '! fetch out "http://$0:8080/" "page of a"' $HOST4
+check publish-again netbpf publish a -p 8080:80
+
 # A stopped daemon leaves the datapath running, and a started one takes it over.
 nsenter --net=/run/netns/a -- ping -n -i 0.2 -w 60 "$B4" >/tmp/sibling.log 2>&1 &
 sibling=$!

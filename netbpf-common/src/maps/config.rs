@@ -2,6 +2,9 @@
 
 use crate::assert_layout;
 
+/// `SO_MARK` of sockets that may bind published ports: the daemon's own.
+pub const UNHELD_MARK: u32 = 0x6e62_7066;
+
 /// The only entry of `config`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,5 +20,7 @@ pub struct Config {
     pub gateway_mac: [u8; 6],
     /// Explicit padding, 0.
     pub reserved: [u8; 6],
+    /// The network namespace whose processes are the host's own (`SO_NETNS_COOKIE`).
+    pub netns_cookie: u64,
 }
-assert_layout!(Config, 24);
+assert_layout!(Config, 32);

@@ -22,7 +22,7 @@ pub struct FlowKey<A> {
     pub protocol: u8,
     /// Explicit padding, 0.
     pub reserved: u8,
-    /// The side that the packet arrives from: [`ARRIVAL_UPLINK`] or
+    /// The side that the packet arrives from: [`ARRIVAL_UPLINK`], [`ARRIVAL_HOST`] or
     /// [`arrival_container`]. A packet forged on one side never matches a flow
     /// of the other.
     pub arrival: u16,
@@ -33,8 +33,11 @@ assert_layout!(FlowKey<[u8; 16]>, 40);
 /// Arrived from an uplink.
 pub const ARRIVAL_UPLINK: u16 = 0;
 
+/// Sent by the host itself to itself: seen on the way out by `lo`.
+pub const ARRIVAL_HOST: u16 = 0xffff;
+
 /// Arrived from a container whose addresses are in this scope (as in
-/// [`crate::maps::EndpointKey`]; below 65,535).
+/// [`crate::maps::EndpointKey`]; below 65,534).
 #[inline(always)]
 pub const fn arrival_container(scope: u32) -> u16 {
     scope as u16 + 1
@@ -52,9 +55,20 @@ pub const FLOW_ETHERNET: u8 = 1 << 3;
 /// is then left to find.
 pub const FLOW_FOREIGN_NEXT_HOP: u8 = 1 << 4;
 
+/// This half leads to the host itself, by `lo`.
+pub const FLOW_TO_HOST: u8 = 1 << 5;
+
 /// What made the flow.
 pub const KIND_PUBLISH: u8 = 1;
 pub const KIND_MASQUERADE: u8 = 2;
+/// A published port asked for by the host itself, packet by packet.
+pub const KIND_LOCAL: u8 = 3;
+
+/// The flow was made by a published port: it ends when that is taken back.
+#[inline(always)]
+pub const fn is_of_port(kind: u8) -> bool {
+    kind == KIND_PUBLISH || kind == KIND_LOCAL
+}
 
 /// Value: what becomes of the packet.
 #[repr(C)]
@@ -88,7 +102,8 @@ pub struct Flow<A> {
     pub next_hop: A,
     /// To a container: its MAC.
     pub mac: [u8; 6],
-    /// Outward: the MTU of the way out.
+    /// Outward: the MTU of the way out. From the host to a container: that of the
+    /// container's network. Else 0.
     pub mtu: u16,
     /// `KIND_*`.
     pub kind: u8,

@@ -11,6 +11,7 @@ pub const TIME_EXCEEDED: u8 = 11;
 
 pub const NET_UNREACHABLE: u8 = 0;
 pub const HOST_UNREACHABLE: u8 = 1;
+pub const PORT_UNREACHABLE: u8 = 3;
 pub const FRAG_NEEDED: u8 = 4;
 pub const ADMIN_PROHIBITED: u8 = 13;
 
@@ -23,6 +24,7 @@ pub const V6_ECHO_REPLY: u8 = 129;
 pub const V6_NO_ROUTE: u8 = 0;
 pub const V6_ADMIN_PROHIBITED: u8 = 1;
 pub const V6_ADDRESS_UNREACHABLE: u8 = 3;
+pub const V6_PORT_UNREACHABLE: u8 = 4;
 
 /// An ICMP message about another packet: it must not be answered by one.
 #[inline(always)]

@@ -41,6 +41,9 @@ pub fn parse(packet: &(impl Read + ?Sized), offset: usize) -> Option<Ip<[u8; 4]>
     })
 }
 
+/// First byte of the loopback addresses (RFC 1122 section 3.2.1.3 (g)).
+pub const LOOPBACK_NET: u8 = 127;
+
 /// Multicast or limited broadcast.
 #[inline(always)]
 pub const fn is_multicast(a: [u8; 4]) -> bool {
@@ -50,7 +53,7 @@ pub const fn is_multicast(a: [u8; 4]) -> bool {
 /// Loopback, or "this network" 0/8 (RFC 1122 section 3.2.1.3).
 #[inline(always)]
 pub const fn is_martian(a: [u8; 4]) -> bool {
-    a[0] == 127 || a[0] == 0
+    a[0] == LOOPBACK_NET || a[0] == 0
 }
 
 /// 169.254/16 (RFC 3927).

@@ -10,6 +10,7 @@ pub mod ipv6;
 pub mod nd;
 #[cfg(test)]
 mod properties;
+pub mod sctp;
 pub mod tcp;
 pub mod tuple;
 

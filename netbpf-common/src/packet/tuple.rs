@@ -1,7 +1,7 @@
 //! What a program knows of an IP packet after parsing it once.
 
 use super::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Read, icmp, tcp,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Read, icmp, sctp, tcp,
 };
 use crate::maps::FlowKey;
 
@@ -38,7 +38,7 @@ pub struct Transport {
     pub sport: u16,
     pub dport: u16,
     pub kind: TransportKind,
-    /// TCP flags, ICMP type, else 0.
+    /// TCP flags, ICMP type, type of the first SCTP chunk, else 0.
     pub flags: u8,
 }
 
@@ -64,7 +64,10 @@ pub fn transport(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Opti
             Some(ports(&b, TransportKind::Tcp, b[tcp::FLAGS]))
         }
         IPPROTO_UDP => Some(ports(&packet.bytes::<8>(l4)?, TransportKind::Udp, 0)),
-        IPPROTO_SCTP => Some(ports(&packet.bytes::<12>(l4)?, TransportKind::Sctp, 0)),
+        IPPROTO_SCTP => {
+            let b = packet.bytes::<13>(l4)?;
+            Some(ports(&b, TransportKind::Sctp, b[sctp::CHUNK]))
+        }
         IPPROTO_ICMP | IPPROTO_ICMPV6 => {
             let b = packet.bytes::<8>(l4)?;
             let id = u16::from_be_bytes([b[icmp::ID], b[icmp::ID + 1]]);
@@ -101,6 +104,7 @@ impl Transport {
             self.kind,
             TransportKind::Tcp
                 | TransportKind::Udp
+                | TransportKind::Sctp
                 | TransportKind::EchoRequest
                 | TransportKind::EchoReply
         )

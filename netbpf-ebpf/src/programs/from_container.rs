@@ -17,7 +17,7 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{HEADERS, begin, refuse, send};
+use super::{HEADERS, LOOPBACK, begin, refuse, send};
 use crate::{
     calls,
     ctx::Skb,
@@ -26,7 +26,9 @@ use crate::{
     stage::{
         Step, antispoof, deliver,
         flow::{self, Found},
-        local, nd, route,
+        local, nd,
+        port::Client,
+        route,
     },
 };
 
@@ -67,7 +69,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     let own = veth.endpoint;
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
     if verdict == Coded::TO_PORT {
-        verdict = begin::<F>(skb, F::call_port(skb, true));
+        verdict = begin::<F>(skb, F::call_port(skb, Client::Container));
         if verdict == Coded::PASS {
             verdict = Coded::TO_HOST;
         }
@@ -207,6 +209,12 @@ fn finish<F: Family>(skb: &Skb, own: u32, verdict: Coded) -> i32 {
         Kind::ForwardBare => {
             emit::sent(skb, own);
             skb.redirect(verdict.ifindex())
+        }
+        Kind::ToLoopback => {
+            emit::sent(skb, own);
+            // The kernel's own route makes the packet local: `lo` would take it for a
+            // martian otherwise.
+            skb.redirect_neigh(LOOPBACK, None)
         }
         Kind::Answer => {
             skb.for_host();

@@ -7,14 +7,11 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     drop::DropReason,
     maps::{flows::ARRIVAL_UPLINK, locals::LOCAL_GATEWAY},
-    packet::{
-        eth,
-        tuple::{self, NO_TRANSPORT},
-    },
+    packet::eth,
     verdict::{Coded, Kind},
 };
 
-use super::{HEADERS, begin, refuse};
+use super::{begin, parse, refuse};
 use crate::{
     ctx::{PACKET_OTHERHOST, Skb},
     emit,
@@ -22,7 +19,9 @@ use crate::{
     stage::{
         Step, deliver,
         flow::{self, Found},
-        local, nd, port, route,
+        local, nd,
+        port::{self, Client},
+        route,
     },
 };
 
@@ -56,7 +55,7 @@ fn program(skb: &Skb, l3: usize) -> i32 {
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
     if verdict == Coded::TO_PORT {
-        verdict = begin::<F>(skb, F::call_port(skb, false));
+        verdict = begin::<F>(skb, F::call_port(skb, Client::Uplink));
     }
     finish(skb, refuse::<F>(skb, l3, verdict, 0))
 }
@@ -64,7 +63,7 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) => match parse::<F>(skb, l3, p) {
+        Ok((p, room)) => match parse::<F>(skb, l3, p, ARRIVAL_UPLINK) {
             Some(()) => {
                 // For a routed network's container the answer is the host's.
                 room.answer_from = match route::uplink(skb.ifindex()) {
@@ -79,33 +78,6 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
         Err(_) => Coded::PASS,
     };
     verdict.to_bits()
-}
-
-/// Addresses are judged also where there are no ports to be read: a packet that is
-/// put together or read further by the host's stack must not get past the checks.
-#[inline(always)]
-fn parse<F: Family>(skb: &Skb, l3: usize, p: &mut Packet<F::Addr>) -> Option<()> {
-    p.l3 = l3;
-    p.ip = match F::parse(skb, l3) {
-        Some(ip) if !ip.opaque => ip,
-        // Headers beyond the part that can be read directly.
-        _ => {
-            skb.pull(HEADERS);
-            F::parse(skb, l3)?
-        }
-    };
-    p.t = NO_TRANSPORT;
-    if !p.ip.later_fragment && !p.ip.opaque {
-        let l4 = p.ip.l4 & 0x3fff;
-        if let Some(t) = tuple::transport(skb, p.ip.protocol, l4) {
-            p.t = t;
-        } else {
-            skb.pull(HEADERS);
-            p.t = tuple::transport(skb, p.ip.protocol, l4).unwrap_or(NO_TRANSPORT);
-        }
-    }
-    p.key = p.ip.key(&p.t, ARRIVAL_UPLINK);
-    Some(())
 }
 
 #[inline(always)]

@@ -2,10 +2,13 @@
 
 mod from_container;
 mod from_uplink;
+mod host_local;
+mod sock_addr;
 mod to_container;
 
 use netbpf_common::{
     drop::DropReason,
+    packet::tuple::{self, NO_TRANSPORT},
     verdict::{Coded, Kind},
 };
 
@@ -13,12 +16,44 @@ use crate::{
     calls,
     ctx::Skb,
     emit,
-    family::{Family, scratch},
+    family::{Family, Packet, scratch},
 };
 
 /// Bytes at the head of a packet that are made readable: link and network
 /// header with options, and a transport header.
 pub const HEADERS: u32 = 128;
+
+/// Ifindex of `lo` in every network namespace.
+pub const LOOPBACK: u32 = 1;
+
+/// Parses a packet that the host's stack would take: what cannot be parsed is the
+/// stack's to judge. Addresses are judged also where there are no ports to be read: a
+/// packet that is put together or read further by the stack must not get past the
+/// checks.
+#[inline(always)]
+fn parse<F: Family>(skb: &Skb, l3: usize, p: &mut Packet<F::Addr>, arrival: u16) -> Option<()> {
+    p.l3 = l3;
+    p.ip = match F::parse(skb, l3) {
+        Some(ip) if !ip.opaque => ip,
+        // Headers beyond the part that can be read directly.
+        _ => {
+            skb.pull(HEADERS);
+            F::parse(skb, l3)?
+        }
+    };
+    p.t = NO_TRANSPORT;
+    if !p.ip.later_fragment && !p.ip.opaque {
+        let l4 = p.ip.l4 & 0x3fff;
+        if let Some(t) = tuple::transport(skb, p.ip.protocol, l4) {
+            p.t = t;
+        } else {
+            skb.pull(HEADERS);
+            p.t = tuple::transport(skb, p.ip.protocol, l4).unwrap_or(NO_TRANSPORT);
+        }
+    }
+    p.key = p.ip.key(&p.t, arrival);
+    Some(())
+}
 
 /// After a step that begins flows: tells of one that began.
 #[inline(always)]

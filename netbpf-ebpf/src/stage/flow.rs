@@ -8,22 +8,21 @@ use netbpf_common::{
         Flow, FlowKey,
         flows::{
             FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_ORIGINAL,
-            FLOW_TO_CONTAINER, KIND_MASQUERADE, KIND_PUBLISH,
+            FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE, is_of_port,
         },
     },
-    packet::{IPPROTO_TCP, tcp, tuple::TransportKind},
+    packet::{IPPROTO_TCP, eth, tcp, tuple::TransportKind},
     time::{TICKS_PER_SECOND, Ticks, since},
     verdict::Coded,
 };
 
 use super::{
-    Step, deliver, masquerade, route,
+    Step, deliver, masquerade, port, route,
     translate::{self, NewTuple},
 };
 use crate::{
     ctx::{Skb, now},
     family::{Family, Packet, Room},
-    maps::GENERATIONS,
 };
 
 pub enum Found {
@@ -62,9 +61,12 @@ pub fn follow<F: Family>(
     let time = now();
     let is_tcp = matches!(t.kind, TransportKind::Tcp);
     let opens = is_tcp && t.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if is_stale(flow, sender) || (opens || !is_tcp) && is_expired(flow, key.protocol, time) {
+    if flow.sender != sender || (opens || !is_tcp) && is_expired(flow, key.protocol, time) {
         forget::<F>(key, flow, room);
         return Ok(Found::None);
+    }
+    if is_ended(flow) && !(is_tcp && t.flags & tcp::RST != 0) {
+        return ended::<F>(key, flow);
     }
     let seen = if is_tcp { seen_tcp(t.flags) } else { SEEN_ANY };
     let mut moved = false;
@@ -98,7 +100,7 @@ pub fn follow<F: Family>(
         sport: flow.sport,
         dport: flow.dport,
     };
-    let (mac, flags, kind) = (flow.mac, flow.flags, flow.kind);
+    let (mac, flags, kind, mtu) = (flow.mac, flow.flags, flow.kind, flow.mtu);
     let delivered = Coded::deliver(flow.ifindex, flow.endpoint);
     let settled = flags & FLOW_ESTABLISHED != 0;
     let held = core::ptr::from_mut(flow);
@@ -112,28 +114,44 @@ pub fn follow<F: Family>(
     if flow.last_seen != time {
         flow.last_seen = time;
     }
+    let mut verdict = delivered;
     if flags & FLOW_TO_CONTAINER != 0 {
-        translate::rewrite::<F>(skb, p, &room.new)?;
-        deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
-        return Ok(Found::Sent(delivered));
+        check_mtu(skb, mtu.into()).inspect_err(|_| room.mtu = mtu.into())?;
+    } else if flags & FLOW_TO_HOST != 0 {
+        verdict = Coded::TO_LOOPBACK;
+    } else {
+        let asked = outward::<F>(skb, flow, room, time)?;
+        // Once a second, and when the flow settles: it may then be silent for long.
+        if settled && kind == KIND_MASQUERADE && (moved || asked) {
+            masquerade::keep::<F>(p, room, time);
+        }
+        verdict = deliver::forward::<F>(room);
     }
-    let asked = outward::<F>(skb, flow, room, time)?;
-    // Once a second, and when the flow settles: it may then be silent for long.
-    if settled && kind == KIND_MASQUERADE && (moved || asked) {
-        masquerade::keep::<F>(p, room, time);
-    }
-    let verdict = deliver::forward::<F>(room);
     translate::rewrite::<F>(skb, p, &room.new)?;
+    if flags & FLOW_TO_CONTAINER != 0 {
+        deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
+    }
     Ok(Found::Sent(verdict))
 }
 
-/// Made by a port that was published anew since, or for an endpoint that had this
-/// address before.
+/// Its port was taken back, or published anew, since.
 #[inline(always)]
-fn is_stale<A>(flow: &Flow<A>, sender: u32) -> bool {
-    flow.sender != sender
-        || flow.kind == KIND_PUBLISH
-            && GENERATIONS.get(u32::from(flow.slot)).copied().unwrap_or(0) != flow.generation
+fn is_ended<A>(flow: &Flow<A>) -> bool {
+    is_of_port(flow.kind) && !port::is_current(flow.slot.into(), flow.generation)
+}
+
+/// What becomes of packets of an ended flow, resets aside, which end the connection
+/// for whoever gets them. The client's are as if there had been no flow: the port may
+/// be another's by now, or nobody's, which the host's stack says. The container's get
+/// an answer as long as its half is there, that is, until it is collected.
+#[inline(always)]
+fn ended<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step<Found> {
+    if flow.flags & FLOW_ORIGINAL == 0 {
+        return Err(DropReason::Unpublished);
+    }
+    let _ = F::flows().remove(key);
+    let _ = F::transient().remove(key);
+    Ok(Found::None)
 }
 
 /// Silent for so long that a packet which can begin a flow does.
@@ -174,11 +192,17 @@ fn outward<F: Family>(
         room.way.ethernet = u32::from(flow.flags & FLOW_ETHERNET);
         mtu = u32::from(flow.mtu);
     }
-    if !skb.is_gso() && mtu != 0 && skb.len() > mtu + 14 {
-        room.mtu = mtu;
+    check_mtu(skb, mtu).inspect_err(|_| room.mtu = mtu)?;
+    Ok(ask)
+}
+
+/// Does the frame fit? 0: whatever its size.
+#[inline(always)]
+fn check_mtu(skb: &Skb, mtu: u32) -> Step<()> {
+    if mtu != 0 && !skb.is_gso() && skb.len() > mtu + eth::LEN as u32 {
         return Err(DropReason::TooBig);
     }
-    Ok(ask)
+    Ok(())
 }
 
 /// Outcomes of [`advance`]: the flow is where it was; it is in the other table,

@@ -33,6 +33,12 @@ pub fn host<F: Family>(room: &mut Room<F::Addr>, addr: F::Addr) -> Option<&'stat
     unsafe { LOCALS.get(&room.local_key) }
 }
 
+/// An address of the host itself, loopback included.
+#[inline(always)]
+pub fn is_own<F: Family>(room: &mut Room<F::Addr>, addr: F::Addr) -> bool {
+    F::is_martian(addr) || host::<F>(room, addr).is_some()
+}
+
 #[inline(always)]
 pub fn endpoint<F: Family>(
     room: &mut Room<F::Addr>,

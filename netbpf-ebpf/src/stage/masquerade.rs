@@ -125,6 +125,7 @@ fn outside_port<F: Family>(
     if count == 0 {
         return Err(DropReason::PortsExhausted);
     }
+    room.expires = expires;
     let own = u32::from(t.sport);
     for attempt in 0..TRIES {
         // The container's own port first (RFC 4787 section 4.2.1), then others.
@@ -134,49 +135,71 @@ fn outside_port<F: Family>(
             // SAFETY: takes and touches nothing.
             (first + unsafe { bpf_get_prandom_u32() } % count) as u16
         };
-        room.outside_key = OutsideKey {
-            outside,
-            port: candidate,
-            protocol: ip.protocol,
-            reserved: 0,
-        };
-        if !take::<F>(room) && !(release_abandoned::<F>(room, time) && take::<F>(room)) {
-            continue;
+        match F::call_try_outside(skb, candidate) {
+            TAKEN => continue,
+            FULL => return Err(DropReason::FlowTableFull),
+            port => return Ok(port as u16),
         }
-        let taken = port::lookup::<F>(room, outside, candidate, ip.protocol).is_some()
-            || host_has::<F>(
-                skb,
-                room,
-                (ip.dst, t.dport),
-                (outside, candidate),
-                ip.protocol,
-                true,
-            );
-        if taken {
-            let _ = F::outside().remove(&room.outside_key);
-            continue;
-        }
-        let mapping = Mapping {
-            last_used: time,
-            expires,
-            outside_port: candidate,
-            reserved: 0,
-        };
-        if F::mappings()
-            .insert(&room.mapping_key, &mapping, u64::from(BPF_NOEXIST))
-            .is_ok()
-        {
-            return Ok(candidate);
-        }
-        // Another CPU was first with this very mapping, or the table is full.
-        let _ = F::outside().remove(&room.outside_key);
-        // SAFETY: entries of mappings are written once; see above.
-        return match unsafe { F::mappings().get(&room.mapping_key) } {
-            Some(mapping) => Ok(mapping.outside_port),
-            None => Err(DropReason::FlowTableFull),
-        };
     }
     Err(DropReason::PortsExhausted)
+}
+
+/// Outcomes of [`try_port`] besides the port: somebody else has it; the table of
+/// mappings is full.
+const TAKEN: u32 = 0;
+const FULL: u32 = 1 << 16;
+
+/// Takes an outside port for the mapping in the room, if it is free: 0 if not, else
+/// the port that the mapping has now.
+#[inline(always)]
+pub fn try_port<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+    candidate: u16,
+) -> u32 {
+    let (ip, t, outside, time) = (&p.ip, &p.t, room.way.src, now());
+    room.outside_key = OutsideKey {
+        outside,
+        port: candidate,
+        protocol: ip.protocol,
+        reserved: 0,
+    };
+    if !take::<F>(room) && !(release_abandoned::<F>(room, time) && take::<F>(room)) {
+        return TAKEN;
+    }
+    let taken = port::lookup::<F>(room, outside, candidate, ip.protocol).is_some()
+        || host_has::<F>(
+            skb,
+            room,
+            (ip.dst, t.dport),
+            (outside, candidate),
+            ip.protocol,
+            true,
+        );
+    if taken {
+        let _ = F::outside().remove(&room.outside_key);
+        return TAKEN;
+    }
+    let mapping = Mapping {
+        last_used: time,
+        expires: room.expires,
+        outside_port: candidate,
+        reserved: 0,
+    };
+    if F::mappings()
+        .insert(&room.mapping_key, &mapping, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        return candidate.into();
+    }
+    // Another CPU was first with this very mapping, or the table is full.
+    let _ = F::outside().remove(&room.outside_key);
+    // SAFETY: entries of mappings are written once; see `outside_port`.
+    match unsafe { F::mappings().get(&room.mapping_key) } {
+        Some(mapping) => mapping.outside_port.into(),
+        None => FULL,
+    }
 }
 
 /// Takes the port in the room, if it is free.

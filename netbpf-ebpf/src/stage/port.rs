@@ -3,17 +3,24 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use netbpf_common::{
-    addr::ANY,
+    addr::{ANY, Addr},
     drop::DropReason,
     flow::{SEEN_ANY, seen_tcp},
     maps::{
-        FlowKey, Port, PortData,
+        AllowData, Backend, BackendKey, FlowKey, Port, PortData,
         endpoints::NETWORK_INTERNAL,
-        flows::{FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_PUBLISH, arrival_container},
-        ports::PORT_PREFIX,
+        flows::{
+            ARRIVAL_HOST, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_LOCAL, KIND_PUBLISH,
+            arrival_container,
+        },
+        ports::{
+            ALLOW_PREFIX, PORT_AFFINITY, PORT_ALLOW, PORT_PREFIX, SHARE_PLACES, place_of_client,
+            place_of_turn,
+        },
+        published::{PORTS_PER_ENTRY, held_bit, published_bit},
     },
     packet::{
-        tcp,
+        IPPROTO_SCTP, eth, sctp, tcp,
         tuple::{Transport, TransportKind},
     },
     verdict::Coded,
@@ -27,14 +34,93 @@ use super::{
 use crate::{
     ctx::{Skb, now},
     family::{Family, Packet, Room},
-    maps::{GENERATIONS, PORTS},
+    maps::{ALLOWS, BACKENDS, GENERATIONS, PORTS, PUBLISHED, SHARES, TURNS, VETHS},
 };
 
 /// Source ports tried when the client's own is taken in the tuple towards the
 /// container: it came by two published ports to one container port.
 const TRIES: u16 = 16;
 
-/// The published port for an address of the host, else for any of them.
+/// Who asks for a published port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Client {
+    /// Somebody outside.
+    Uplink,
+    /// A container, by an address of the host.
+    Container,
+    /// The host itself, by one of its addresses or by loopback.
+    Host,
+}
+
+impl Client {
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Client {
+        match number {
+            0 => Client::Uplink,
+            1 => Client::Container,
+            _ => Client::Host,
+        }
+    }
+
+    #[inline(always)]
+    const fn arrival_of_answers(self, key: u16) -> u16 {
+        match self {
+            Client::Host => ARRIVAL_HOST,
+            _ => key,
+        }
+    }
+}
+
+/// Is anything published at this port, on whatever address?
+#[inline(always)]
+pub fn is_published(protocol: u8, family: u8, port: u16) -> bool {
+    bits(port) & published_bit(protocol, family) != 0
+}
+
+/// The same, and programs of the host may not bind it.
+#[inline(always)]
+pub fn is_held(protocol: u8, family: u8, port: u16) -> bool {
+    bits(port) & held_bit(protocol, family) != 0
+}
+
+#[inline(always)]
+fn bits(port: u16) -> u16 {
+    match PUBLISHED.get(u32::from(port) / PORTS_PER_ENTRY) {
+        Some(entry) => entry.ports[(u32::from(port) % PORTS_PER_ENTRY) as usize],
+        None => 0,
+    }
+}
+
+/// The published port for an address of the host, else for any of them; the key is
+/// room to work in.
+#[inline(always)]
+pub fn look_up(
+    key: &mut Key<PortData>,
+    family: u8,
+    addr: Addr,
+    port: u16,
+    protocol: u8,
+) -> Option<&'static Port> {
+    if !is_published(protocol, family, port) {
+        return None;
+    }
+    *key = Key::new(
+        PORT_PREFIX,
+        PortData {
+            protocol,
+            family,
+            addr,
+            port_be: port.to_be_bytes(),
+        },
+    );
+    if let Some(port) = PORTS.get(&*key) {
+        return Some(port);
+    }
+    key.data.addr = ANY;
+    PORTS.get(&*key)
+}
+
 #[inline(always)]
 pub fn lookup<F: Family>(
     room: &mut Room<F::Addr>,
@@ -42,20 +128,79 @@ pub fn lookup<F: Family>(
     port: u16,
     protocol: u8,
 ) -> Option<&'static Port> {
-    room.port_key = Key::new(
-        PORT_PREFIX,
-        PortData {
-            protocol,
-            family: F::VERSION,
-            addr: F::mapped(addr),
-            port_be: port.to_be_bytes(),
+    let addr = F::mapped(addr);
+    look_up(&mut room.port_key, F::VERSION, addr, port, protocol)
+}
+
+/// The range was published by an endpoint that is there still.
+#[inline(always)]
+pub fn is_current(slot: u32, generation: u32) -> bool {
+    GENERATIONS.get(slot).copied().unwrap_or(0) == generation
+}
+
+/// Who of those that share a port is next, or is the client's; `None` when the port
+/// is being taken back.
+#[inline(always)]
+pub fn backend(
+    key: &mut BackendKey,
+    port: &'static Port,
+    client: &Addr,
+) -> Option<&'static Backend> {
+    let only = is_current(port.backend.slot, port.backend.generation).then_some(&port.backend);
+    if port.share == 0 {
+        return only;
+    }
+    let place = if port.flags & PORT_AFFINITY != 0 {
+        place_of_client(client)
+    } else {
+        place_of_turn(next_turn())
+    };
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    let Some(share) = (unsafe { SHARES.get(&port.share) }) else {
+        return only;
+    };
+    let number = share.places[place as usize & (SHARE_PLACES - 1)];
+    *key = BackendKey {
+        share: port.share,
+        number: u32::from(number),
+    };
+    // SAFETY: as above.
+    match unsafe { BACKENDS.get(&*key) } {
+        Some(chosen) if is_current(chosen.slot, chosen.generation) => Some(chosen),
+        // It left a moment ago, and the places are about to be given to others.
+        _ => only,
+    }
+}
+
+/// Counts flows that any of several backends may have.
+#[inline(always)]
+fn next_turn() -> u32 {
+    let Some(turn) = TURNS.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the slot belongs to this CPU; where a program is interrupted by
+    // another between the two, two flows have one turn.
+    unsafe {
+        *turn = (*turn).wrapping_add(1);
+        *turn
+    }
+}
+
+/// Is the port for this client?
+#[inline(always)]
+pub fn allows(key: &mut Key<AllowData>, port: &Port, client: Addr) -> bool {
+    if port.flags & PORT_ALLOW == 0 {
+        return true;
+    }
+    let allow = port.allow;
+    *key = Key::new(
+        ALLOW_PREFIX,
+        AllowData {
+            allow,
+            addr: client,
         },
     );
-    if let Some(port) = PORTS.get(&room.port_key) {
-        return Some(port);
-    }
-    room.port_key.data.addr = ANY;
-    PORTS.get(&room.port_key)
+    ALLOWS.get(&*key).is_some()
 }
 
 /// Can the packet begin a flow to a published port?
@@ -64,6 +209,7 @@ pub fn may_begin(t: &Transport) -> bool {
     match t.kind {
         TransportKind::Tcp => t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN,
         TransportKind::Udp => true,
+        TransportKind::Sctp => t.flags == sctp::INIT,
         _ => false,
     }
 }
@@ -75,12 +221,11 @@ pub fn begin<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
-    from_container: bool,
+    client: Client,
 ) -> Step {
-    let client = if from_container {
-        Some(local::veth(skb)?)
-    } else {
-        None
+    let container = match client {
+        Client::Container => Some(local::veth(skb)?),
+        Client::Uplink | Client::Host => None,
     };
     let (ip, t) = (&p.ip, &p.t);
     if !may_begin(t) {
@@ -93,19 +238,23 @@ pub fn begin<F: Family>(
     let Some(port) = lookup::<F>(room, ip.dst, t.dport, ip.protocol) else {
         return Ok(Coded::PASS);
     };
-    if GENERATIONS.get(port.slot).copied().unwrap_or(0) != port.generation {
-        return Ok(Coded::PASS);
-    }
-    if let Some(veth) = client
+    if let Some(veth) = container
         && veth.flags & NETWORK_INTERNAL != 0
     {
         return Err(DropReason::Internal);
     }
+    room.client = F::mapped(ip.src);
+    if client != Client::Host && !allows(&mut room.allow_key, port, room.client) {
+        return Err(DropReason::NotAllowed);
+    }
+    let Some(to) = backend(&mut room.backend_key, port, &room.client) else {
+        return Ok(Coded::PASS);
+    };
     // The host's own connection with this tuple stays its own. A listener does
     // not: publishing is refused where one is, and an engine that holds the port
     // for us (podman) listens without meaning it.
     if matches!(t.kind, TransportKind::Tcp)
-        && client.is_none()
+        && client == Client::Uplink
         && host_has::<F>(
             skb,
             room,
@@ -124,16 +273,32 @@ pub fn begin<F: Family>(
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    let backend = F::from_mapped(port.container_addr);
-    let backend_port = port
+    let addr = F::from_mapped(to.container_addr);
+    let backend_port = to
         .container_port
-        .wrapping_add(t.dport.wrapping_sub(port.host_port));
-    // A container that reaches itself would see its own address as a stranger's
-    // and answer past us.
-    let src = match client {
-        Some(veth) if veth.endpoint == port.endpoint => F::gateway(veth),
-        _ => ip.src,
-    };
+        .wrapping_add(t.dport.wrapping_sub(to.host_port));
+    // By the veth's egress a packet has to fit, GSO aside.
+    let mut mtu = 0;
+    let mut src = ip.src;
+    if client == Client::Host {
+        // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+        let veth = unsafe { VETHS.get(&to.ifindex) }.ok_or(DropReason::UnknownEndpoint)?;
+        mtu = veth.mtu;
+        if !skb.is_gso() && skb.len() > u32::from(mtu) + eth::LEN as u32 {
+            room.mtu = mtu.into();
+            return Err(DropReason::TooBig);
+        }
+        // A loopback address means the container itself there.
+        if F::is_martian(src) {
+            src = F::gateway(veth);
+        }
+    } else if let Some(veth) = container
+        && veth.endpoint == to.endpoint
+    {
+        // A container that reaches itself would see its own address as a stranger's
+        // and answer past us.
+        src = F::gateway(veth);
+    }
     let time = now();
     room.forward_key = p.key;
     // Field by field: a whole flow built on the stack would not fit there.
@@ -141,24 +306,28 @@ pub fn begin<F: Family>(
     forward.packets = skb.segments();
     forward.bytes = u64::from(skb.len());
     forward.src = src;
-    forward.dst = backend;
+    forward.dst = addr;
     forward.sport = t.sport;
     forward.dport = backend_port;
-    forward.ifindex = port.ifindex;
-    forward.endpoint = port.endpoint;
-    forward.slot = port.slot as u16;
+    forward.ifindex = to.ifindex;
+    forward.endpoint = to.endpoint;
+    forward.slot = to.slot as u16;
     forward.other_arrival = arrival_container(0);
-    forward.sender = client.map_or(0, |veth| veth.endpoint);
-    forward.generation = port.generation;
+    forward.sender = container.map_or(0, |veth| veth.endpoint);
+    forward.generation = to.generation;
     forward.last_seen = time;
     forward.created = time;
     forward.checked = 0;
     forward.next_hop = F::UNSPECIFIED;
-    forward.mac = port.mac;
-    forward.kind = KIND_PUBLISH;
+    forward.mac = to.mac;
+    forward.kind = if client == Client::Host {
+        KIND_LOCAL
+    } else {
+        KIND_PUBLISH
+    };
     forward.flags = FLOW_ORIGINAL | FLOW_TO_CONTAINER;
     forward.seen = seen;
-    forward.mtu = 0;
+    forward.mtu = mtu;
     forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
@@ -170,18 +339,23 @@ pub fn begin<F: Family>(
     room.reverse.dport = t.sport;
     room.reverse.ifindex = 0;
     room.reverse.mac = [0; 6];
-    room.reverse.flags = 0;
-    room.reverse.other_arrival = p.key.arrival;
-    room.reverse.sender = port.endpoint;
+    room.reverse.flags = if client == Client::Host {
+        FLOW_TO_HOST
+    } else {
+        0
+    };
+    room.reverse.other_arrival = client.arrival_of_answers(p.key.arrival);
+    room.reverse.sender = to.endpoint;
     room.reverse.seen = 0;
-    if let Some(veth) = client {
+    room.reverse.mtu = 0;
+    if let Some(veth) = container {
         room.reverse.ifindex = skb.ifindex();
         room.reverse.endpoint = veth.endpoint;
         room.reverse.mac = veth.mac;
         room.reverse.flags = FLOW_TO_CONTAINER;
     }
     room.reverse_key = FlowKey {
-        src: backend,
+        src: addr,
         dst: src,
         sport: backend_port,
         dport: t.sport,
@@ -189,53 +363,97 @@ pub fn begin<F: Family>(
         reserved: 0,
         arrival: arrival_container(0),
     };
-    record::<F>(room, t.sport)?;
+    // Of the host's addresses a tuple may be a connection of its own.
+    let own = client == Client::Host || src != ip.src;
+    record::<F>(skb, room, t.sport, own)?;
 
     room.new = NewTuple {
         src,
-        dst: backend,
+        dst: addr,
         sport: room.forward.sport,
         dport: backend_port,
     };
-    let verdict = Coded::deliver(port.ifindex, port.endpoint);
-    let mac = port.mac;
+    let verdict = Coded::deliver(to.ifindex, to.endpoint);
+    let mac = to.mac;
     translate::rewrite::<F>(skb, p, &room.new)?;
     deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
     Ok(verdict)
 }
 
-/// Writes both halves; where the tuple towards the container is another flow's,
-/// the client gets another source port there.
+/// Has a program of the host a connection to the container with the tuple of the
+/// reverse key?
 #[inline(always)]
-fn record<F: Family>(room: &mut Room<F::Addr>, sport: u16) -> Step<()> {
-    let transient = F::transient();
+fn is_the_hosts<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> bool {
+    let key = room.reverse_key;
+    let (remote, local) = ((key.src, key.sport), (key.dst, key.dport));
+    host_has::<F>(skb, room, remote, local, key.protocol, false)
+}
+
+/// Writes both halves; where the tuple towards the container is another flow's, the
+/// client gets another source port there. `own`: it may be a connection of the host's.
+#[inline(always)]
+fn record<F: Family>(skb: &Skb, room: &Room<F::Addr>, sport: u16, own: bool) -> Step<()> {
+    // The checksum of SCTP covers the ports: they stay.
+    let tries = if room.reverse_key.protocol == IPPROTO_SCTP {
+        1
+    } else {
+        TRIES
+    };
     for attempt in 0..TRIES {
+        if attempt == tries {
+            break;
+        }
         let candidate = sport.wrapping_add(attempt.wrapping_mul(4099)) | u16::from(attempt != 0);
-        room.reverse_key.dport = candidate;
-        room.forward.sport = candidate;
-        let taken = match super::flow::find::<F>(&room.reverse_key) {
-            // A half left behind by an earlier flow of the same tuple.
-            Some(held) => {
-                held.src != room.reverse.src
-                    || held.sport != room.reverse.sport
-                    || held.dst != room.reverse.dst
-                    || held.dport != room.reverse.dport
-            }
-            None => false,
-        };
-        if taken {
-            continue;
+        match F::call_try_source(skb, candidate, own) {
+            TAKEN => continue,
+            WRITTEN => return Ok(()),
+            _ => return Err(DropReason::FlowTableFull),
         }
-        let _ = F::flows().remove(&room.reverse_key);
-        if transient
-            .insert(&room.reverse_key, &room.reverse, 0)
-            .is_err()
-        {
-            return Err(DropReason::FlowTableFull);
-        }
-        return transient
-            .insert(&room.forward_key, &room.forward, 0)
-            .map_err(|_| DropReason::FlowTableFull);
     }
     Err(DropReason::PortsExhausted)
+}
+
+/// Outcomes of [`try_source`].
+const TAKEN: u32 = 0;
+const WRITTEN: u32 = 1;
+const FULL: u32 = 2;
+
+/// Writes both halves with this source port towards the container, if the tuple is
+/// free.
+#[inline(always)]
+pub fn try_source<F: Family>(
+    skb: &Skb,
+    room: &mut Room<F::Addr>,
+    candidate: u16,
+    own: bool,
+) -> u32 {
+    let transient = F::transient();
+    room.reverse_key.dport = candidate;
+    room.forward.sport = candidate;
+    let taken = match super::flow::find::<F>(&room.reverse_key) {
+        // A half left behind by an earlier flow of the same tuple.
+        Some(held) => {
+            held.src != room.reverse.src
+                || held.sport != room.reverse.sport
+                || held.dst != room.reverse.dst
+                || held.dport != room.reverse.dport
+        }
+        None => false,
+    };
+    if taken || own && is_the_hosts::<F>(skb, room) {
+        return TAKEN;
+    }
+    // A flow of before may have been established with either key.
+    let _ = F::flows().remove(&room.reverse_key);
+    let _ = F::flows().remove(&room.forward_key);
+    if transient
+        .insert(&room.reverse_key, &room.reverse, 0)
+        .is_err()
+        || transient
+            .insert(&room.forward_key, &room.forward, 0)
+            .is_err()
+    {
+        return FULL;
+    }
+    WRITTEN
 }

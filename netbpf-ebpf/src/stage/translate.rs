@@ -63,6 +63,10 @@ pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr
             F::rewrite(skb, l3, new.src, new.dst)?;
             skb.write(l4 + icmp::ID, to.to_be_bytes())
         }
+        // Its checksum is a CRC over ports and payload, not over the addresses.
+        TransportKind::Sctp if new.sport == t.sport && new.dport == t.dport => {
+            F::rewrite(skb, l3, new.src, new.dst)
+        }
         _ => Err(DropReason::Protocol),
     }
 }

@@ -99,6 +99,7 @@ fn ports(specs: &[String]) -> Vec<PortInfo> {
             container_port: container.parse().ok()?,
             allow: Vec::new(),
             weight: 1,
+            affinity: None,
         })
     });
     ports.collect()
@@ -202,7 +203,15 @@ impl Service for Fake {
         Ok(found.clone())
     }
 
-    async fn unpublish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+    async fn update(&self, name: &str, spec: UpdateSpec) -> Result<EndpointInfo> {
+        let found = self.endpoint(name, spec.network.as_deref()).await?;
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| Fake::no_endpoint(name))
+    }
+
+    async fn unpublish(&self, name: &str, spec: UnpublishSpec) -> Result<EndpointInfo> {
         let mut inner = self.inner.lock().unwrap();
         let found = inner
             .endpoints

@@ -35,7 +35,10 @@ pub fn router<S: Service>(api: Api<S>) -> Router {
             get(network::<S>).delete(network_remove::<S>),
         )
         .route("/endpoints", get(endpoints::<S>).post(attach::<S>))
-        .route("/endpoints/{name}", get(endpoint::<S>).delete(detach::<S>))
+        .route(
+            "/endpoints/{name}",
+            get(endpoint::<S>).delete(detach::<S>).patch(update::<S>),
+        )
         .route(
             "/endpoints/{name}/ports",
             post(publish::<S>).delete(unpublish::<S>),
@@ -170,9 +173,17 @@ async fn publish<S: Service>(
 async fn unpublish<S: Service>(
     State(api): State<Api<S>>,
     Path(name): Path<String>,
-    Body(spec): Body<PublishSpec>,
+    Body(spec): Body<UnpublishSpec>,
 ) -> Answer<EndpointInfo> {
     Ok(Json(api.service.unpublish(&name, spec).await?))
+}
+
+async fn update<S: Service>(
+    State(api): State<Api<S>>,
+    Path(name): Path<String>,
+    Body(spec): Body<UpdateSpec>,
+) -> Answer<EndpointInfo> {
+    Ok(Json(api.service.update(&name, spec).await?))
 }
 
 async fn ports<S: Service>(

@@ -33,7 +33,12 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn unpublish(
         &self,
         name: &str,
-        spec: PublishSpec,
+        spec: UnpublishSpec,
+    ) -> impl Future<Output = Result<EndpointInfo>> + Send;
+    fn update(
+        &self,
+        name: &str,
+        spec: UpdateSpec,
     ) -> impl Future<Output = Result<EndpointInfo>> + Send;
     fn ports(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<PortOf>>> + Send;
     fn flows(&self) -> impl Future<Output = Result<Vec<FlowInfo>>> + Send;
@@ -88,8 +93,12 @@ impl Service for Control {
         Control::publish(self, name, spec).await
     }
 
-    async fn unpublish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+    async fn unpublish(&self, name: &str, spec: UnpublishSpec) -> Result<EndpointInfo> {
         Control::unpublish(self, name, spec).await
+    }
+
+    async fn update(&self, name: &str, spec: UpdateSpec) -> Result<EndpointInfo> {
+        Control::update(self, name, spec).await
     }
 
     async fn ports(&self, name: Option<&str>) -> Result<Vec<PortOf>> {

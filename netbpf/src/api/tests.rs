@@ -85,6 +85,7 @@ fn attach(name: &str, network: &str, publish: &[&str]) -> AttachSpec {
         ips: Vec::new(),
         mac: None,
         publish: publish.iter().map(ToString::to_string).collect(),
+        share: false,
         publish_all: false,
         expose: Vec::new(),
         aliases: Vec::new(),
@@ -167,11 +168,25 @@ async fn ports() {
     let spec = PublishSpec {
         network: Some("front".into()),
         publish: vec!["8443:443".into()],
+        share: false,
+    };
+    let taken_back = UnpublishSpec {
+        network: spec.network.clone(),
+        publish: spec.publish.clone(),
+        drain: None,
     };
     assert_eq!(client.publish("web", &spec).await.unwrap().ports.len(), 2);
     assert_eq!(client.ports(None).await.unwrap().len(), 3);
     assert_eq!(client.ports(Some("web")).await.unwrap().len(), 2);
-    assert_eq!(client.unpublish("web", &spec).await.unwrap().ports.len(), 1);
+    assert_eq!(
+        client
+            .unpublish("web", &taken_back)
+            .await
+            .unwrap()
+            .ports
+            .len(),
+        1
+    );
     let missing = client.publish("nobody", &spec).await.unwrap_err();
     assert_eq!(code(missing), "not_found");
 }
@@ -250,8 +265,8 @@ async fn bad_bodies_are_told_where() {
         ("/v1/endpoints", r#"{"name":"a"}"#, "missing field `netns`"),
         (
             "/v1/endpoints/a/ports",
-            r#"{"publish":["1"],"share":true}"#,
-            "unknown field `share`",
+            r#"{"publish":["1"],"shares":true}"#,
+            "unknown field `shares`",
         ),
         ("/v1/teardown", r#"{"purge":1}"#, "purge: "),
     ];

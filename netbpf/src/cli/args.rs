@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, builder::NonEmptyStringValuePars
 
 pub use self::{
     daemon::{Daemon, Teardown},
-    endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Whose},
+    endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},
     network::{CreateNetwork, Network, NetworkVerb},
 };
 
@@ -72,6 +72,7 @@ pub enum Command {
     Inspect(InspectEndpoint),
     Publish(Publish),
     Unpublish(Unpublish),
+    Update(Update),
     Port(Port),
     Status(Status),
     Flows(Flows),
@@ -84,8 +85,6 @@ pub enum Command {
     Exec(Later),
     #[command(hide = true)]
     Stop(Later),
-    #[command(hide = true)]
-    Update(Later),
     #[command(hide = true)]
     Monitor(Later),
     #[command(hide = true)]

@@ -2,7 +2,7 @@
 //! is told from a typing error, kept out of the help, and refused by name.
 
 use super::{
-    args::{Attach, Command, FlowsVerb, Unpublish},
+    args::{Attach, Command, FlowsVerb},
     failure::Failure,
 };
 use crate::{
@@ -33,7 +33,10 @@ fn asked_for(command: &Command) -> Option<&'static str> {
         Command::Run(_) => Some("netbpf run"),
         Command::Exec(_) => Some("netbpf exec"),
         Command::Stop(_) => Some("netbpf stop"),
-        Command::Update(_) => Some("netbpf update"),
+        Command::Update(update) => {
+            let rates = (&update.ingress_rate, &update.egress_rate);
+            of_rates(rates.0.as_deref(), rates.1.as_deref())
+        }
         Command::Monitor(_) => Some("netbpf monitor"),
         Command::Capture(_) => Some("netbpf capture"),
         Command::Trace(_) => Some("netbpf trace"),
@@ -58,22 +61,20 @@ fn asked_for(command: &Command) -> Option<&'static str> {
             _ => None,
         },
         Command::Attach(attach) => of_attach(attach),
-        Command::Publish(publish) => publish.share.then_some("--share"),
-        Command::Unpublish(Unpublish { drain: Some(_), .. }) => Some("--drain"),
         _ => None,
     }
 }
 
 fn of_attach(attach: &Attach) -> Option<&'static str> {
-    if attach.share {
-        Some("--share")
-    } else if attach.ingress_rate.is_some() {
-        Some("--ingress-rate")
-    } else if attach.egress_rate.is_some() {
-        Some("--egress-rate")
-    } else if attach.resolv_conf.is_some() {
-        Some("--resolv-conf")
-    } else {
-        None
-    }
+    let resolv_conf = attach.resolv_conf.as_ref().map(|_| "--resolv-conf");
+    of_rates(
+        attach.ingress_rate.as_deref(),
+        attach.egress_rate.as_deref(),
+    )
+    .or(resolv_conf)
+}
+
+fn of_rates(ingress: Option<&str>, egress: Option<&str>) -> Option<&'static str> {
+    let ingress = ingress.map(|_| "--ingress-rate");
+    ingress.or(egress.map(|_| "--egress-rate"))
 }

@@ -267,7 +267,10 @@ fn later_features_are_refused_by_name() {
         ),
         (vec!["exec", "x", "--", "sh"], "netbpf exec"),
         (vec!["stop", "x"], "netbpf stop"),
-        (vec!["update", "x", "--ingress-rate", "1g"], "netbpf update"),
+        (
+            vec!["update", "x", "--ingress-rate", "1g"],
+            "--ingress-rate",
+        ),
         (vec!["monitor", "--drops"], "netbpf monitor"),
         (vec!["capture", "x", "-w", "f"], "netbpf capture"),
         (vec!["trace", "--from", "a", "--to", "b"], "netbpf trace"),
@@ -290,15 +293,9 @@ fn later_features_are_refused_by_name() {
             vec!["network", "create", "n", "--parent", "eth0"],
             "--parent",
         ),
-        (with(&["--share"]), "--share"),
         (with(&["--ingress-rate", "1m"]), "--ingress-rate"),
         (with(&["--egress-rate", "1m"]), "--egress-rate"),
         (with(&["--resolv-conf", "/r"]), "--resolv-conf"),
-        (vec!["publish", "a", "--share", "-p", "1"], "--share"),
-        (
-            vec!["unpublish", "a", "--drain", "30s", "-p", "1"],
-            "--drain",
-        ),
     ];
     for (line, feature) in rows {
         let failure = later::refuse(parse(&line).command.unwrap()).unwrap_err();
@@ -333,14 +330,14 @@ fn help_names_what_is_there_and_nothing_else() {
         "--teardown-on-exit",
         "--no-icc",
         "--publish-all",
+        "--share",
+        "--drain",
         "--wait",
         "--purge",
     ] {
         assert!(text.contains(there), "{there}");
     }
-    for later in [
-        "overlay", "--vni", "--share", "--drain", "--etcd", "capture", "flush", "-rate",
-    ] {
+    for later in ["overlay", "--vni", "--etcd", "capture", "flush", "-rate"] {
         assert!(!text.contains(later), "{later}");
     }
 }

@@ -81,9 +81,14 @@ impl Client {
         self.send("POST", &path, Some(spec)).await
     }
 
-    pub async fn unpublish(&self, name: &str, spec: &PublishSpec) -> Result<EndpointInfo> {
+    pub async fn unpublish(&self, name: &str, spec: &UnpublishSpec) -> Result<EndpointInfo> {
         let path = format!("/v1/endpoints/{}/ports", encode(name));
         self.send("DELETE", &path, Some(spec)).await
+    }
+
+    pub async fn update(&self, name: &str, spec: &UpdateSpec) -> Result<EndpointInfo> {
+        let path = format!("/v1/endpoints/{}", encode(name));
+        self.send("PATCH", &path, Some(spec)).await
     }
 
     pub async fn ports(&self, endpoint: Option<&str>) -> Result<Vec<PortOf>> {

@@ -17,7 +17,7 @@ use super::{
     network::DEFAULT,
     now,
     plan::{self, ContainerFound},
-    ports::{self, Chooser},
+    ports::{self, Chooser, Chosen, Sharing},
     reaper::Reaper,
     state::State,
     uplinks, view,
@@ -26,7 +26,7 @@ use crate::{
     datapath::GATEWAY_MAC,
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
-    store::{EndpointRecord, EndpointState, PortRecord},
+    store::{Draining, EndpointRecord, EndpointState},
     sys::{netns::Namespace, process, sysctl},
 };
 
@@ -61,6 +61,27 @@ impl Request {
     }
 }
 
+/// The steps that publish all ports of an endpoint.
+fn publishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> {
+    let ports = &endpoint.record.ports;
+    ports
+        .iter()
+        .map(|port| state.publishing(endpoint, port))
+        .collect()
+}
+
+/// The steps that take back all that an endpoint has published, and what it drains,
+/// when it leaves.
+pub fn unpublishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> {
+    let record = &endpoint.record;
+    let leave = plan::Leave::WithEndpoint;
+    let published = record.ports.iter();
+    let published = published.map(|port| state.unpublishing(endpoint, port, leave));
+    let draining = record.draining.iter();
+    let ended = |d: &Draining| plan::Step::EndConnections(endpoint.clone(), d.port.clone());
+    published.chain(draining.map(ended)).collect()
+}
+
 #[tracing::instrument(level = "debug", skip_all, fields(endpoint = request.spec.name))]
 pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Attached> {
     if let Ok(namespace) = &request.namespace
@@ -69,7 +90,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         return Ok(Attached::Later(Box::new(request)));
     }
     let Request { spec, namespace } = &request;
-    let (mut record, last_port) = match settle(inner, state, spec, namespace) {
+    let (mut record, chosen) = match settle(inner, state, spec, namespace) {
         // Who is in the way may have died just now, and not be missed yet.
         Err(error) if clear_dead(inner, state, spec, error.code)? => {
             settle(inner, state, spec, namespace)?
@@ -80,15 +101,19 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     let (namespace, index) = (namespace?, record.index);
 
     let internal = state.network_of(&record)?.record.internal;
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
-    let found = apply.look_into(namespace)?;
+    let mut looking = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let found = looking.look_into(namespace)?;
+    let opened = looking.into_open();
     record.ifname = choose_ifname(&spec, &found, Path::new(&record.netns))?;
     plan::settle_routes(&mut record, internal, &found);
 
     inner.store.put_endpoint(&record)?;
     let flags = state.networks[&record.network].flags();
     let endpoint = Arc::new(plan::Endpoint { record, flags });
-    let done = apply.run(&plan::attach(&endpoint));
+    let steps = plan::attach(&endpoint, publishing(state, &endpoint));
+    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    apply.keep_open(opened);
+    let done = apply.run(&steps);
     let device = apply.device(index).cloned();
     let mut record = endpoint.record.clone();
     let done = done.and_then(|()| {
@@ -96,7 +121,6 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         record.state = EndpointState::Attached;
         if let Err(e) = inner.store.put_endpoint(&record) {
             // The undo of the last step and of all before it.
-            let steps = plan::attach(&endpoint);
             let undo: Vec<_> = steps.iter().rev().filter_map(plan::Step::undo).collect();
             apply.run_to_end(&undo);
             return Err(e.into());
@@ -109,7 +133,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         }
         return Err(error);
     }
-    state.last_port = last_port;
+    chosen.note(state);
     state.put_endpoint(record.clone());
     if let Err(error) = ports::sync_reserved(inner, state) {
         // The port is published all the same; what is lost is the guard against
@@ -132,7 +156,7 @@ fn settle(
     state: &mut State,
     spec: &AttachSpec,
     namespace: &Result<Namespace>,
-) -> Result<(EndpointRecord, u16)> {
+) -> Result<(EndpointRecord, Chosen)> {
     let network = spec.network.as_deref().unwrap_or(DEFAULT).to_owned();
     state.network(&network)?;
     if state.endpoint_on(&spec.name, &network).is_some() {
@@ -198,12 +222,13 @@ fn settle(
         links: spec.links.clone(),
         labels: spec.labels.clone(),
         ports: Vec::new(),
+        draining: Vec::new(),
         created_at: now(),
         network,
     };
-    let (ports, last_port) = choose_ports(inner, state, spec, &record)?;
-    record.ports = ports;
-    Ok((record, last_port))
+    let chosen = choose_ports(inner, state, spec, &record)?;
+    record.ports = chosen.ports.clone();
+    Ok((record, chosen))
 }
 
 /// Clears away who may be in the way of a request with that outcome and whose
@@ -298,11 +323,12 @@ fn take_away(
     inner.store.put_endpoint(&record)?;
     let heirs = state.heirs(&record, leaving);
     let endpoint = state.planned(&record);
+    let ports = unpublishing(state, &endpoint);
     let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
     if device == Device::Gone && heirs.is_empty() {
         apply.trust_paths();
     }
-    for error in apply.run_to_end(&plan::detach(&endpoint, heirs)) {
+    for error in apply.run_to_end(&plan::detach(&endpoint, ports, heirs)) {
         // What stays has no way to the endpoint once its device is gone, and is
         // swept at the next start.
         tracing::warn!(%error, endpoint = record.name, "not detached cleanly");
@@ -505,11 +531,12 @@ fn choose_ports(
     state: &State,
     spec: &AttachSpec,
     record: &EndpointRecord,
-) -> Result<(Vec<PortRecord>, u16)> {
+) -> Result<Chosen> {
     if spec.publish.is_empty() && !spec.publish_all {
-        return Ok((Vec::new(), state.last_port));
+        return Ok(Chosen::none(state));
     }
-    let mut chooser = Chooser::new(state, inner.settings.publish_ip, record)?;
+    let sharing = Sharing::from(spec.share);
+    let mut chooser = Chooser::new(state, inner.settings.publish_ip, record, sharing)?;
     for text in &spec.publish {
         chooser.choose(text)?;
     }

@@ -10,7 +10,9 @@ impl From<SysError> for Error {
     fn from(error: SysError) -> Error {
         let code = match &error {
             SysError::NotFound { .. } => Code::NotFound,
-            SysError::NotANamespace { .. } | SysError::NotBpffs { .. } => Code::InvalidArgument,
+            SysError::NotANamespace { .. }
+            | SysError::NotACgroup { .. }
+            | SysError::NotBpffs { .. } => Code::InvalidArgument,
             SysError::MissingCapability { .. } => Code::MissingCapability,
             SysError::Held { .. } => Code::Conflict,
             SysError::Io { .. } => Code::Internal,

@@ -12,16 +12,21 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::{Inner, endpoint, plan, sources, uplinks};
+use super::{Inner, endpoint, plan, publish, sources, uplinks};
 use crate::{
-    error::{Error, Result},
-    sys::netlink::{Event, Events, Hear},
+    error::{Code, Error, Result},
+    sys::{
+        netlink::{Event, Events, Hear},
+        process,
+    },
 };
 
 /// Events that come in this time are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Events can be lost; a look at everything finds what they did not tell.
 const CHECK: Duration = Duration::from_secs(3);
+/// Nothing is drained, or for longer than that.
+const CHECK_DRAINS: Duration = Duration::from_secs(3600);
 const COLLECT: Duration = Duration::from_secs(10);
 
 /// Starts the tasks; they end with the last strong reference.
@@ -41,6 +46,7 @@ pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
         .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
     tokio::spawn(follow(weak.clone(), receiver));
     tokio::spawn(check(weak.clone()));
+    tokio::spawn(drain(weak.clone()));
     tokio::spawn(collect(weak));
     Ok(())
 }
@@ -127,6 +133,36 @@ async fn check(inner: Weak<Inner>) {
     }
 }
 
+/// Ends the connections of drained ports when their time is up.
+async fn drain(inner: Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
+        let drains = strong.drains.clone();
+        let ended = Inner::change(strong, publish::end_drained).await;
+        let next = match ended {
+            Ok(next) => next,
+            // The daemon is about to end.
+            Err(error) if error.code == Code::Conflict => return,
+            Err(error) => {
+                tracing::warn!(%error, "connections of drained ports go on");
+                None
+            }
+        };
+        let now = process::boottime_ms().unwrap_or(0);
+        let left = next.map_or(CHECK_DRAINS, |next| {
+            Duration::from_millis(next.saturating_sub(now))
+        });
+        // One more tick of the clock, so that it is due when it is looked at.
+        let left = left.min(CHECK_DRAINS) + Duration::from_millis(1);
+        tokio::select! {
+            () = sleep(left) => {}
+            () = drains.notified() => {}
+        }
+    }
+}
+
 /// Removes dead flows. It does not wait for changes, nor they for it: the tables
 /// that it walks are the programs', not the control's.
 async fn collect(inner: Weak<Inner>) {
@@ -149,7 +185,7 @@ fn report(what: &str, done: Result<()>) {
     match done {
         Ok(()) => {}
         // The daemon is about to end.
-        Err(error) if error.code == crate::error::Code::Conflict => {}
+        Err(error) if error.code == Code::Conflict => {}
         Err(error) => tracing::warn!(%error, "{what} failed"),
     }
 }

@@ -11,6 +11,7 @@ mod apply;
 mod endpoint;
 mod errors;
 mod follow;
+mod host;
 mod ipam;
 mod network;
 mod plan;
@@ -20,6 +21,7 @@ mod publish;
 mod reaper;
 mod recover;
 mod reserved;
+mod services;
 mod sources;
 mod state;
 mod teardown;
@@ -28,7 +30,7 @@ mod view;
 
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use self::{
     endpoint::{Attached, Request},
@@ -63,6 +65,8 @@ struct Inner {
     /// Whether the host has IPv6; asked once, at start.
     ipv6: bool,
     bpffs: Prepared,
+    /// Told when a port begins to be drained.
+    drains: Arc<Notify>,
     /// Let go of last.
     _locks: (NamespaceLock, DirectoryLock),
 }
@@ -165,9 +169,16 @@ impl Control {
             .await
     }
 
-    pub async fn unpublish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
+    pub async fn unpublish(&self, name: &str, spec: UnpublishSpec) -> Result<EndpointInfo> {
         let name = name.to_owned();
         self.change(move |inner, state| publish::unpublish(inner, state, &name, &spec))
+            .await
+    }
+
+    /// Changes allow lists and weights of published ports.
+    pub async fn update(&self, name: &str, spec: UpdateSpec) -> Result<EndpointInfo> {
+        let name = name.to_owned();
+        self.change(move |inner, state| publish::update(inner, state, &name, &spec))
             .await
     }
 

@@ -84,8 +84,16 @@ pub enum Step {
     RemoveEndpoint(Arc<Endpoint>),
     AttachPrograms(Arc<Endpoint>),
     DetachPrograms(Arc<Endpoint>),
-    Publish(Arc<Endpoint>, PortRecord),
-    Unpublish(Arc<Endpoint>, PortRecord),
+    /// What is published at one place; who leaves does so as `leave` says.
+    SetService {
+        before: Option<Arc<Service>>,
+        after: Option<Arc<Service>>,
+        leave: Leave,
+    },
+    /// What is published no more, while its connections may go on.
+    Drain(Arc<Service>),
+    /// The connections of a port that was drained.
+    EndConnections(Arc<Endpoint>, PortRecord),
     /// A host-side veth of ours that belongs to no endpoint.
     RemoveStrayVeth {
         ifindex: u32,
@@ -112,9 +120,47 @@ impl Step {
             }),
             Step::SetEndpoint(e) => Some(Step::RemoveEndpoint(e)),
             Step::AttachPrograms(e) => Some(Step::DetachPrograms(e)),
-            Step::Publish(e, port) => Some(Step::Unpublish(e, port)),
+            Step::SetService { before, after, .. } => Some(Step::SetService {
+                before: after,
+                after: before,
+                leave: Leave::AtOnce,
+            }),
             _ => None,
         }
+    }
+}
+
+/// What becomes of the connections of an endpoint whose port is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// They end, and both sides hear of it.
+    AtOnce,
+    /// They end; the endpoint goes with them.
+    WithEndpoint,
+    /// They may go on.
+    Later,
+}
+
+/// What is published at one place: mostly by one endpoint, several where they share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// At least one; the places of all are the same.
+    pub members: Vec<(Arc<Endpoint>, PortRecord)>,
+}
+
+impl Service {
+    /// `None` without members.
+    pub fn new(
+        members: impl IntoIterator<Item = (Arc<Endpoint>, PortRecord)>,
+    ) -> Option<Arc<Service>> {
+        let mut members: Vec<_> = members.into_iter().collect();
+        // Always the same order, whoever came last.
+        members.sort_by_key(|(_, port)| port.slot);
+        (!members.is_empty()).then(|| Arc::new(Service { members }))
+    }
+
+    pub fn has(&self, slot: u32) -> bool {
+        self.members.iter().any(|(_, port)| port.slot == slot)
     }
 }
 
@@ -161,8 +207,8 @@ pub fn settle_routes(record: &mut EndpointRecord, internal: bool, found: &Contai
         && (record.ipv4.is_some() && !record.default4 || record.ipv6.is_some() && !record.default6);
 }
 
-/// Everything of a new endpoint.
-pub fn attach(endpoint: &Arc<Endpoint>) -> Vec<Step> {
+/// Everything of a new endpoint; `ports` publishes what it has.
+pub fn attach(endpoint: &Arc<Endpoint>, ports: Vec<Step>) -> Vec<Step> {
     let mut steps = vec![Step::MakeVeth(endpoint.clone())];
     // The guard before the gate: with forwarding on and the device up, the host
     // would route whatever the container sends.
@@ -173,7 +219,7 @@ pub fn attach(endpoint: &Arc<Endpoint>) -> Vec<Step> {
         Step::AddHostRoutes(endpoint.clone()),
         Step::WaitRunning(endpoint.clone()),
     ]);
-    steps.extend(ports(endpoint));
+    steps.extend(ports);
     steps
 }
 
@@ -184,21 +230,11 @@ fn guard(endpoint: &Arc<Endpoint>) -> [Step; 2] {
     ]
 }
 
-fn ports(endpoint: &Arc<Endpoint>) -> impl Iterator<Item = Step> {
-    let ports = endpoint.record.ports.clone();
-    ports
-        .into_iter()
-        .map(|port| Step::Publish(endpoint.clone(), port))
-}
-
 /// What an endpoint has outside of its device, in the order of taking it away.
 /// The device itself, which the kernel frees slowly, follows by
-/// [`remove_device`].
-pub fn detach(endpoint: &Arc<Endpoint>, heirs: Heirs) -> Vec<Step> {
-    let ports = endpoint.record.ports.iter().cloned();
-    let mut steps: Vec<Step> = ports
-        .map(|port| Step::Unpublish(endpoint.clone(), port))
-        .collect();
+/// [`remove_device`]. `ports` takes back what it has published.
+pub fn detach(endpoint: &Arc<Endpoint>, ports: Vec<Step>, heirs: Heirs) -> Vec<Step> {
+    let mut steps = ports;
     steps.push(Step::RemoveEndpoint(endpoint.clone()));
     steps.push(Step::RemoveHostRoutes(endpoint.clone()));
     if endpoint.record.rules || !heirs.is_empty() {
@@ -248,6 +284,8 @@ pub struct Wanted {
     pub networks: Vec<NetworkRecord>,
     /// Whose devices exist.
     pub endpoints: Vec<Arc<Endpoint>>,
+    pub services: Vec<Arc<Service>>,
+    pub draining: Vec<Arc<Service>>,
     /// Whether the host has IPv6.
     pub ipv6: bool,
 }
@@ -273,8 +311,13 @@ pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
         steps.extend(guard(endpoint));
         steps.push(Step::SetUpHostEnd(endpoint.clone()));
         steps.push(Step::AddHostRoutes(endpoint.clone()));
-        steps.extend(ports(endpoint));
     }
+    steps.extend(wanted.services.iter().map(|service| Step::SetService {
+        before: None,
+        after: Some(service.clone()),
+        leave: Leave::AtOnce,
+    }));
+    steps.extend(wanted.draining.iter().cloned().map(Step::Drain));
     steps.extend(strays(wanted, found));
     steps
 }

@@ -69,7 +69,12 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
                 host_port: 8080,
                 host_port_end: 8080,
                 container_port: 80,
+                allow: vec![],
+                weight: 1,
+                affinity: false,
+                unheld: false,
             }],
+            draining: vec![],
             created_at: String::new(),
         },
         flags: NetworkFlags {
@@ -118,25 +123,65 @@ fn wanted() -> Wanted {
     Wanted {
         networks: vec![network()],
         endpoints: vec![endpoint(1), endpoint(2)],
+        services: vec![],
+        draining: vec![],
         ipv6: true,
+    }
+}
+
+/// What publishes the port of an endpoint that has it alone.
+fn publishing(endpoint: &Arc<Endpoint>) -> Step {
+    Step::SetService {
+        before: None,
+        after: Service::new([(endpoint.clone(), endpoint.record.ports[0].clone())]),
+        leave: Leave::AtOnce,
     }
 }
 
 #[test]
 fn ports_come_last_and_go_first() {
     let endpoint = endpoint(1);
-    let last = attach(&endpoint).pop();
-    assert!(matches!(last, Some(Step::Publish(..))), "{last:?}");
-    let steps = detach(&endpoint, Heirs::default());
-    assert!(matches!(steps[0], Step::Unpublish(..)), "{steps:?}");
+    let published = publishing(&endpoint);
+    let last = attach(&endpoint, vec![published.clone()]).pop();
+    assert_eq!(last.as_ref(), Some(&published));
+    let unpublished = published.undo().unwrap();
+    let steps = detach(&endpoint, vec![unpublished.clone()], Heirs::default());
+    assert_eq!(steps[0], unpublished);
 }
 
 #[test]
 fn what_attach_makes_its_undo_takes_away() {
-    let steps = attach(&endpoint(1));
+    let endpoint = endpoint(1);
+    let steps = attach(&endpoint, vec![publishing(&endpoint)]);
     let undone: Vec<Step> = steps.iter().rev().filter_map(Step::undo).collect();
-    assert!(matches!(undone.first(), Some(Step::Unpublish(..))));
+    let first = undone.first();
+    assert!(
+        matches!(
+            first,
+            Some(Step::SetService {
+                after: None,
+                before: Some(_),
+                ..
+            })
+        ),
+        "{first:?}"
+    );
     assert!(matches!(undone.last(), Some(Step::RemoveVeth(_))));
+}
+
+#[test]
+fn a_start_publishes_what_is_shared_once() {
+    let mut wanted = wanted();
+    let members = wanted.endpoints.iter().cloned();
+    let members = members.map(|e| (e.clone(), e.record.ports[0].clone()));
+    wanted.services = Service::new(members).into_iter().collect();
+    let steps = recover(&wanted, &found(&wanted));
+    let published = steps.iter().filter_map(|step| match step {
+        Step::SetService { after, .. } => after.as_ref(),
+        _ => None,
+    });
+    let members: Vec<usize> = published.map(|s| s.members.len()).collect();
+    assert_eq!(members, [2]);
 }
 
 #[test]

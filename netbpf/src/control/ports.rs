@@ -9,11 +9,13 @@ use std::{
 
 use super::{
     Inner,
-    portspec::{self, HostPorts, PortRange, PortSpec, protocol_name},
+    portspec::{self, HostPorts, PortRange, PortSpec, Terms, protocol_name},
     reserved,
+    services::{SLOTS, place},
     state::State,
 };
 use crate::{
+    datapath::MAX_BACKENDS,
     error::{Code, Error, Result},
     model::Protocol,
     store::{EndpointRecord, Meta, PortRecord},
@@ -42,7 +44,7 @@ pub fn shown(host_ip: Option<IpAddr>) -> String {
 }
 
 /// Whether two published ranges meet, and at which host port.
-fn meet(a: &PortRecord, b: &PortRecord) -> Option<u16> {
+pub fn meet(a: &PortRecord, b: &PortRecord) -> Option<u16> {
     let first = a.host_port.max(b.host_port);
     let shared = a.protocol == b.protocol
         && first <= a.host_port_end.min(b.host_port_end)
@@ -59,6 +61,45 @@ fn addresses_meet(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
     }
 }
 
+/// Whether a port that another endpoint has published may be published beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    Shared,
+    Alone,
+}
+
+impl From<bool> for Sharing {
+    fn from(share: bool) -> Sharing {
+        match share {
+            true => Sharing::Shared,
+            false => Sharing::Alone,
+        }
+    }
+}
+
+/// Ports that were chosen, and where the next search begins.
+pub struct Chosen {
+    pub ports: Vec<PortRecord>,
+    last_port: u16,
+    last_slot: u32,
+}
+
+impl Chosen {
+    /// Nothing, so far.
+    pub fn none(state: &State) -> Chosen {
+        Chosen {
+            ports: Vec::new(),
+            last_port: state.last_port,
+            last_slot: state.last_slot,
+        }
+    }
+
+    /// Notes where the next search begins.
+    pub fn note(&self, state: &mut State) {
+        (state.last_port, state.last_slot) = (self.last_port, self.last_slot);
+    }
+}
+
 /// Finds ports for the specs of one request.
 pub struct Chooser<'a> {
     state: &'a State,
@@ -66,10 +107,10 @@ pub struct Chooser<'a> {
     /// For whom: name, network, families.
     endpoint: &'a EndpointRecord,
     internal: bool,
+    sharing: Sharing,
     /// Chosen in this request already.
     chosen: Vec<PortRecord>,
-    /// Numbers of ranges that are taken.
-    slots: BTreeSet<u32>,
+    last_slot: u32,
     /// Ports that the user keeps for other purposes, once they were asked for.
     users: Option<BTreeSet<u16>>,
     bound: HashMap<Protocol, Vec<(IpAddr, u16)>>,
@@ -81,27 +122,28 @@ impl<'a> Chooser<'a> {
         state: &'a State,
         publish_ip: Option<IpAddr>,
         endpoint: &'a EndpointRecord,
+        sharing: Sharing,
     ) -> Result<Chooser<'a>> {
         Ok(Chooser {
             state,
             publish_ip,
             endpoint,
             internal: state.network_of(endpoint)?.record.internal,
+            sharing,
             chosen: Vec::new(),
-            slots: {
-                let endpoints = state.endpoints.values();
-                let ports = endpoints.flat_map(|e| &e.ports);
-                ports.map(|p| p.slot).collect()
-            },
+            last_slot: state.last_slot,
             users: None,
             bound: HashMap::new(),
             last_port: state.last_port,
         })
     }
 
-    /// The chosen ports, and where the next search for a free one begins.
-    pub fn finish(self) -> (Vec<PortRecord>, u16) {
-        (self.chosen, self.last_port)
+    pub fn finish(self) -> Chosen {
+        Chosen {
+            ports: self.chosen,
+            last_port: self.last_port,
+            last_slot: self.last_slot,
+        }
     }
 
     /// Chooses host ports for one spec, or says who has them.
@@ -131,6 +173,7 @@ impl<'a> Chooser<'a> {
                         first: port,
                         last: port,
                     },
+                    terms: Terms::default(),
                 };
                 self.choose_spec(text, &spec)?;
             }
@@ -147,7 +190,8 @@ impl<'a> Chooser<'a> {
         }
         let host_ip = spec.host_ip.or(self.publish_ip);
         self.check_address(text, host_ip)?;
-        let (slot, protocol, container) = (self.free_slot(), spec.protocol, spec.container);
+        let slot = self.free_slot()?;
+        let (protocol, container, terms) = (spec.protocol, spec.container, spec.terms.clone());
         let record = move |first: u16| PortRecord {
             slot,
             protocol,
@@ -155,12 +199,21 @@ impl<'a> Chooser<'a> {
             host_port: first,
             host_port_end: first + container.span(),
             container_port: container.first,
+            allow: terms.allow.clone().unwrap_or_default(),
+            weight: terms.weight.unwrap_or(1),
+            affinity: terms.affinity.unwrap_or(false),
+            unheld: false,
         };
         let port = match spec.host {
             HostPorts::Exactly(host) => {
                 let port = record(host.first);
-                self.check_free(&port)?;
-                port
+                match self.to_share(text, &port, &spec.terms)? {
+                    Some(shared) => shared,
+                    None => {
+                        self.check_free(&port)?;
+                        port
+                    }
+                }
             }
             HostPorts::OneOf(host) => self
                 .first_free(&[host.first..=host.last], &BTreeSet::new(), record)?
@@ -203,9 +256,61 @@ impl<'a> Chooser<'a> {
                 port
             }
         };
-        self.slots.insert(port.slot);
+        self.last_slot = port.slot;
         self.chosen.push(port);
         Ok(())
+    }
+
+    /// The port as one of several that share it, where others have it and that was
+    /// asked for. What is said of the port as a whole is the same for all of them.
+    fn to_share(&self, text: &str, port: &PortRecord, terms: &Terms) -> Result<Option<PortRecord>> {
+        if self.sharing == Sharing::Alone || self.chosen.iter().any(|c| meet(c, port).is_some()) {
+            return Ok(None);
+        }
+        let Some(service) = self.state.service(&place(port)) else {
+            return Ok(None);
+        };
+        if service
+            .members
+            .iter()
+            .any(|(e, _)| e.record.index == self.endpoint.index)
+        {
+            return Ok(None);
+        }
+        if service.members.len() >= MAX_BACKENDS {
+            return Err(Error::new(
+                Code::PoolExhausted,
+                format!("port {text:?}: {MAX_BACKENDS} endpoints share it, which are all that can"),
+            ));
+        }
+        let (first, held) = &service.members[0];
+        let differs = |what: &str, theirs: String| {
+            let name = &first.record.name;
+            Err(Error::invalid(format!(
+                "port {text:?}: it is shared with endpoint {name:?}, whose {what} is {theirs}: a port has one for all"
+            )))
+        };
+        if terms
+            .allow
+            .as_ref()
+            .is_some_and(|allow| *allow != held.allow)
+        {
+            let list: Vec<String> = held.allow.iter().map(ToString::to_string).collect();
+            return differs("allow list", format!("[{}]", list.join(", ")));
+        }
+        if terms
+            .affinity
+            .is_some_and(|affinity| affinity != held.affinity)
+        {
+            let theirs = if held.affinity { "client" } else { "none" };
+            return differs("affinity", theirs.into());
+        }
+        Ok(Some(PortRecord {
+            allow: held.allow.clone(),
+            affinity: held.affinity,
+            unheld: held.unheld,
+            ..port.clone()
+        }))
     }
 
     /// A host address must be the host's, and of a family that the endpoint has.
@@ -230,18 +335,23 @@ impl<'a> Chooser<'a> {
         }
     }
 
-    fn all_published(&self) -> impl Iterator<Item = (&EndpointRecord, &PortRecord)> {
-        let mine = self.chosen.iter().map(|p| (self.endpoint, p));
-        let others = self.state.endpoints.values();
-        others
-            .flat_map(|e| e.ports.iter().map(move |p| (e, p)))
-            .chain(mine)
+    fn published_at<'b>(
+        &'b self,
+        port: &'b PortRecord,
+    ) -> impl Iterator<Item = (&'b EndpointRecord, &'b PortRecord)> {
+        let chosen = self.chosen.iter().filter(|c| meet(c, port).is_some());
+        let mine = chosen.map(|c| (self.endpoint, c));
+        self.state.published_at(port).chain(mine)
     }
 
-    /// The lowest slot that no range has.
-    fn free_slot(&self) -> u32 {
-        let free = (0..).find(|slot| !self.slots.contains(slot));
-        free.unwrap_or(u32::MAX)
+    fn free_slot(&self) -> Result<u32> {
+        let found = self.state.services.free_slot(self.last_slot);
+        found.ok_or_else(|| {
+            Error::new(
+                Code::PoolExhausted,
+                format!("{SLOTS} published ports and ranges are the most that there can be"),
+            )
+        })
     }
 
     /// The first range, of those that begin in `places`, that is free and has
@@ -281,7 +391,7 @@ impl<'a> Chooser<'a> {
     /// What is in the way of a range: one of its ports, and who has it.
     fn conflict(&mut self, port: &PortRecord) -> Result<Option<(u16, Error)>> {
         let held = self
-            .all_published()
+            .published_at(port)
             .find_map(|(e, p)| meet(p, port).map(|at| (at, p.host_port_end, e)));
         if let Some((at, last, holder)) = held {
             let error = Error::new(
@@ -525,6 +635,10 @@ mod tests {
             host_port: first,
             host_port_end: last,
             container_port: 80,
+            allow: Vec::new(),
+            weight: 1,
+            affinity: false,
+            unheld: false,
         }
     }
 

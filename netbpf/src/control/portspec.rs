@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use ipnet::IpNet;
+
 use crate::{
     error::{Code, Error, Result},
     model::Protocol,
@@ -49,7 +51,22 @@ pub struct PortSpec {
     pub host_ip: Option<IpAddr>,
     pub host: HostPorts,
     pub container: PortRange,
+    pub terms: Terms,
 }
+
+/// Who may use a published port and what part of it an endpoint gets, as far as a
+/// spec says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Empty: everybody.
+    pub allow: Option<Vec<IpNet>>,
+    pub weight: Option<u32>,
+    /// A client address keeps its endpoint.
+    pub affinity: Option<bool>,
+}
+
+/// The largest weight: with it and 1 both are met in 4,096 places.
+pub const MAX_WEIGHT: u32 = 1000;
 
 /// Name of a protocol as in `80/tcp`.
 pub fn protocol_name(protocol: Protocol) -> &'static str {
@@ -105,6 +122,7 @@ fn short_form(text: &str) -> Result<PortSpec> {
 
 fn long_form(text: &str) -> Result<PortSpec> {
     let (mut published, mut target, mut protocol, mut host_ip) = (None, None, None, None);
+    let mut terms = Terms::default();
     for pair in text.split(',') {
         let (key, value) = pair
             .split_once('=')
@@ -114,18 +132,75 @@ fn long_form(text: &str) -> Result<PortSpec> {
             "target" => set(&mut target, range(value, text)?, key, text)?,
             "protocol" => set(&mut protocol, parse_protocol(value, text)?, key, text)?,
             "host_ip" => set(&mut host_ip, address(value, text)?, key, text)?,
-            "allow" | "weight" | "affinity" | "ingress" => {
-                return Err(Error::new(
-                    Code::NotImplemented,
-                    format!("port {text:?}: {key} is not implemented yet"),
-                ));
+            "allow" => {
+                let list = terms.allow.get_or_insert_default();
+                list.extend(clients(value, text)?);
             }
+            "weight" => set(&mut terms.weight, weight(value, text)?, key, text)?,
+            "affinity" => set(&mut terms.affinity, affinity(value, text)?, key, text)?,
+            "ingress" => ingress(value, text)?,
             _ => return Err(invalid(text, &format!("unknown key {key:?}"))),
         }
     }
     let target = target.ok_or_else(|| invalid(text, "target is missing"))?;
     let protocol = protocol.unwrap_or(Protocol::Tcp);
-    build(text, protocol, host_ip, published, target)
+    let spec = build(text, protocol, host_ip, published, target)?;
+    Ok(PortSpec { terms, ..spec })
+}
+
+/// Networks or addresses of clients; none stands for everybody.
+fn clients(value: &str, text: &str) -> Result<Option<IpNet>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let net = value.parse::<IpNet>();
+    let net = net.or_else(|_| value.parse::<IpAddr>().map(IpNet::from));
+    match net {
+        Ok(net) if net != net.trunc() => Err(invalid(
+            text,
+            &format!(
+                "allow {value:?}: the network's own address is {}",
+                net.trunc()
+            ),
+        )),
+        Ok(net) => Ok(Some(net)),
+        Err(_) => Err(invalid(text, &format!("allow {value:?} is not a network"))),
+    }
+}
+
+fn weight(value: &str, text: &str) -> Result<u32> {
+    match value.parse() {
+        Ok(weight) if (1..=MAX_WEIGHT).contains(&weight) => Ok(weight),
+        _ => Err(invalid(
+            text,
+            &format!("weight {value:?} is not between 1 and {MAX_WEIGHT}"),
+        )),
+    }
+}
+
+fn affinity(value: &str, text: &str) -> Result<bool> {
+    match value {
+        "client" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(invalid(
+            text,
+            &format!("affinity {value:?} is neither client nor none"),
+        )),
+    }
+}
+
+fn ingress(value: &str, text: &str) -> Result<()> {
+    match value {
+        "node" => Ok(()),
+        "all" => Err(Error::new(
+            Code::NotImplemented,
+            format!("port {text:?}: ingress=all is not implemented yet"),
+        )),
+        _ => Err(invalid(
+            text,
+            &format!("ingress {value:?} is neither node nor all"),
+        )),
+    }
 }
 
 fn set<T>(place: &mut Option<T>, value: T, key: &str, text: &str) -> Result<()> {
@@ -152,11 +227,22 @@ fn build(
             return Err(invalid(text, &reason));
         }
     };
+    // The checksum of SCTP covers the ports, and is a CRC over all of the packet.
+    let host = match (protocol, host) {
+        (Protocol::Sctp, HostPorts::Free) => HostPorts::Exactly(container),
+        (Protocol::Sctp, HostPorts::Exactly(host)) if host == container => HostPorts::Exactly(host),
+        (Protocol::Sctp, _) => {
+            let reason = "sctp is published on the port that it has in the container only";
+            return Err(invalid(text, reason));
+        }
+        (_, host) => host,
+    };
     Ok(PortSpec {
         protocol,
         host_ip,
         host,
         container,
+        terms: Terms::default(),
     })
 }
 
@@ -171,10 +257,7 @@ fn parse_protocol(name: &str, text: &str) -> Result<Protocol> {
     match name.to_ascii_lowercase().as_str() {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        "sctp" => Err(Error::new(
-            Code::NotImplemented,
-            format!("port {text:?}: sctp is not implemented yet"),
-        )),
+        "sctp" => Ok(Protocol::Sctp),
         _ => Err(invalid(text, &format!("unknown protocol {name:?}"))),
     }
 }
@@ -244,6 +327,7 @@ mod tests {
             host_ip: ip.map(|ip| ip.parse().unwrap()),
             host,
             container,
+            terms: Terms::default(),
         }
     }
 
@@ -323,16 +407,51 @@ mod tests {
                 error.message
             );
         }
-        for text in [
-            "80/sctp",
-            "target=80,allow=10.0.0.0/8",
-            "target=80,weight=3",
+        let all_nodes = parse("target=80,ingress=all").unwrap_err();
+        assert_eq!(all_nodes.code, Code::NotImplemented);
+    }
+
+    #[test]
+    fn sctp_keeps_its_ports() {
+        let exactly = HostPorts::Exactly(one(3868));
+        for text in ["3868/sctp", "3868:3868/sctp", "target=3868,protocol=sctp"] {
+            assert_eq!(parse(text).unwrap().host, exactly, "{text}");
+        }
+        for text in ["3869:3868/sctp", "3868-3870:3868/sctp"] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            assert!(error.message.contains("sctp"), "{error}");
+        }
+    }
+
+    #[test]
+    fn terms_stand_in_the_long_form() {
+        let terms = |text: &str| parse(text).unwrap().terms;
+        let given = terms("target=80,allow=10.0.0.0/8,allow=2001:db8::1,weight=3,affinity=client");
+        assert_eq!(
+            given,
+            Terms {
+                allow: Some(vec![
+                    "10.0.0.0/8".parse().unwrap(),
+                    "2001:db8::1/128".parse().unwrap()
+                ]),
+                weight: Some(3),
+                affinity: Some(true),
+            }
+        );
+        assert_eq!(terms("target=80,allow=").allow, Some(vec![]));
+        assert_eq!(terms("target=80,ingress=node"), Terms::default());
+        for wrong in [
+            "allow=10.0.0.1/8",
+            "allow=x",
+            "weight=0",
+            "weight=1001",
+            "weight=x",
+            "affinity=x",
+            "ingress=x",
         ] {
-            assert_eq!(
-                parse(text).unwrap_err().code,
-                Code::NotImplemented,
-                "{text}"
-            );
+            let error = parse(&format!("target=80,{wrong}")).unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument, "{wrong}");
         }
     }
 
@@ -365,6 +484,7 @@ mod tests {
             let bracketed = if v6 { format!("[{ip}]") } else { ip.to_string() };
             let wanted = PortSpec {
                 protocol, host_ip: Some(ip), host: HostPorts::Exactly(host), container,
+                terms: Terms::default(),
             };
             prop_assert_eq!(parse(&format!("{bracketed}:{host}:{container}/{name}")).unwrap(), wanted.clone());
             let long = format!("published={host},target={container},host_ip={ip},protocol={name}");

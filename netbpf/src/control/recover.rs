@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::{
     Inner,
     apply::{self, Apply},
-    endpoint, network, plan,
+    endpoint, host, network, plan,
     ports::{self, local_port_range, masquerade_ports},
     reaper::Reaper,
     state::State,
@@ -26,10 +26,13 @@ use crate::{
         bpffs::{self, Prepared},
         lock::{DirectoryLock, NamespaceLock},
         netlink::Netlink,
-        netns::Namespace,
+        netns::{self, Namespace},
         process, sysctl,
     },
 };
+
+/// Ifindex of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
 
 pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     process::check_capabilities()?;
@@ -50,6 +53,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         max_endpoints: settings.max_endpoints,
         masquerade_ports: masquerade_ports(&local_port_range()),
         as_kernel: settings.as_kernel,
+        netns_cookie: netns::cookie()?,
     })?);
     let mut state = State::new(host, store.meta(Meta::LastNetwork)?.unwrap_or(0));
     state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
@@ -62,6 +66,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         settings,
         ipv6,
         bpffs,
+        drains: Arc::default(),
         _locks: (lock, pins),
     };
     let is_first = inner.store.networks()?.is_empty() && inner.store.endpoints()?.is_empty();
@@ -124,14 +129,14 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
         state.notes.push(format!("at start: {error}"));
     }
     let indexes: HashSet<u32> = state.endpoints.keys().copied().collect();
-    let published = state.endpoints.values().flat_map(|e| &e.ports);
-    let slots: HashSet<u32> = published.map(|p| p.slot).collect();
+    let slots: HashSet<u32> = state.services.slots().collect();
     let stale_ports = inner.datapath.retain_ports(&slots)?;
     let stale_endpoints = inner.datapath.retain_endpoints(&indexes)?;
     if stale_ports + stale_endpoints > 0 {
         tracing::info!(stale_ports, stale_endpoints, "stale entries removed");
     }
     ports::sync_reserved(inner, state)?;
+    host::attach(inner, state)?;
     uplinks::refresh(inner, state)?;
     if !state.networks.contains_key(network::DEFAULT) {
         network::create_default(inner, state)?;
@@ -162,16 +167,18 @@ fn take_stock(inner: &Inner, state: &mut State) -> Result<Stock> {
 /// Finishes or undoes what was half-done. Those that live are known by now: they
 /// inherit default routes, and keep ports that were another's before.
 fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Result<()> {
-    let published = state.endpoints.values().flat_map(|e| &e.ports);
-    let slots: HashSet<u32> = published.map(|p| p.slot).collect();
+    let slots: HashSet<u32> = state.services.slots().collect();
     for mut record in broken {
         let was = record.state;
         record.ports.retain(|p| !slots.contains(&p.slot));
+        record.draining.retain(|d| !slots.contains(&d.port.slot));
         let (name, network) = (&record.name, &record.network);
         tracing::info!(endpoint = name, network, ?was, "cleared away at start");
         let endpoint = state.planned(&record);
         // None of the broken ones is among the heirs: they are not in the state.
-        let mut steps = plan::detach(&endpoint, state.heirs(&record, &BTreeSet::new()));
+        let ports = endpoint::unpublishing(state, &endpoint);
+        let heirs = state.heirs(&record, &BTreeSet::new());
+        let mut steps = plan::detach(&endpoint, ports, heirs);
         steps.extend(plan::remove_device(&endpoint));
         let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
         for error in apply.run_to_end(&steps) {
@@ -190,6 +197,8 @@ pub fn wanted(state: &State, ipv6: bool) -> plan::Wanted {
     plan::Wanted {
         networks: networks.collect(),
         endpoints: endpoints.collect(),
+        services: state.all_services(),
+        draining: state.all_draining(),
         ipv6,
     }
 }
@@ -201,6 +210,7 @@ fn detach_strangers(inner: &Inner, state: &mut State) -> Result<()> {
         .iter()
         .map(|u| u.entry.device.ifindex)
         .chain(state.endpoints.values().map(|e| e.host_ifindex))
+        .chain([LOOPBACK])
         .collect();
     for ifindex in inner.datapath.attached()? {
         if known.contains(&ifindex) {

@@ -9,8 +9,10 @@ use std::{
 
 use super::{
     errors::{no_endpoint, no_network},
+    host::Hooks,
     ipam::Ipam,
     plan::{self, Heirs},
+    services::Services,
     uplinks::Uplink,
 };
 use crate::{
@@ -57,6 +59,7 @@ pub struct State {
     pub endpoints: BTreeMap<u32, EndpointRecord>,
     by_name: BTreeMap<(String, String), u32>,
     by_device: HashMap<u32, u32>,
+    pub services: Services,
     /// A socket in the daemon's own namespace.
     pub host: Netlink,
     pub last_serial: u64,
@@ -67,8 +70,12 @@ pub struct State {
     pub addresses: Vec<IpAddr>,
     /// Host ports are chosen from behind this one on.
     pub last_port: u16,
+    /// Slots of published ranges are chosen from behind this one on.
+    pub last_slot: u32,
     /// Ports in `ip_local_reserved_ports` that are ours.
     pub reserved: BTreeSet<u16>,
+    /// How the host's own programs reach published ports; `None` before the start.
+    pub hooks: Option<Hooks>,
     /// What `status` is to say beside what it sees.
     pub notes: Vec<String>,
     /// The daemon is about to end, or a teardown has begun: nothing is to change
@@ -83,6 +90,7 @@ impl State {
             endpoints: BTreeMap::new(),
             by_name: BTreeMap::new(),
             by_device: HashMap::new(),
+            services: Services::default(),
             host,
             last_serial: 0,
             last_index: 0,
@@ -90,7 +98,9 @@ impl State {
             uplinks: Vec::new(),
             addresses: Vec::new(),
             last_port: 0,
+            last_slot: 0,
             reserved: BTreeSet::new(),
+            hooks: None,
             notes: Vec::new(),
             closed: false,
         }
@@ -154,6 +164,10 @@ impl State {
         if record.host_ifindex != 0 {
             self.by_device.insert(record.host_ifindex, record.index);
         }
+        if let Some(before) = self.endpoints.get(&record.index) {
+            self.services.remove(before);
+        }
+        self.services.add(&record);
         self.endpoints.insert(record.index, record);
     }
 
@@ -171,6 +185,7 @@ impl State {
         self.by_name
             .remove(&(record.name.clone(), record.network.clone()));
         self.by_device.remove(&record.host_ifindex);
+        self.services.remove(&record);
         Some(record)
     }
 

@@ -156,7 +156,7 @@ fn everything(
     // Maps and programs go as a whole, below.
     let mut apply = Apply::new(&mut state.host, None, ipv6);
     for endpoint in &all.endpoints {
-        errors.extend(apply.run_to_end(&plan::detach(endpoint, Heirs::default())));
+        errors.extend(apply.run_to_end(&plan::detach(endpoint, Vec::new(), Heirs::default())));
     }
     // At once; what is not in the group yet, of an attach cut short, one by one.
     errors.extend(apply.remove_all_veths().err());

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{
     Inner,
     errors::no_endpoint,
+    host::Hooks,
     ports,
     state::{Network, State},
 };
@@ -101,8 +102,9 @@ fn port(port: &PortRecord) -> PortInfo {
         host_port: port.host_port,
         host_port_end: is_range.then_some(port.host_port_end),
         container_port: port.container_port,
-        allow: Vec::new(),
-        weight: 1,
+        allow: port.allow.clone(),
+        weight: port.weight,
+        affinity: port.affinity.then_some(Affinity::Client),
     }
 }
 
@@ -225,6 +227,7 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         addresses: u.addresses.clone(),
         link: if u.entry.ethernet { "ethernet" } else { "ip" }.into(),
     });
+    let hooks = state.hooks.as_ref().map(Hooks::shown);
     // After a teardown the pins are gone, whether or not all else is.
     let usage = (inner.datapath.program_usage(), inner.datapath.map_usage());
     let (programs, maps) = match usage {
@@ -254,9 +257,13 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
                 max_entries: m.max_entries,
             })
             .collect(),
-        features: [("attach", attach), ("ipv6", ipv6)]
-            .map(|(name, value)| (name.into(), value.into()))
-            .into(),
+        features: [
+            ("attach", attach.into()),
+            ("host_sockets", hooks.unwrap_or_default()),
+            ("ipv6", ipv6.into()),
+        ]
+        .map(|(name, value): (&str, String)| (name.into(), value))
+        .into(),
         networks: state.networks.len(),
         endpoints: state.endpoints.len(),
         notes: notes(inner, state),

@@ -12,7 +12,9 @@ use netbpf_common::{
     flow::{state, timeout_seconds},
     maps::{
         Flow, FlowKey, MappingKey, Outside, OutsideKey,
-        flows::{FLOW_ORIGINAL, KIND_MASQUERADE, KIND_PUBLISH},
+        flows::{
+            FLOW_ORIGINAL, KIND_LOCAL, KIND_MASQUERADE, KIND_PUBLISH, arrival_container, is_of_port,
+        },
     },
     names,
     time::{Ticks, since, ticks, ticks_to_millis},
@@ -86,6 +88,27 @@ where
             .get(key, 0)
             .or_else(|_| self.transient.get(key, 0))
             .ok()
+    }
+
+    /// Whether a published port's answers leave by this tuple.
+    pub(super) fn is_of_slot(
+        &self,
+        slot: u32,
+        protocol: u8,
+        (src, sport): (A, u16),
+        (dst, dport): (A, u16),
+    ) -> bool {
+        let key = FlowKey {
+            src,
+            dst,
+            sport,
+            dport,
+            protocol,
+            reserved: 0,
+            arrival: arrival_container(0),
+        };
+        self.half(&key)
+            .is_some_and(|flow| is_of_port(flow.kind) && u32::from(flow.slot) == slot)
     }
 
     pub(super) fn records(&self, now: Ticks) -> Result<Vec<FlowRecord>> {
@@ -223,10 +246,10 @@ fn record<A: Address>(
     FlowRecord {
         protocol: key.protocol,
         endpoint: flow.endpoint,
-        kind: if flow.kind == KIND_PUBLISH {
-            "publish"
-        } else {
-            "masquerade"
+        kind: match flow.kind {
+            KIND_PUBLISH => "publish",
+            KIND_LOCAL => "local",
+            _ => "masquerade",
         },
         state: state(key.protocol, flow.seen, reply.map_or(0, |r| r.seen)),
         src: (key.src.ip(), key.sport),

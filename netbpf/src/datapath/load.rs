@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, MapData, MapInfo},
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError},
     util::nr_cpus,
 };
 use netbpf_common::{abi::ABI, maps::Config, names};
@@ -53,19 +53,36 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
 
     pins::make_directories(&options.bpffs)?;
     for &name in names::PROGRAMS {
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(name)
-            .ok_or_else(|| {
-                DatapathError::other("load", format!("no program {name} in the object"))
-            })?
-            .try_into()
-            .map_err(|error: ProgramError| DatapathError::other(format!("load {name}"), error))?;
-        program.load().map_err(|error| refused(name, &error))?;
-        pins::replace(&pins::program(&options.bpffs, name), |path| {
-            program.pin(path).map_err(|error| chain(&error))
-        })?;
+        load_program(&mut ebpf, &options.bpffs, name)?;
     }
     Ok(ebpf)
+}
+
+/// Loads the programs of cgroups and pins them.
+pub(super) fn load_host(ebpf: &mut Ebpf, bpffs: &Path) -> Result<()> {
+    let mut names = names::HOST_PROGRAMS.iter();
+    names.try_for_each(|name| load_program(ebpf, bpffs, name))
+}
+
+fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| DatapathError::other("load", format!("no program {name} in the object")))?;
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        _ => {
+            return Err(DatapathError::other(
+                "load",
+                format!("what kind is {name}?"),
+            ));
+        }
+    };
+    loaded.map_err(|error| refused(name, &error))?;
+    pins::replace(&pins::program(bpffs, name), |path| {
+        program.pin(path).map_err(|error| chain(&error))
+    })
 }
 
 /// Entries of the maps whose size is configured.
@@ -160,6 +177,7 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         masquerade_last: *options.masquerade_ports.end(),
         gateway_mac: GATEWAY_MAC,
         reserved: [0; 6],
+        netns_cookie: options.netns_cookie,
     };
     config
         .set(0, value, 0)

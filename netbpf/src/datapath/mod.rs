@@ -7,21 +7,34 @@
 mod attach;
 mod blocks;
 mod flows;
+mod host;
 mod kernel;
 mod load;
+mod marks;
 mod pins;
+mod places;
+mod services;
 mod tables;
 mod types;
 
+pub use services::MAX_BACKENDS;
 pub use types::*;
 
 use std::{
     collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aya::{Ebpf, maps::MapInfo as KernelMapInfo, programs::SchedClassifier};
+use aya::{
+    Ebpf,
+    maps::MapInfo as KernelMapInfo,
+    programs::{
+        ProgramInfo, SchedClassifier,
+        links::{FdLink, PinnedLink},
+    },
+};
 use netbpf_common::{
     drop::DropReason,
     maps::{EndpointStats, OutsideKey},
@@ -30,15 +43,20 @@ use netbpf_common::{
     verdict::MAX_ENDPOINT,
 };
 
+use crate::sys::cgroup::Cgroup;
 use attach::{monotonic, name_of};
 use kernel::Kernel;
 use load::chain;
 use pins::{Direction, Hook};
+use services::Known;
 use tables::{FlowTables, Tables, removed, write_error};
 
 /// The MAC that every container sees as its gateway's, and that every host-side
 /// veth has, so that the kernel takes frames to it as its own.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x6e, 0x65, 0x74, 0x62, 0x70];
+
+/// Ifindex of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// Programs and maps in the kernel.
 pub struct Datapath {
@@ -55,6 +73,7 @@ pub struct Datapath {
 struct Inner {
     ebpf: Ebpf,
     tables: Tables,
+    known: Known,
 }
 
 struct Flows {
@@ -75,6 +94,7 @@ impl Datapath {
         let kernel = Kernel::new(options.as_kernel);
         let mut ebpf = load::load(options, kernel)?;
         let tables = Tables::open(&mut ebpf)?;
+        let known = Known::read(&tables)?;
         let flows = Flows {
             v4: FlowTables::open4(&mut ebpf)?,
             v6: FlowTables::open6(&mut ebpf)?,
@@ -86,7 +106,11 @@ impl Datapath {
             kind: attach::kind(kernel),
             kernel,
             max_endpoints: options.max_endpoints,
-            inner: Mutex::new(Inner { ebpf, tables }),
+            inner: Mutex::new(Inner {
+                ebpf,
+                tables,
+                known,
+            }),
             flows: Mutex::new(flows),
         })
     }
@@ -151,6 +175,39 @@ impl Datapath {
             // No way out by which nothing comes back.
             let _ = inner.tables.uplinks.remove(&device.ifindex);
         })
+    }
+
+    /// Hangs `host_local` on `lo`: published ports answer the host's own programs,
+    /// packet by packet.
+    pub fn attach_loopback(&self) -> Result<()> {
+        let inner = &mut *self.inner();
+        let lo = Device {
+            name: "lo".into(),
+            ifindex: LOOPBACK,
+        };
+        let (program, egress) = (names::HOST_LOCAL, Direction::Egress);
+        attach::attach(
+            &mut inner.ebpf,
+            &self.bpffs,
+            program,
+            &lo,
+            egress,
+            self.kind,
+        )
+    }
+
+    /// Hangs the programs of cgroups on this one and takes them off all others: its
+    /// processes reach published ports without anything to do per packet, and cannot
+    /// bind them.
+    pub fn attach_cgroup(&self, cgroup: &Cgroup) -> Result<()> {
+        let inner = &mut *self.inner();
+        load::load_host(&mut inner.ebpf, &self.bpffs)?;
+        host::attach(&mut inner.ebpf, &self.bpffs, cgroup)
+    }
+
+    /// Takes the programs of cgroups off, wherever they are.
+    pub fn detach_cgroups(&self) -> Result<()> {
+        host::detach(&self.bpffs)
     }
 
     /// Takes our programs off a device, and its pins and entries away; a device
@@ -286,80 +343,6 @@ impl Datapath {
         tables::replace_all(names::SOURCES, &mut self.inner().tables.sources, &wanted)
     }
 
-    /// Publishes a port or range. What is published so already stays as it is,
-    /// with its flows; another range of the same slot is to be taken back first.
-    pub fn publish(&self, port: &PortEntry) -> Result<()> {
-        let tables = &mut self.inner().tables;
-        let held = tables
-            .generations
-            .get(&port.slot, 0)
-            .map_err(|e| slot_error(port, &e))?;
-        let same = tables::port(port, held)
-            .iter()
-            .all(|(key, value)| tables.ports.get(key, 0).is_ok_and(|found| found == *value));
-        if same {
-            return Ok(());
-        }
-        let generation = held.wrapping_add(1).max(1);
-        tables
-            .generations
-            .set(port.slot, generation, 0)
-            .map_err(|e| slot_error(port, &e))?;
-        for (key, value) in tables::port(port, generation) {
-            tables
-                .ports
-                .insert(&key, value, 0)
-                .map_err(|e| write_error(names::PORTS, 65_536, &e))?;
-        }
-        Ok(())
-    }
-
-    /// Takes a published port back; its flows are followed no more. Idempotent.
-    pub fn unpublish(&self, port: &PortEntry) -> Result<()> {
-        let tables = &mut self.inner().tables;
-        for (key, _) in tables::port(port, 0) {
-            // The port may be another's by now.
-            if tables
-                .ports
-                .get(&key, 0)
-                .is_ok_and(|found| found.slot == port.slot)
-            {
-                removed(names::PORTS, tables.ports.remove(&key))?;
-            }
-        }
-        let held = tables
-            .generations
-            .get(&port.slot, 0)
-            .map_err(|e| slot_error(port, &e))?;
-        tables
-            .generations
-            .set(port.slot, held.wrapping_add(1), 0)
-            .map_err(|e| slot_error(port, &e))
-    }
-
-    /// Removes entries of slots other than these; returns how many.
-    pub fn retain_ports(&self, slots: &HashSet<u32>) -> Result<usize> {
-        let tables = &mut self.inner().tables;
-        let gone: Vec<_> = tables
-            .ports
-            .iter()
-            .flatten()
-            .filter(|(_, port)| !slots.contains(&port.slot))
-            .collect();
-        let mut ended = HashSet::new();
-        for (key, port) in &gone {
-            removed(names::PORTS, tables.ports.remove(key))?;
-            if ended.insert(port.slot) {
-                let next = port.generation.wrapping_add(1);
-                tables
-                    .generations
-                    .set(port.slot, next, 0)
-                    .map_err(|e| write_error(names::GENERATIONS, 65_536, &e))?;
-            }
-        }
-        Ok(gone.len())
-    }
-
     /// An endpoint's counters.
     pub fn stats(&self, index: u32) -> Result<Stats> {
         let values = self
@@ -429,6 +412,47 @@ impl Datapath {
         })
     }
 
+    /// Whether a connection of a container, as it sees it, came by this published
+    /// range.
+    pub fn is_of_slot(
+        &self,
+        slot: u32,
+        protocol: u8,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
+        let tables = self.flow_tables();
+        match (local.ip(), remote.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => tables.v4.is_of_slot(
+                slot,
+                protocol,
+                (src.octets(), local.port()),
+                (dst.octets(), remote.port()),
+            ),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => tables.v6.is_of_slot(
+                slot,
+                protocol,
+                (src.octets(), local.port()),
+                (dst.octets(), remote.port()),
+            ),
+            _ => false,
+        }
+    }
+
+    /// Connections of the host's own programs by this published range that were
+    /// translated when they connected.
+    pub fn host_connections(&self, slot: u32) -> Result<Vec<HostConnection>> {
+        let tables = &self.inner().tables;
+        let all = tables.host_conns.iter().flatten();
+        Ok(all
+            .filter(|(_, conn)| conn.slot == slot)
+            .map(|(cookie, conn)| HostConnection {
+                cookie,
+                backend: SocketAddr::new(tables::ip(conn.backend), conn.backend_port),
+            })
+            .collect())
+    }
+
     /// Endpoints that are there.
     fn living(&self) -> HashSet<u32> {
         let tables = &self.inner().tables;
@@ -491,24 +515,31 @@ impl Datapath {
                 attached.entry(id).or_default().push(text);
             }
         }
-        names::PROGRAMS
-            .iter()
-            .map(|&name| {
-                let program = SchedClassifier::from_pin(pins::program(&self.bpffs, name))
-                    .map_err(|e| DatapathError::other(format!("read {name}"), chain(&e)))?;
-                let info = program
-                    .info()
-                    .map_err(|e| DatapathError::other(format!("read {name}"), chain(&e)))?;
-                let mut attached_to = attached.remove(&info.id()).unwrap_or_default();
-                attached_to.sort();
-                Ok(ProgramUsage {
-                    name: name.into(),
-                    id: info.id(),
-                    verified_instructions: info.verified_instruction_count(),
-                    attached_to,
-                })
-            })
-            .collect()
+        for (cgroup, pin) in pins::cgroup_links(&self.bpffs)? {
+            if let Some(id) = linked_program(&pin) {
+                let text = format!("cgroup {cgroup} (link)");
+                attached.entry(id).or_default().push(text);
+            }
+        }
+        let names = names::PROGRAMS.iter().chain(names::HOST_PROGRAMS);
+        let mut programs = Vec::new();
+        for &name in names {
+            let pin = pins::program(&self.bpffs, name);
+            if !pin.exists() {
+                continue;
+            }
+            let info = ProgramInfo::from_pin(&pin)
+                .map_err(|e| DatapathError::other(format!("read {name}"), chain(&e)))?;
+            let mut attached_to = attached.remove(&info.id()).unwrap_or_default();
+            attached_to.sort();
+            programs.push(ProgramUsage {
+                name: name.into(),
+                id: info.id(),
+                verified_instructions: info.verified_instruction_count(),
+                attached_to,
+            });
+        }
+        Ok(programs)
     }
 
     /// The program of a hook and where it is; `None` when its device is gone.
@@ -529,12 +560,7 @@ impl Datapath {
             ));
         }
         let pin = pins::link(&self.bpffs, hook.ifindex, hook.direction, AttachKind::Tcx);
-        let link = aya::programs::links::PinnedLink::from_pin(pin).ok()?;
-        let id = aya::programs::links::FdLink::from(link)
-            .info()
-            .ok()?
-            .program_id();
-        Some((id, format!("{name} {direction} (tcx)")))
+        Some((linked_program(&pin)?, format!("{name} {direction} (tcx)")))
     }
 
     /// Removes every link, filter, program and map pin under `bpffs`; works
@@ -551,8 +577,10 @@ impl Datapath {
     }
 }
 
-fn slot_error(port: &PortEntry, error: &aya::maps::MapError) -> DatapathError {
-    DatapathError::other(format!("use port slot {}", port.slot), chain(error))
+/// The number of the program that a pinned link holds.
+fn linked_program(pin: &Path) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
+    Some(link.info().ok()?.program_id())
 }
 
 /// Sets an endpoint's counters to 0 for whoever gets its index next.

@@ -6,6 +6,7 @@
 //! <bpffs>/links/12_ingress_tcx        a TCX link on device 12
 //! <bpffs>/links/12_ingress_clsact     the program of a clsact filter there
 //! <bpffs>/links/12_qdisc              a directory: the clsact qdisc there is ours
+//! <bpffs>/links/cgroup_1_host_bind4   a link on the cgroup with that number
 //! ```
 
 use std::{
@@ -71,6 +72,25 @@ pub(super) fn link(bpffs: &Path, ifindex: u32, direction: Direction, kind: Attac
     ))
 }
 
+const CGROUP: &str = "cgroup_";
+
+/// The link of a program on a cgroup.
+pub(super) fn cgroup_link(bpffs: &Path, cgroup: u64, program: &str) -> PathBuf {
+    links(bpffs).join(format!("{CGROUP}{cgroup}_{program}"))
+}
+
+/// All links on cgroups, with the cgroups' numbers.
+pub(super) fn cgroup_links(bpffs: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let names = link_names(bpffs)?;
+    Ok(names
+        .iter()
+        .filter_map(|name| {
+            let (id, _) = name.strip_prefix(CGROUP)?.split_once('_')?;
+            Some((id.parse().ok()?, links(bpffs).join(name)))
+        })
+        .collect())
+}
+
 /// Notes that the clsact qdisc of a device was made by us.
 pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
     let path = links(bpffs).join(format!("{ifindex}_qdisc"));
@@ -89,6 +109,11 @@ pub(super) fn forget_qdisc(bpffs: &Path, ifindex: u32) -> bool {
 
 /// All attachments that have a pin.
 pub(super) fn hooks(bpffs: &Path) -> Result<Vec<Hook>> {
+    let names = link_names(bpffs)?;
+    Ok(names.iter().filter_map(|name| parse(name)).collect())
+}
+
+fn link_names(bpffs: &Path) -> Result<Vec<String>> {
     let directory = links(bpffs);
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -96,7 +121,7 @@ pub(super) fn hooks(bpffs: &Path) -> Result<Vec<Hook>> {
         Err(source) => return Err(io_error(format!("list {}", directory.display()), source)),
     };
     Ok(entries
-        .filter_map(|entry| parse(entry.ok()?.file_name().to_str()?))
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect())
 }
 

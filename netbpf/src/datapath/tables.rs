@@ -9,11 +9,11 @@ use aya::{
     },
 };
 use netbpf_common::{
-    addr::{ANY, Addr, mapped},
+    addr::{Addr, mapped, unmapped},
     maps::{
-        DropKey, Endpoint, EndpointKey, EndpointStats, Flow, FlowKey, Local, LocalKey, Mapping,
-        MappingKey, Outside, OutsideKey, Port, PortData, Source, SourceData, Subnet, SubnetData,
-        Uplink, Veth,
+        AllowData, Backend, BackendKey, DropKey, Endpoint, EndpointKey, EndpointStats, Flow,
+        FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Port,
+        PortData, PortKey, Published, Share, Source, SourceData, Subnet, SubnetData, Uplink, Veth,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE},
         locals::LOCAL_GATEWAY,
         uplinks::UPLINK_ETHERNET,
@@ -22,11 +22,11 @@ use netbpf_common::{
 };
 
 use super::{
-    Result, blocks,
+    Result,
     load::{chain, cpus},
     types::{
-        DatapathError, EndpointEntry, LocalEntry, NetworkFlags, PortEntry, SourceEntry,
-        SubnetEntry, UplinkEntry,
+        DatapathError, EndpointEntry, LocalEntry, NetworkFlags, SourceEntry, SubnetEntry,
+        UplinkEntry,
     },
 };
 
@@ -55,6 +55,11 @@ pub(super) struct Tables {
     pub locals: HashMap<MapData, LocalKey, Local>,
     pub subnets: LpmTrie<MapData, SubnetData, Subnet>,
     pub ports: LpmTrie<MapData, PortData, Port>,
+    pub published: Array<MapData, Published>,
+    pub shares: HashMap<MapData, u32, Share>,
+    pub backends: HashMap<MapData, BackendKey, Backend>,
+    pub allows: LpmTrie<MapData, AllowData, u32>,
+    pub host_conns: HashMap<MapData, u64, HostConn>,
     pub generations: Array<MapData, u32>,
     pub endpoint_stats: PerCpuArray<MapData, EndpointStats>,
     pub endpoint_drops: HashMap<MapData, DropKey, u64>,
@@ -114,6 +119,11 @@ impl Tables {
             locals: take(ebpf, names::LOCALS)?,
             subnets: take(ebpf, names::SUBNETS)?,
             ports: take(ebpf, names::PORTS)?,
+            published: take(ebpf, names::PUBLISHED)?,
+            shares: take(ebpf, names::SHARES)?,
+            backends: take(ebpf, names::BACKENDS)?,
+            allows: take(ebpf, names::ALLOWS)?,
+            host_conns: take(ebpf, names::HOST_CONNS)?,
             generations: take(ebpf, names::GENERATIONS)?,
             endpoint_stats: take(ebpf, names::ENDPOINT_STATS)?,
             endpoint_drops: take(ebpf, names::ENDPOINT_DROPS)?,
@@ -169,6 +179,13 @@ pub(super) fn addr(ip: IpAddr) -> Addr {
     match ip {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+pub(super) fn ip(addr: Addr) -> IpAddr {
+    match unmapped(addr) {
+        Some(v4) => v4.into(),
+        None => addr.into(),
     }
 }
 
@@ -273,53 +290,35 @@ pub(super) fn subnet(s: &SubnetEntry) -> (Key<SubnetData>, Subnet) {
     )
 }
 
-/// The entries of a published port: one per block and family.
-pub(super) fn port(p: &PortEntry, generation: u32) -> Vec<(Key<PortData>, Port)> {
-    let wildcard = p.host_ip.is_none_or(|ip| ip.is_unspecified());
-    let host = p.host_ip.filter(|_| !wildcard).map_or(ANY, addr);
-    let wanted = |family: u8| match p.host_ip {
-        None => true,
-        Some(IpAddr::V4(_)) => family == 4,
-        Some(IpAddr::V6(_)) => family == 6,
-    };
-    let backends = [
-        (4, p.endpoint.ipv4.map(IpAddr::V4)),
-        (6, p.endpoint.ipv6.map(IpAddr::V6)),
-    ];
-    let mut entries = Vec::new();
-    for (family, backend) in backends {
-        let Some(backend) = backend.filter(|_| wanted(family)) else {
-            continue;
-        };
-        for block in blocks::blocks(&p.host_ports) {
-            let data = PortData {
-                protocol: p.protocol,
-                family,
-                addr: host,
-                port_be: block.first.to_be_bytes(),
-            };
-            // Protocol, family and address whole, then the bits of the block.
-            entries.push((
-                Key::new(144 + block.bits, data),
-                Port {
-                    slot: p.slot,
-                    generation,
-                    endpoint: p.endpoint.index,
-                    network: p.endpoint.network,
-                    ifindex: p.endpoint.device.ifindex,
-                    flags: 0,
-                    backends: 1,
-                    network_flags: flags(p.endpoint.flags) as u16,
-                    host_port: *p.host_ports.start(),
-                    container_port: p.container_port,
-                    container_addr: addr(backend),
-                    mac: p.endpoint.mac,
-                    reserved: [0; 2],
-                },
-            ));
-        }
+/// The family of an address in 16-byte form.
+pub(super) fn family_of(addr: Addr) -> u8 {
+    if unmapped(addr).is_some() { 4 } else { 6 }
+}
+
+pub(super) fn port_key(key: &Key<PortData>) -> PortKey {
+    PortKey {
+        prefix_len: key.prefix_len(),
+        data: key.data(),
     }
-    entries
+}
+
+/// The key for clients that a published port is for.
+pub(super) fn allow(number: u32, clients: ipnet::IpNet) -> Key<AllowData> {
+    let data = AllowData {
+        allow: number,
+        addr: addr(clients.network()),
+    };
+    Key::new(32 + mapped_prefix(clients), data)
+}
+
+/// The list and the clients of such a key.
+pub(super) fn allowed(key: &Key<AllowData>) -> (u32, ipnet::IpNet) {
+    let (data, bits) = (key.data(), key.prefix_len().saturating_sub(32) as u8);
+    let (ip, bits) = match unmapped(data.addr) {
+        Some(v4) if bits >= 96 => (IpAddr::from(v4), bits - 96),
+        _ => (IpAddr::from(data.addr), bits),
+    };
+    (data.allow, ipnet::IpNet::new_assert(ip, bits))
 }
 
 /// Makes a longest-prefix table of 4,096 entries just this; what is right already is

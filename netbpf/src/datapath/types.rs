@@ -1,7 +1,7 @@
 //! What the rest of the daemon says to the datapath, and hears from it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
 };
@@ -30,6 +30,8 @@ pub struct Options {
     pub masquerade_ports: RangeInclusive<u16>,
     /// Use only what this kernel has.
     pub as_kernel: Option<Release>,
+    /// The network namespace whose processes are the host's own (`SO_NETNS_COOKIE`).
+    pub netns_cookie: u64,
 }
 
 /// Properties of a network that the programs act on.
@@ -93,19 +95,50 @@ pub struct SubnetEntry {
     pub flags: NetworkFlags,
 }
 
-/// A published port or range. Host and container ports go in step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortEntry {
-    /// 0…max_ports-1, chosen by the caller, one per published range.
-    pub slot: u32,
+/// Where something is published.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceAt {
     /// IP protocol number.
     pub protocol: u8,
     /// `None`: all addresses of the host, in the families that the endpoint has.
     pub host_ip: Option<IpAddr>,
-    pub host_ports: RangeInclusive<u16>,
+    /// Host ports, first and last.
+    pub first: u16,
+    pub last: u16,
+}
+
+/// What is published at one place: one endpoint, or several that share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub at: ServiceAt,
+    /// Programs of the host may not bind the ports.
+    pub held: bool,
+    /// A client address keeps its backend.
+    pub affinity: bool,
+    /// Clients that may use it; empty: all.
+    pub allow: Vec<IpNet>,
+    /// At least one, each with a slot of its own.
+    pub backends: Vec<ServiceBackend>,
+}
+
+/// An endpoint behind a published port. Host and container ports go in step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceBackend {
+    /// 0…65,535, chosen by the caller, one per endpoint and published range.
+    pub slot: u32,
     /// Container port of the first host port.
     pub container_port: u16,
+    /// At least 1.
+    pub weight: u32,
     pub endpoint: EndpointEntry,
+}
+
+/// A connection of a program of the host that went to a container directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostConnection {
+    /// `SO_COOKIE`.
+    pub cookie: u64,
+    pub backend: SocketAddr,
 }
 
 /// A flow, both halves put together.
@@ -113,7 +146,7 @@ pub struct PortEntry {
 pub struct FlowRecord {
     pub protocol: u8,
     pub endpoint: u32,
-    /// `publish` or `masquerade`.
+    /// `publish`, `masquerade` or `local`.
     pub kind: &'static str,
     pub state: State,
     /// Tuple of the packet that made the flow, as it came.

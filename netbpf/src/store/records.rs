@@ -91,6 +91,9 @@ pub struct EndpointRecord {
     pub links: Vec<String>,
     pub labels: Labels,
     pub ports: Vec<PortRecord>,
+    /// Published no more, while their connections may go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<Draining>,
     pub created_at: String,
 }
 
@@ -105,6 +108,7 @@ impl EndpointRecord {
     /// What is left of an endpoint when only its device is to be removed.
     pub fn forget_all_but_device(&mut self) {
         self.ports.clear();
+        self.draining.clear();
         (self.default4, self.default6, self.rules) = (false, false, false);
     }
 
@@ -125,4 +129,28 @@ pub struct PortRecord {
     /// The same as `host_port` for a single port.
     pub host_port_end: u16,
     pub container_port: u16,
+    /// Clients that may use it; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<IpNet>,
+    /// Of new connections, beside others that share the port.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// A client address keeps its backend.
+    #[serde(default)]
+    pub affinity: bool,
+    /// Programs of the host may bind it: an engine holds it itself.
+    #[serde(default)]
+    pub unheld: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A range that is published no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    pub port: PortRecord,
+    /// `CLOCK_BOOTTIME` in milliseconds, when its connections end.
+    pub until: u64,
 }

@@ -47,6 +47,7 @@ fn endpoint(index: u32) -> EndpointRecord {
         links: vec![],
         labels: Default::default(),
         ports: vec![],
+        draining: vec![],
         created_at: "2026-01-01T00:00:00Z".into(),
     }
 }

@@ -5,10 +5,12 @@
 //! and knows no networks or endpoints.
 
 pub mod bpffs;
+pub mod cgroup;
 pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod process;
+pub mod sock_diag;
 pub mod sockets;
 pub mod sysctl;
 
@@ -27,6 +29,8 @@ pub enum SysError {
     NotFound { what: String },
     #[error("{path} is not a network namespace")]
     NotANamespace { path: PathBuf },
+    #[error("{path} is not a cgroup of version 2")]
+    NotACgroup { path: PathBuf },
     #[error("{path} can hold no pins: {reason}")]
     NotBpffs { path: PathBuf, reason: String },
     #[error("{reason}")]

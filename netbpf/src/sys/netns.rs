@@ -23,6 +23,29 @@ pub struct NamespaceId {
     pub inode: u64,
 }
 
+/// The cookie of the calling thread's namespace (`SO_NETNS_COOKIE`), by which programs
+/// tell its sockets from others.
+pub fn cookie() -> Result<u64> {
+    let failed = |e: io::Error| SysError::io("ask for the cookie of the network namespace", e);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes `length` bytes at most.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    match done {
+        0 => Ok(cookie),
+        _ => Err(failed(io::Error::last_os_error())),
+    }
+}
+
 /// An open network namespace. It lives at least as long as this.
 #[derive(Debug)]
 pub struct Namespace {

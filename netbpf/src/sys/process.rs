@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use nix::sys::utsname::uname;
+use nix::{
+    sys::utsname::uname,
+    time::{ClockId, clock_gettime},
+};
 
 use super::{Result, SysError};
 
@@ -41,6 +44,14 @@ pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let text = fs::read_to_string(path).map_err(|e| SysError::io(format!("read {path}"), e))?;
     Ok(text.trim().to_owned())
+}
+
+/// `CLOCK_BOOTTIME` in milliseconds: goes on while the machine sleeps, and knows no
+/// change of the hour.
+pub fn boottime_ms() -> Result<u64> {
+    let time =
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|e| SysError::io("read the clock", e))?;
+    Ok(time.tv_sec() as u64 * 1000 + time.tv_nsec() as u64 / 1_000_000)
 }
 
 /// Release of the running kernel.

@@ -152,6 +152,7 @@ impl Bench {
                     ips: Vec::new(),
                     mac: None,
                     publish: vec!["8080:80".into()],
+                    share: false,
                     publish_all: false,
                     expose: Vec::new(),
                     aliases: Vec::new(),

@@ -121,6 +121,11 @@ impl Host {
         self.0.dir.join("run/netbpf.sock")
     }
 
+    /// The cgroup that programs of this host are in.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        self.0.cgroup.clone()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.0.dir.join("daemon.log")
     }

@@ -112,6 +112,8 @@ impl TcpEcho {
     #[track_caller]
     pub fn start(space: &Namespace, port: u16) -> TcpEcho {
         TcpEcho(serve_tcp(space, &format!("[::]:{port}"), |stream, _| {
+            // The listener's limit is not the connection's.
+            stream.set_read_timeout(Some(Duration::from_secs(30)))?;
             let (mut reader, mut writer) = (&stream, &stream);
             io::copy(&mut reader, &mut writer).map(|_| ())
         }))

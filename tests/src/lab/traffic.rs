@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cmd, Namespace, Output};
 
@@ -47,7 +47,7 @@ impl Family {
 }
 
 /// What [`super::Http`] says of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// The client as the server sees it.
     pub peer: IpAddr,

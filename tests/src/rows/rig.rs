@@ -8,8 +8,8 @@ use std::{
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use netbpf::datapath::{
-    Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, PortEntry,
-    SubnetEntry, UplinkEntry,
+    Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
+    ServiceAt, ServiceBackend, SubnetEntry, UplinkEntry,
 };
 
 use crate::packets::Way;
@@ -115,6 +115,7 @@ impl Rig {
             max_endpoints: 64,
             masquerade_ports: 1024..=32_767,
             as_kernel: None,
+            netns_cookie: 0,
         };
         let datapath = Datapath::open(&options).unwrap_or_else(|e| panic!("open: {e}"));
         let web = member(lab, host, 1, 1, &FRONT, 2);
@@ -222,15 +223,13 @@ impl Rig {
     /// Publishes a port of a member on all addresses of the host.
     #[track_caller]
     pub fn publish(&self, slot: u32, protocol: u8, port: u16, member: &Member, to: u16) {
+        self.publish_service(&service(protocol, port, vec![backend(slot, member, to, 1)]));
+    }
+
+    #[track_caller]
+    pub fn publish_service(&self, service: &Service) {
         self.datapath
-            .publish(&PortEntry {
-                slot,
-                protocol,
-                host_ip: None,
-                host_ports: port..=port,
-                container_port: to,
-                endpoint: member.entry.clone(),
-            })
+            .publish(service)
             .unwrap_or_else(|e| panic!("publish: {e}"));
     }
 
@@ -263,6 +262,32 @@ impl Rig {
         let drops = self.datapath.drops(None);
         let drops = drops.unwrap_or_else(|e| panic!("drops: {e}"));
         drops.into_iter().map(|(r, n)| (r.label(), n)).collect()
+    }
+}
+
+/// What is published at a port of all addresses of the host.
+pub fn service(protocol: u8, port: u16, backends: Vec<ServiceBackend>) -> Service {
+    Service {
+        at: ServiceAt {
+            protocol,
+            host_ip: None,
+            first: port,
+            last: port,
+        },
+        held: true,
+        affinity: false,
+        allow: Vec::new(),
+        backends,
+    }
+}
+
+/// A member behind a published port.
+pub fn backend(slot: u32, member: &Member, to: u16, weight: u32) -> ServiceBackend {
+    ServiceBackend {
+        slot,
+        container_port: to,
+        weight,
+        endpoint: member.entry.clone(),
     }
 }
 

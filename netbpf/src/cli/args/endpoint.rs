@@ -1,6 +1,6 @@
-//! `netbpf attach`, `detach`, `inspect`, `publish`, `unpublish`.
+//! `netbpf attach`, `detach`, `inspect`, `publish`, `unpublish`, `update`.
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser, value_parser};
 
@@ -35,8 +35,9 @@ pub struct Attach {
     /// [default: made of the address]
     #[arg(long)]
     pub mac: Option<String>,
-    /// Publish a port: [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp], ranges too,
-    /// or published=8080,target=80,protocol=tcp,host_ip=…
+    /// Publish a port: [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp|/sctp], ranges
+    /// too, or published=8080,target=80,protocol=tcp,host_ip=…,allow=CIDR,weight=N,
+    /// affinity=client
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
     /// Publish each exposed port on a free port of the host
@@ -54,7 +55,8 @@ pub struct Attach {
     /// Note something about it
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    #[arg(long, hide = true)]
+    /// Share ports that other endpoints have published
+    #[arg(long)]
     pub share: bool,
     #[arg(long, value_name = "BITS", hide = true)]
     pub ingress_rate: Option<String>,
@@ -110,6 +112,7 @@ impl From<Attach> for AttachSpec {
             ips: args.ips,
             mac: args.mac,
             publish: args.publish,
+            share: args.share,
             publish_all: args.publish_all,
             expose: args.expose,
             aliases: args.aliases,
@@ -159,7 +162,8 @@ pub struct InspectEndpoint {
 Examples:
   netbpf publish web -p 8443:443
   netbpf publish web --network front -p 53:53/udp -p 53:53/tcp
-  netbpf publish web -p published=8080,target=80,host_ip=192.0.2.1")]
+  netbpf publish web -p published=8080,target=80,host_ip=192.0.2.1,allow=198.51.100.0/24
+  netbpf publish web2 --share -p published=8443,target=443,weight=3")]
 pub struct Publish {
     /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -167,19 +171,26 @@ pub struct Publish {
     /// On this network [default: the one with the default route]
     #[arg(long, value_name = "NET", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
-    /// [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp], ranges too, or the long form
+    /// [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp|/sctp], ranges too, or the long
+    /// form
     #[arg(short, long, value_name = "SPEC", required = true)]
     pub publish: Vec<String>,
-    #[arg(long, hide = true)]
+    /// Share ports that other endpoints have published: new connections are spread by
+    /// weight
+    #[arg(long)]
     pub share: bool,
 }
 
-/// Take back published ports; their connections are followed no more
+/// Take back published ports; their connections end
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   netbpf unpublish web -p 8443:443
-  netbpf unpublish web --network front -p 53:53/udp")]
+  netbpf unpublish web --network front -p 53:53/udp
+  netbpf unpublish web -p 8443:443 --drain 30s
+
+Clients get a reset, and the container's connections are aborted; for datagrams both
+sides hear port unreachable with the next one.")]
 pub struct Unpublish {
     /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -190,8 +201,36 @@ pub struct Unpublish {
     /// As it was published
     #[arg(short, long, value_name = "SPEC", required = true)]
     pub publish: Vec<String>,
-    #[arg(long, value_name = "TIME", hide = true)]
-    pub drain: Option<String>,
+    /// Let connections go on for as long; new ones are refused
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub drain: Option<Duration>,
+}
+
+/// Change published ports of a running endpoint in place
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf update web -p published=8080,target=80,allow=198.51.100.0/24,allow=2001:db8::/32
+  netbpf update web -p published=8080,target=80,allow=      everybody again
+  netbpf update web2 -p published=8443,target=443,weight=1
+
+Established connections stay. Of a shared port, allow and affinity are changed for all
+that share it.")]
+pub struct Update {
+    /// Name of the endpoint
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub name: String,
+    /// On this network [default: the one with the default route]
+    #[arg(long, value_name = "NET", value_parser = NonEmptyStringValueParser::new())]
+    pub network: Option<String>,
+    /// Long form of a published port, with what is to change: allow=CIDR (again for
+    /// more), weight=N, affinity=client|none
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<String>,
+    #[arg(long, value_name = "BITS", hide = true)]
+    pub ingress_rate: Option<String>,
+    #[arg(long, value_name = "BITS", hide = true)]
+    pub egress_rate: Option<String>,
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use super::Done;
 use crate::{
     cli::{
-        args::{Attach, Detach, InspectEndpoint, Port, Publish, Unpublish},
+        args::{Attach, Detach, InspectEndpoint, Port, Publish, Unpublish, Update},
         output::Output,
         show::{Detached, Details, PortsOf},
     },
     client::Client,
-    model::PublishSpec,
+    model::{PublishSpec, UnpublishSpec, UpdateSpec},
 };
 
 pub async fn attach(args: Attach, client: &Client, output: &Output) -> Done {
@@ -42,17 +42,31 @@ pub async fn publish(args: Publish, client: &Client, output: &Output) -> Done {
     let spec = PublishSpec {
         network: args.network,
         publish: args.publish,
+        share: args.share,
     };
     let endpoint = client.publish(&args.name, &spec).await?;
     Ok(output.show(&PortsOf(endpoint))?)
 }
 
 pub async fn unpublish(args: Unpublish, client: &Client, output: &Output) -> Done {
-    let spec = PublishSpec {
+    let spec = UnpublishSpec {
+        network: args.network,
+        publish: args.publish,
+        // Seconds, and not none of what was asked for.
+        drain: args
+            .drain
+            .map(|time| time.as_millis().div_ceil(1000) as u64),
+    };
+    let endpoint = client.unpublish(&args.name, &spec).await?;
+    Ok(output.show(&PortsOf(endpoint))?)
+}
+
+pub async fn update(args: Update, client: &Client, output: &Output) -> Done {
+    let spec = UpdateSpec {
         network: args.network,
         publish: args.publish,
     };
-    let endpoint = client.unpublish(&args.name, &spec).await?;
+    let endpoint = client.update(&args.name, &spec).await?;
     Ok(output.show(&PortsOf(endpoint))?)
 }
 

@@ -47,6 +47,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Inspect(inspect) => endpoint::inspect(inspect, &client, output).await,
         Command::Publish(publish) => endpoint::publish(publish, &client, output).await,
         Command::Unpublish(unpublish) => endpoint::unpublish(unpublish, &client, output).await,
+        Command::Update(update) => endpoint::update(update, &client, output).await,
         Command::Port(port) => endpoint::port(port, &client, output).await,
         Command::Status(status) => observe::status(status, &client, output).await,
         Command::Flows(_) => observe::flows(&client, output).await,

@@ -126,6 +126,7 @@ mod tests {
             container_port: 80,
             allow: Vec::new(),
             weight: 1,
+            affinity: None,
         }
     }
 

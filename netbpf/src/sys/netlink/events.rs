@@ -67,7 +67,7 @@ impl Events {
         };
         Ok(Events {
             socket: open().map_err(|e| SysError::io("open a netlink event socket", e))?,
-            buffer: Vec::with_capacity(super::BUFFER),
+            buffer: Vec::with_capacity(super::connection::BUFFER),
         })
     }
 

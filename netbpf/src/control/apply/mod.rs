@@ -1,6 +1,9 @@
 //! Takes the steps of a plan, in order, and takes them back in reverse when one
 //! fails.
 
+mod connections;
+mod services;
+
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
@@ -12,14 +15,11 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{
-    plan::{self, ContainerFound, Endpoint, Found, Heirs, Step},
-    ports,
-};
+use super::plan::{self, ContainerFound, Endpoint, Found, Heirs, Step};
 use crate::{
-    datapath::{Datapath, Device, EndpointEntry, GATEWAY_MAC, PortEntry},
+    datapath::{Datapath, Device, EndpointEntry, GATEWAY_MAC},
     error::{Code, Error, Result},
-    store::{EndpointRecord, PortRecord},
+    store::EndpointRecord,
     sys::{
         netlink::{AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
         netns::{self, Namespace, NamespaceId},
@@ -53,6 +53,9 @@ pub struct Apply<'a> {
     /// A namespace whose path leads elsewhere is taken for gone.
     trust_paths: bool,
 }
+
+/// Open namespaces of containers.
+pub struct Open(HashMap<NamespaceId, Container>);
 
 /// A container's namespace and a socket in it.
 struct Container {
@@ -111,6 +114,16 @@ impl<'a> Apply<'a> {
         }
         self.containers.insert(id, container);
         Ok(found)
+    }
+
+    /// The containers' namespaces that were opened, for another run of steps.
+    pub fn into_open(self) -> Open {
+        Open(self.containers)
+    }
+
+    /// Keeps namespaces open that were opened for another run.
+    pub fn keep_open(&mut self, open: Open) {
+        self.containers = open.0;
     }
 
     /// The host-side device that was made for an endpoint.
@@ -200,14 +213,16 @@ impl<'a> Apply<'a> {
                     self.on_datapath(|d| d.detach(&device))?;
                 }
             }
-            Step::Publish(endpoint, port) => {
-                let entry = self.port_entry(endpoint, port);
-                self.on_datapath(|d| d.publish(&entry))?;
+            Step::SetService {
+                before,
+                after,
+                leave,
+            } => self.set_service(before.as_deref(), after.as_deref(), *leave)?,
+            Step::Drain(service) => {
+                let service = self.service(service);
+                self.on_datapath(|d| d.drain(&service))?;
             }
-            Step::Unpublish(endpoint, port) => {
-                let entry = self.port_entry(endpoint, port);
-                self.on_datapath(|d| d.unpublish(&entry))?;
-            }
+            Step::EndConnections(endpoint, port) => self.end_connections(endpoint, port)?,
             Step::RemoveStrayVeth { ifindex, name } => {
                 self.host.delete_link(*ifindex)?;
                 let device = Device {
@@ -453,17 +468,6 @@ impl<'a> Apply<'a> {
             ifindex: 0,
         });
         entry(endpoint, device)
-    }
-
-    fn port_entry(&self, endpoint: &Endpoint, port: &PortRecord) -> PortEntry {
-        PortEntry {
-            slot: port.slot,
-            protocol: ports::number(port.protocol),
-            host_ip: port.host_ip,
-            host_ports: port.host_port..=port.host_port_end,
-            container_port: port.container_port,
-            endpoint: self.entry(endpoint),
-        }
     }
 
     /// The devices of all endpoints at once.

@@ -1,0 +1,83 @@
+//! TC egress of `lo`: what the host's own programs send to the host itself, where a
+//! published port is asked for by a socket that was not translated when it connected:
+//! bound to a loopback address, outside of the cgroup, or the kernel's own.
+//!
+//! published → parse → flow → port → the host
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netbpf_common::{
+    maps::flows::ARRIVAL_HOST,
+    packet::eth,
+    verdict::{Coded, Kind},
+};
+
+use super::{begin, parse, refuse};
+use crate::{
+    ctx::Skb,
+    emit,
+    family::{Family, V4, V6, scratch},
+    stage::{
+        flow::{self, Found},
+        local,
+        port::{self, Client},
+    },
+};
+
+#[classifier]
+pub fn host_local(ctx: TcContext) -> i32 {
+    let skb = &Skb::new(&ctx);
+    // An answer of a container on its way back, see `from_container`.
+    if skb.ingress_ifindex() != 0 {
+        return emit::NEXT;
+    }
+    match skb.protocol() {
+        eth::TYPE_IPV4 => ip::<V4>(skb),
+        eth::TYPE_IPV6 => ip::<V6>(skb),
+        _ => emit::NEXT,
+    }
+}
+
+#[inline(always)]
+fn ip<F: Family>(skb: &Skb) -> i32 {
+    let mut verdict = Coded::from_bits(first_steps::<F>(skb));
+    if verdict == Coded::TO_PORT {
+        verdict = begin::<F>(skb, F::call_port(skb, Client::Host));
+    }
+    if verdict == Coded::PASS {
+        return emit::NEXT;
+    }
+    finish(skb, refuse::<F>(skb, eth::LEN, verdict, 0))
+}
+
+#[inline(never)]
+fn first_steps<F: Family>(skb: &Skb) -> u64 {
+    let Ok((p, room)) = scratch::<F>() else {
+        return Coded::PASS.to_bits();
+    };
+    if parse::<F>(skb, eth::LEN, p, ARRIVAL_HOST).is_none()
+        || !port::is_published(p.ip.protocol, F::VERSION, p.t.dport)
+    {
+        return Coded::PASS.to_bits();
+    }
+    room.answer_from = p.ip.dst;
+    let verdict = match flow::follow::<F>(skb, p, room, 0) {
+        Ok(Found::Sent(verdict)) => verdict,
+        Ok(Found::None) if local::is_own::<F>(room, p.ip.dst) => Coded::TO_PORT,
+        Ok(Found::None) => Coded::PASS,
+        Err(reason) => Coded::drop(reason),
+    };
+    verdict.to_bits()
+}
+
+#[inline(always)]
+fn finish(skb: &Skb, verdict: Coded) -> i32 {
+    match verdict.kind() {
+        // By the egress of the veth, where it is counted.
+        Kind::Deliver => skb.redirect(verdict.ifindex()),
+        // As local as the packet was.
+        Kind::Answer => skb.redirect_neigh(skb.ifindex(), None),
+        // Counted by `refuse`.
+        Kind::Drop => emit::SHOT,
+        _ => emit::NEXT,
+    }
+}

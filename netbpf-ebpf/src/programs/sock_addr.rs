@@ -1,0 +1,302 @@
+//! Cgroup hooks on the sockets of the host's own processes: a published port is
+//! translated once, when a socket connects or a datagram is sent, and nothing is left
+//! to do per packet. What cannot be done here without the program noticing is left to
+//! `host_local`.
+//!
+//! The container sees the address that the host was asked at; of a loopback address
+//! the kernel makes the network's gateway address, the source of its route to the
+//! container. And a published port is nobody else's: `bind` refuses it.
+
+use aya_ebpf::{
+    macros::{cgroup_sock, cgroup_sock_addr},
+    maps::lpm_trie::Key,
+    programs::{SockAddrContext, SockContext},
+};
+use netbpf_common::{
+    addr::{ANY, Addr, mapped},
+    maps::{
+        Backend, BackendKey, HostConn, LocalKey, Peer, PeerKey, Port, PortData,
+        config::UNHELD_MARK,
+        host::{PEER_ANSWERS, PEER_ASKED},
+        ports::PORT_UNHELD,
+    },
+    packet::{IPPROTO_TCP, ipv4},
+};
+
+use crate::{
+    ctx::now,
+    maps::{CONFIG, HOST_CONNS, HOST_PEERS, LOCALS},
+    socket::{Call, GO_ON, ending, family_of},
+    stage::port,
+};
+
+const EADDRINUSE: i32 = 98;
+
+macro_rules! hooks {
+    ($($hook:ident $name:ident $v6:literal $run:ident;)*) => {$(
+        #[cgroup_sock_addr($hook)]
+        pub fn $name(ctx: SockAddrContext) -> i32 {
+            $run(&Call::<$v6>::new(&ctx))
+        }
+    )*};
+}
+
+hooks! {
+    connect4 host_connect4 false connect;
+    connect6 host_connect6 true connect;
+    sendmsg4 host_sendmsg4 false send;
+    sendmsg6 host_sendmsg6 true send;
+    recvmsg4 host_recvmsg4 false name;
+    recvmsg6 host_recvmsg6 true name;
+    getpeername4 host_peername4 false name;
+    getpeername6 host_peername6 true name;
+    bind4 host_bind4 false bind;
+    bind6 host_bind6 true bind;
+}
+
+/// The end of a socket takes what is known of it along.
+#[cgroup_sock(sock_release)]
+pub fn host_release(ctx: SockContext) -> i32 {
+    if let Some(cookie) = ending(&ctx) {
+        let _ = HOST_CONNS.remove(&cookie);
+    }
+    GO_ON
+}
+
+/// A published port that a call asks for.
+struct Asked {
+    /// As the program will be told; loopback where it left the address out.
+    addr: Addr,
+    port: u16,
+    published: &'static Port,
+}
+
+/// The published port that a call of a process of this host is about.
+#[inline(always)]
+fn asked<const V6: bool>(call: &Call<V6>) -> Option<Asked> {
+    let (addr, port) = call.addr();
+    let (family, protocol) = (family_of(&addr), call.protocol());
+    if !port::is_published(protocol, family, port) || !is_the_hosts(call) {
+        return None;
+    }
+    let addr = match (is_unspecified(&addr), family) {
+        (false, _) => addr,
+        (true, 4) => mapped([127, 0, 0, 1]),
+        (true, _) => LOOPBACK6,
+    };
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    if !is_loopback(&addr) && unsafe { LOCALS.get(&LocalKey { addr }) }.is_none() {
+        return None;
+    }
+    let mut key = empty_port_key();
+    let published = port::look_up(&mut key, family, addr, port, protocol)?;
+    Some(Asked {
+        addr,
+        port,
+        published,
+    })
+}
+
+#[inline(always)]
+fn empty_port_key() -> Key<PortData> {
+    let data = PortData {
+        protocol: 0,
+        family: 0,
+        addr: ANY,
+        port_be: [0; 2],
+    };
+    Key::new(0, data)
+}
+
+impl Asked {
+    /// Who is to answer, and at which port.
+    #[inline(always)]
+    fn backend(&self) -> Option<(&'static Backend, u16)> {
+        let mut key = BackendKey {
+            share: 0,
+            number: 0,
+        };
+        let to = port::backend(&mut key, self.published, &self.addr)?;
+        let port = to
+            .container_port
+            .wrapping_add(self.port.wrapping_sub(to.host_port));
+        Some((to, port))
+    }
+}
+
+fn connect<const V6: bool>(call: &Call<V6>) -> i32 {
+    let Some(asked) = asked(call) else {
+        return GO_ON;
+    };
+    let (bound, bound_port) = call.bound();
+    if is_loopback(&bound) {
+        // The kernel would refuse to send from there to a container.
+        return GO_ON;
+    }
+    let bind = !is_loopback(&asked.addr) && is_unspecified(&bound);
+    // An address stays with a socket that was bound to it: one for datagrams may
+    // connect elsewhere next, and one with a port cannot be bound again.
+    if bind && (call.protocol() != IPPROTO_TCP || bound_port != 0) {
+        return GO_ON;
+    }
+    let Some((to, port)) = asked.backend() else {
+        return GO_ON;
+    };
+    let cookie = call.cookie();
+    let conn = HostConn {
+        addr: asked.addr,
+        backend: to.container_addr,
+        port: asked.port,
+        backend_port: port,
+        slot: to.slot,
+        generation: to.generation,
+        created: now(),
+        endpoint: to.endpoint,
+        protocol: call.protocol(),
+        family: family_of(&asked.addr),
+        reserved: [0; 2],
+    };
+    // Where there is no room, it goes packet by packet.
+    if !call.note() || HOST_CONNS.insert(&cookie, &conn, 0).is_err() {
+        return GO_ON;
+    }
+    if bind && !call.bind(&asked.addr) {
+        let _ = HOST_CONNS.remove(&cookie);
+        return GO_ON;
+    }
+    call.set_addr(&to.container_addr, port);
+    GO_ON
+}
+
+/// A datagram of a socket that is not connected.
+fn send<const V6: bool>(call: &Call<V6>) -> i32 {
+    let Some(asked) = asked(call) else {
+        return GO_ON;
+    };
+    let source = call.source();
+    // A connected socket hears nobody but its peer. (The kernel asks also where the
+    // program named nobody, for IPv6 sockets that talk IPv4.)
+    if is_loopback(&source) || call.is_connected() {
+        return GO_ON;
+    }
+    let Some((addr, port)) = peer(call, &asked) else {
+        return GO_ON;
+    };
+    if is_unspecified(&source) && !is_loopback(&asked.addr) {
+        call.set_source(&asked.addr);
+    }
+    call.set_addr(&addr, port);
+    GO_ON
+}
+
+/// The backend that a socket has had for a port, or has from now on.
+#[inline(always)]
+fn peer<const V6: bool>(call: &Call<V6>, asked: &Asked) -> Option<(Addr, u16)> {
+    let mut key = PeerKey {
+        cookie: call.cookie(),
+        addr: asked.addr,
+        port: asked.port,
+        reserved: 0,
+        direction: PEER_ASKED,
+    };
+    // SAFETY: read once; an entry that another socket gets meanwhile says where a
+    // datagram goes that its container does not expect.
+    if let Some(peer) = unsafe { HOST_PEERS.get(&key) }
+        && port::is_current(peer.slot, peer.generation)
+    {
+        return Some((peer.addr, peer.port));
+    }
+    let (to, port) = asked.backend()?;
+    let mut peer = Peer {
+        addr: to.container_addr,
+        port,
+        reserved: 0,
+        slot: to.slot,
+        generation: to.generation,
+    };
+    if !call.note() || HOST_PEERS.insert(&key, &peer, 0).is_err() {
+        return None;
+    }
+    key.addr = to.container_addr;
+    key.port = port;
+    key.direction = PEER_ANSWERS;
+    peer.addr = asked.addr;
+    peer.port = asked.port;
+    HOST_PEERS.insert(&key, &peer, 0).ok()?;
+    Some((to.container_addr, port))
+}
+
+/// Whom the program hears: the address that it asked, for the container's.
+fn name<const V6: bool>(call: &Call<V6>) -> i32 {
+    if !call.is_noted() {
+        return GO_ON;
+    }
+    let cookie = call.cookie();
+    let (addr, port) = call.addr();
+    // SAFETY: the entry is this socket's, whose calls come one at a time.
+    if let Some(conn) = unsafe { HOST_CONNS.get(&cookie) }
+        && conn.backend == addr
+        && conn.backend_port == port
+    {
+        call.set_addr(&conn.addr, conn.port);
+        return GO_ON;
+    }
+    let key = PeerKey {
+        cookie,
+        addr,
+        port,
+        reserved: 0,
+        direction: PEER_ANSWERS,
+    };
+    // SAFETY: as in `peer`.
+    if let Some(peer) = unsafe { HOST_PEERS.get(&key) } {
+        call.set_addr(&peer.addr, peer.port);
+    }
+    GO_ON
+}
+
+/// Refuses ports that are published at the address, or at one of those that it
+/// stands for.
+fn bind<const V6: bool>(call: &Call<V6>) -> i32 {
+    let (addr, port) = call.addr();
+    let (family, protocol) = (family_of(&addr), call.protocol());
+    // `::` has the IPv4 addresses, too, unless the program says otherwise, which
+    // cannot be seen here.
+    let held = port::is_held(protocol, family, port)
+        || V6 && addr == ANY && port::is_held(protocol, 4, port);
+    if !held || !is_the_hosts(call) || call.mark() == UNHELD_MARK {
+        return GO_ON;
+    }
+    if is_unspecified(&addr) {
+        return call.refuse(EADDRINUSE);
+    }
+    let mut key = empty_port_key();
+    match port::look_up(&mut key, family, addr, port, protocol) {
+        Some(found) if found.flags & PORT_UNHELD == 0 => call.refuse(EADDRINUSE),
+        _ => GO_ON,
+    }
+}
+
+/// The process is one of the host, not of a container in the same cgroup.
+#[inline(always)]
+fn is_the_hosts<const V6: bool>(call: &Call<V6>) -> bool {
+    CONFIG
+        .get(0)
+        .is_some_and(|config| config.netns_cookie == call.netns_cookie())
+}
+
+const LOOPBACK6: Addr = {
+    let mut addr = [0; 16];
+    addr[15] = 1;
+    addr
+};
+
+#[inline(always)]
+fn is_unspecified(addr: &Addr) -> bool {
+    *addr == ANY || *addr == mapped([0; 4])
+}
+
+#[inline(always)]
+fn is_loopback(addr: &Addr) -> bool {
+    *addr == LOOPBACK6 || family_of(addr) == 4 && addr[12] == ipv4::LOOPBACK_NET
+}

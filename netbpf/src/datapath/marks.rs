@@ -1,0 +1,136 @@
+//! The map `published`: the ports at which anything is published, on whatever
+//! address. Of each port it is counted how many ranges publish and hold it, so that
+//! a change costs no more than the ports that it is about.
+
+use std::collections::{HashMap, HashSet};
+
+use netbpf_common::{
+    maps::published::{PORTS_PER_ENTRY, PUBLISHED_ENTRIES, Published, held_bit, published_bit},
+    names,
+};
+
+use super::{
+    Result,
+    load::chain,
+    tables::{Tables, write_error},
+    types::{DatapathError, ServiceAt},
+};
+
+const PER_ENTRY: usize = PORTS_PER_ENTRY as usize;
+
+/// Whether programs of the host may bind the ports of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Held,
+    Free,
+}
+
+pub(super) struct Marks {
+    /// The map's content, by port.
+    bits: Vec<u16>,
+    /// Ranges by slot and family.
+    ranges: HashMap<(u32, u8), (ServiceAt, Hold)>,
+    /// How many ranges set each bit, by port.
+    counts: HashMap<u16, [u16; 16]>,
+}
+
+impl Marks {
+    /// What an earlier daemon left is marked until [`Self::forget_found`].
+    pub fn read(tables: &Tables) -> Result<Marks> {
+        let mut bits = Vec::with_capacity(PER_ENTRY * PUBLISHED_ENTRIES as usize);
+        for index in 0..PUBLISHED_ENTRIES {
+            let entry = tables.published.get(&index, 0).map_err(|e| {
+                DatapathError::other(format!("read map {}", names::PUBLISHED), chain(&e))
+            })?;
+            bits.extend(entry.ports);
+        }
+        Ok(Marks {
+            bits,
+            ranges: HashMap::new(),
+            counts: HashMap::new(),
+        })
+    }
+
+    /// Marks a range, or changes how it is marked.
+    pub fn set(
+        &mut self,
+        tables: &mut Tables,
+        (slot, family): (u32, u8),
+        at: &ServiceAt,
+        hold: Hold,
+    ) -> Result<()> {
+        let range = (at.clone(), hold);
+        if self.ranges.get(&(slot, family)) == Some(&range) {
+            return Ok(());
+        }
+        // Counted before it is counted off: a port that stays marked always is.
+        self.count(at, family, hold, |count| *count += 1);
+        if let Some((old, old_hold)) = self.ranges.insert((slot, family), range) {
+            self.count(&old, family, old_hold, |count| *count -= 1);
+            if old != *at {
+                self.write(tables, old.first..=old.last)?;
+            }
+        }
+        self.write(tables, at.first..=at.last)
+    }
+
+    /// Takes the marks of a range away.
+    pub fn remove(&mut self, tables: &mut Tables, slot: u32, family: u8) -> Result<()> {
+        let Some((at, hold)) = self.ranges.remove(&(slot, family)) else {
+            return Ok(());
+        };
+        self.count(&at, family, hold, |count| *count -= 1);
+        self.write(tables, at.first..=at.last)
+    }
+
+    /// Takes away what is marked by no range.
+    pub fn forget_found(&mut self, tables: &mut Tables) -> Result<()> {
+        self.write(tables, 0..=u16::MAX)
+    }
+
+    fn count(&mut self, at: &ServiceAt, family: u8, hold: Hold, change: impl Fn(&mut u16)) {
+        let held = match hold {
+            Hold::Held => held_bit(at.protocol, family),
+            Hold::Free => 0,
+        };
+        let bits = published_bit(at.protocol, family) | held;
+        for port in at.first..=at.last {
+            let counts = self.counts.entry(port).or_default();
+            for (bit, count) in counts.iter_mut().enumerate() {
+                if bits & (1 << bit) != 0 {
+                    change(count);
+                }
+            }
+            if counts.iter().all(|count| *count == 0) {
+                self.counts.remove(&port);
+            }
+        }
+    }
+
+    fn write(&mut self, tables: &mut Tables, ports: std::ops::RangeInclusive<u16>) -> Result<()> {
+        let mut changed = HashSet::new();
+        for port in ports {
+            let wanted = self.counts.get(&port).map_or(0, |counts| {
+                let set = (0..16).filter(|&bit| counts[bit] != 0);
+                set.fold(0, |bits, bit| bits | 1 << bit)
+            });
+            let index = usize::from(port);
+            if self.bits[index] != wanted {
+                self.bits[index] = wanted;
+                changed.insert(index / PER_ENTRY);
+            }
+        }
+        for index in changed {
+            let mut entry = Published::default();
+            let from = index * PER_ENTRY;
+            entry
+                .ports
+                .copy_from_slice(&self.bits[from..from + PER_ENTRY]);
+            tables
+                .published
+                .set(index as u32, entry, 0)
+                .map_err(|e| write_error(names::PUBLISHED, PUBLISHED_ENTRIES, &e))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Connections of a namespace's programs, and how they are ended (sock_diag(7),
+//! `SOCK_DESTROY` as by `ss -K`).
+
+use std::{io, net::SocketAddr};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_sock_diag::{
+    SockDiagDestroy, SockDiagMessage,
+    constants::{AF_INET, AF_INET6},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
+};
+use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::{Result, SysError, netlink, sockets::Transport};
+
+/// A socket with a peer.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// `SO_COOKIE`.
+    pub cookie: u64,
+    transport: Transport,
+    family: u8,
+    id: SocketId,
+}
+
+/// A socket for requests about sockets.
+pub struct SockDiag {
+    connection: netlink::Connection,
+}
+
+impl SockDiag {
+    /// A socket in the calling thread's network namespace.
+    pub fn open() -> Result<SockDiag> {
+        let connection = netlink::Connection::open(NETLINK_SOCK_DIAG)
+            .map_err(|e| SysError::io("open a socket for sock_diag", e))?;
+        Ok(SockDiag { connection })
+    }
+
+    /// All sockets with a peer, of both families; of IPv6 sockets that talk IPv4
+    /// the addresses are IPv4.
+    pub fn connections(
+        &mut self,
+        transport: Transport,
+        local_port: Option<u16>,
+    ) -> Result<Vec<Connection>> {
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let mut id = match family {
+                AF_INET => SocketId::new_v4(),
+                _ => SocketId::new_v6(),
+            };
+            id.source_port = local_port.unwrap_or(0);
+            let states = match transport {
+                Transport::Tcp => {
+                    StateFlags::all()
+                        - StateFlags::LISTEN
+                        - StateFlags::CLOSE
+                        - StateFlags::TIME_WAIT
+                }
+                Transport::Udp => StateFlags::ESTABLISHED,
+            };
+            let request = SockDiagMessage::InetRequest(request(transport, family, states, id));
+            let answers = match self.connection.dump(&request, NLM_F_REQUEST | NLM_F_DUMP) {
+                // A kernel without IPv6, or without the module for this protocol.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
+                other => other.map_err(|e| SysError::io("list connections", e))?,
+            };
+            found.extend(answers.into_iter().filter_map(|answer| match answer {
+                SockDiagMessage::InetResponse(r) => Some(connection(transport, *r)),
+                _ => None,
+            }));
+        }
+        Ok(found)
+    }
+
+    /// Ends a connection: the peer gets a reset, the program an error. One that is
+    /// gone is success, as is one on a kernel that cannot.
+    pub fn destroy(&mut self, connection: &Connection) -> Result<()> {
+        let id = connection.id.clone();
+        let states = StateFlags::all();
+        let request = request(connection.transport, connection.family, states, id);
+        let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
+        let done = self
+            .connection
+            .send(message, NLM_F_REQUEST | NLM_F_ACK)
+            .and_then(|()| self.connection.receive(|_: SockDiagMessage| ()));
+        match done {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                tracing::debug!("this kernel ends no sockets (CONFIG_INET_DIAG_DESTROY)");
+                Ok(())
+            }
+            other => other.map_err(|e: io::Error| {
+                let (local, remote) = (connection.local, connection.remote);
+                SysError::io(format!("end the connection {local} – {remote}"), e)
+            }),
+        }
+    }
+}
+
+fn request(transport: Transport, family: u8, states: StateFlags, id: SocketId) -> InetRequest {
+    InetRequest {
+        family,
+        protocol: match transport {
+            Transport::Tcp => libc::IPPROTO_TCP as u8,
+            Transport::Udp => libc::IPPROTO_UDP as u8,
+        },
+        extensions: ExtensionFlags::empty(),
+        states,
+        socket_id: id,
+    }
+}
+
+fn connection(transport: Transport, response: InetResponse) -> Connection {
+    let header = response.header;
+    let id = header.socket_id;
+    let [a, b, c, d, e, f, g, h] = id.cookie;
+    Connection {
+        local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
+        remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+        // Two words, the low one first.
+        cookie: u64::from(u32::from_ne_bytes([a, b, c, d]))
+            | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32,
+        transport,
+        family: header.family,
+        id,
+    }
+}

@@ -1,0 +1,274 @@
+//! Published ports that are taken back: what becomes of their connections, and what
+//! is answered afterwards.
+//!
+//! ```text
+//!   web :7 :53 ── front ── host :7000 :5300 ──── client
+//! ```
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use netbpf::model::PortOf;
+use netbpf_tests::lab::{
+    Container, Family, Namespace, Street, TcpEcho, UdpEcho, ask,
+    names::{CLIENT, HOST},
+    street_with_networks, within,
+};
+
+struct Shop {
+    street: Street,
+    web: Container,
+    app: Container,
+    _tcp: TcpEcho,
+    _udp: UdpEcho,
+}
+
+fn shop(test: &str) -> Shop {
+    let street = street_with_networks(test, &[]);
+    let web = street.front("web", &["-p", "7000:7", "-p", "5300:53/udp"]);
+    let app = street.front("app", &[]);
+    let (_tcp, _udp) = (TcpEcho::start(&web, 7), UdpEcho::start(&web, 53));
+    Shop {
+        street,
+        web,
+        app,
+        _tcp,
+        _udp,
+    }
+}
+
+impl Shop {
+    /// From outside, from a sibling, from the container itself, from the host by
+    /// cgroup and packet by packet.
+    fn clients(&self, family: Family) -> Vec<(&Namespace, SocketAddr)> {
+        let host = SocketAddr::new(family.ip(HOST), 7000);
+        vec![
+            (&self.street.client, host),
+            (&self.app, host),
+            (&self.web, host),
+            (&self.street.host, host),
+            (&self.street.host, SocketAddr::new(family.loopback(), 7000)),
+        ]
+    }
+}
+
+/// TCP connections of the container that have a peer.
+fn connections(web: &Container) -> Vec<String> {
+    let listed = web.run(&["ss", "-Htn", "state", "established"]).ok();
+    listed.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn idle_connections_end_at_once_on_both_sides() {
+    let shop = shop("end_at_once");
+    for family in Family::BOTH {
+        let held: Vec<_> = shop
+            .clients(family)
+            .into_iter()
+            .map(|(client, to)| client.hold(to))
+            .collect();
+        assert!(!connections(&shop.web).is_empty());
+        shop.web.unpublish("7000:7");
+        for (held, (client, to)) in held.into_iter().zip(shop.clients(family)) {
+            let ended = held.ended();
+            let expected = match client.role() {
+                // The kernel aborts the host's own sockets itself.
+                "host" => ["ECONNABORTED", "ECONNRESET"],
+                _ => ["ECONNRESET", "ECONNRESET"],
+            };
+            assert!(
+                expected.contains(&ended.as_str()),
+                "{} to {to}: {ended:?}",
+                client.role()
+            );
+        }
+        assert_eq!(connections(&shop.web), [] as [String; 0]);
+        for (client, to) in shop.clients(family) {
+            let refused = client.probe(&["tcp", &to.to_string()]).exits(1);
+            assert_eq!(
+                refused.stderr.trim(),
+                "ECONNREFUSED",
+                "{} to {to}",
+                client.role()
+            );
+        }
+        shop.web.publish("7000:7");
+    }
+}
+
+#[test]
+fn connections_to_the_container_itself_go_on() {
+    let shop = shop("direct_goes_on");
+    for family in Family::BOTH {
+        let direct = SocketAddr::new(shop.web.addr(family), 7);
+        let mut held = [&*shop.street.host, &*shop.app].map(|client| client.hold(direct));
+        shop.web.unpublish("7000:7");
+        assert!(held.iter_mut().all(|h| h.is_open()));
+        shop.street.host.hold(direct);
+        shop.web.publish("7000:7");
+    }
+}
+
+#[test]
+fn datagrams_of_either_side_are_answered_with_port_unreachable() {
+    let shop = shop("udp_unreachable");
+    let drops = shop.street.host.drops();
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.ip(HOST), 5300);
+        let client = shop.street.client.udp(to);
+        let seen = ask(&client, Duration::from_secs(1)).expect("an answer");
+        shop.web.unpublish("5300:53/udp");
+        let refused = ask(&client, Duration::from_secs(1)).expect_err("unpublished");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+
+        // The container's side: another socket at the server's port, as it would
+        // be for a program that sends without being asked.
+        let server = shop.web.enter(|| -> std::io::Result<_> {
+            let socket = std::net::UdpSocket::bind(SocketAddr::new(family.any(), 0))?;
+            socket.connect(seen)?;
+            Ok(socket)
+        });
+        let _other_port = server.expect("a socket");
+        shop.web.publish("5300:53/udp");
+        assert_eq!(ask(&client, Duration::from_secs(1)).expect("again"), seen);
+    }
+    drops.only_among(&["unpublished"]);
+}
+
+#[test]
+fn a_client_that_keeps_its_port_reaches_the_next_holder_with_its_next_packet() {
+    let shop = shop("next_holder");
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.ip(HOST), 5300);
+        let socket = shop.street.client.udp(to);
+        let before = shop._udp.peers().len();
+        ask(&socket, Duration::from_secs(1)).expect("an answer");
+        assert_eq!(shop._udp.peers().len(), before + 1);
+        shop.web.unpublish("5300:53/udp");
+        let next = UdpEcho::start(&shop.app, 53);
+        shop.app.publish("5300:53/udp");
+        assert_eq!(
+            ask(&socket, Duration::from_secs(1))
+                .expect("of the next")
+                .ip(),
+            family.ip(CLIENT)
+        );
+        assert_eq!(next.peers(), [family.ip(CLIENT)]);
+        shop.app.unpublish("5300:53/udp");
+        shop.web.publish("5300:53/udp");
+    }
+}
+
+#[test]
+fn drained_connections_go_on_and_new_ones_are_refused() {
+    let shop = shop("drain");
+    for family in Family::BOTH {
+        let mut held: Vec<_> = shop
+            .clients(family)
+            .into_iter()
+            .map(|(client, to)| client.hold(to))
+            .collect();
+        let udp = shop
+            .street
+            .client
+            .udp(SocketAddr::new(family.ip(HOST), 5300));
+        ask(&udp, Duration::from_secs(1)).expect("an answer");
+        let begun = Instant::now();
+        let specs = ["-p", "7000:7", "-p", "5300:53/udp", "--drain", "2s"];
+        let mut arguments = vec!["unpublish", "web"];
+        arguments.extend(specs);
+        shop.street.host.netbpf(&arguments).ok();
+        let ports: Vec<PortOf> = shop.street.host.json(&["port"]);
+        assert_eq!(ports, []);
+        for (client, to) in shop.clients(family) {
+            let refused = client.probe(&["tcp", &to.to_string()]).exits(1);
+            assert_eq!(
+                refused.stderr.trim(),
+                "ECONNREFUSED",
+                "{} to {to}",
+                client.role()
+            );
+        }
+        ask(&udp, Duration::from_secs(1)).expect("established ones may go on");
+        // The port is free for others: a program of the host, too.
+        shop.street.host.probe(&["bind", "tcp", "[::]:7000"]).ok();
+        if begun.elapsed() < Duration::from_secs(1) {
+            assert!(held.iter_mut().all(|h| h.is_open()), "ended too early");
+        }
+        for held in held {
+            assert!(held.ended().starts_with("ECONN"));
+        }
+        assert!(
+            begun.elapsed() >= Duration::from_millis(1900),
+            "ended too early"
+        );
+        let refused = ask(&udp, Duration::from_secs(1)).expect_err("drained");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        shop.web.publish("7000:7");
+        shop.web.publish("5300:53/udp");
+    }
+}
+
+#[test]
+fn a_drain_outlives_the_daemon() {
+    let shop = shop("drain_restart");
+    let family = Family::V4;
+    let to = SocketAddr::new(family.ip(HOST), 7000);
+    let mut held = [
+        shop.street.client.hold(to),
+        shop.street.host.hold(to),
+        shop.street
+            .host
+            .hold(SocketAddr::new(family.loopback(), 7000)),
+    ];
+    let drain = ["unpublish", "web", "-p", "7000:7", "--drain", "3s"];
+    let begun = Instant::now();
+    shop.street.host.netbpf(&drain).ok();
+    shop.street.host.kill();
+    shop.street.host.restart();
+    if begun.elapsed() < Duration::from_millis(2500) {
+        assert!(held.iter_mut().all(|h| h.is_open()));
+    }
+    for held in held {
+        assert!(held.ended().starts_with("ECONN"));
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(2900));
+}
+
+#[test]
+fn nothing_published_answers_as_the_host_would() {
+    let shop = shop("nothing_published");
+    let host = &shop.street.host;
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.ip(HOST), 7001);
+        for client in [&shop.street.client, &*shop.app, &**host] {
+            let refused = client.probe(&["tcp", &to.to_string()]).exits(1);
+            assert_eq!(refused.stderr.trim(), "ECONNREFUSED");
+            let refused = ask(&client.udp(to), Duration::from_secs(1)).expect_err("nobody there");
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+    }
+    // What is published is nobody's when the container does not listen.
+    shop.web.publish("7002:7002");
+    shop.web.publish("7002:7002/udp");
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.ip(HOST), 7002);
+        let refused = shop.street.client.probe(&["tcp", &to.to_string()]).exits(1);
+        assert_eq!(refused.stderr.trim(), "ECONNREFUSED");
+    }
+}
+
+#[test]
+fn a_container_that_leaves_takes_its_connections_along() {
+    let shop = shop("leaves");
+    let to = SocketAddr::new(Family::V4.ip(HOST), 5300);
+    let udp = shop.street.client.udp(to);
+    ask(&udp, Duration::from_secs(1)).expect("an answer");
+    shop.web.detach();
+    within(Duration::from_secs(2), "the client hears of it", || {
+        ask(&udp, Duration::from_millis(200))
+            .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+}

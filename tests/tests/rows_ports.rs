@@ -1,0 +1,303 @@
+//! Packets to published ports that are shared, limited, taken back or SCTP, through
+//! the real programs by the kernel's test-run, each row for both families. The
+//! surroundings are drawn at [`netbpf_tests::rows::Rig`].
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use netbpf::datapath::Service;
+use netbpf_common::{
+    drop::DropReason,
+    names::{FROM_CONTAINER, FROM_UPLINK},
+};
+use netbpf_tests::{
+    lab::{
+        Family,
+        names::{CLIENT, FAR, HOST},
+    },
+    packets::icmp_type_code,
+    rows::{Action, Member, Out, Rig, Row, backend, service, with_rig},
+};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+/// A packet that comes by the uplink.
+fn came<'a>(rig: &Rig, name: &str, packet: Vec<u8>, verdict: Action) -> Row<'a> {
+    Row::new(
+        name,
+        FROM_UPLINK,
+        rig.uplink.entry.device.ifindex,
+        packet,
+        verdict,
+    )
+}
+
+/// A packet that a member sends.
+fn sent<'a>(member: &Member, name: &str, packet: Vec<u8>, verdict: Action) -> Row<'a> {
+    Row::new(name, FROM_CONTAINER, member.ifindex(), packet, verdict)
+}
+
+#[test]
+fn what_was_taken_back_answers_the_container() {
+    with_rig("taken_back", |rig| {
+        let web = &rig.web;
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let asks = rig.by_uplink(client, host);
+            let answers = rig.from(web, client);
+            let back = rig.into(web, client);
+            rig.publish(1, TCP, 8080, web, 80);
+            rig.publish(2, UDP, 5300, web, 53);
+            for packet in [asks.tcp(1000, 8080, "S", b""), asks.udp(1000, 5300, b"x")] {
+                came(rig, "begins", packet, Action::Redirect)
+                    .out(Out::Any)
+                    .check(rig);
+            }
+            for (protocol, port, slot) in [(TCP, 8080, 1), (UDP, 5300, 2)] {
+                let taken = service(protocol, port, vec![backend(slot, web, 1, 1)]);
+                rig.datapath.unpublish(&taken).unwrap();
+            }
+            // They may go on as long as they are drained,
+            let packet = answers.udp(53, 1000, b"late");
+            sent(web, "drained", packet, Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            // while nobody else begins.
+            let packet = asks.tcp(1001, 8080, "S", b"");
+            came(rig, "new", packet, Action::Pass).check(rig);
+            for slot in [1, 2] {
+                rig.datapath.end_slot(slot).unwrap();
+            }
+            let unpublished = [(DropReason::Unpublished, 1)];
+            // An acknowledged segment is reset where it is, another one behind it.
+            let rows = [
+                (
+                    answers.tcp(80, 1000, "SA", b""),
+                    back.reset(1000, 80, 2000, None),
+                ),
+                (
+                    answers.tcp(80, 1000, "A", b"data"),
+                    back.reset(1000, 80, 2000, None),
+                ),
+                (
+                    answers.tcp(80, 1000, "S", b"data"),
+                    back.reset(1000, 80, 0, Some(1005)),
+                ),
+            ];
+            for (packet, reset) in rows {
+                sent(web, "segment", packet, Action::Redirect)
+                    .out(Out::Such(&|frame| same_but_identification(frame, &reset)))
+                    .drops(&unpublished)
+                    .check(rig);
+            }
+            let unreachable = match family {
+                Family::V4 => (3, 3),
+                Family::V6 => (1, 4),
+            };
+            let packet = answers.udp(53, 1000, b"later");
+            sent(web, "datagram", packet, Action::Redirect)
+                .out(Out::Such(&|frame| {
+                    assert_eq!(icmp_type_code(frame), Some(unreachable));
+                }))
+                .drops(&unpublished)
+                .check(rig);
+            // A reset ends it for the client all the same.
+            let packet = answers.tcp(80, 1000, "RA", b"");
+            let leaves = rig.out(host, client).hops(63);
+            sent(web, "reset", packet, Action::Redirect)
+                .out(Out::Packet(leaves.tcp(8080, 1000, "RA", b"")))
+                .check(rig);
+            // The client's packets are the host's to answer.
+            for packet in [asks.tcp(1000, 8080, "A", b"x"), asks.udp(1000, 5300, b"x")] {
+                came(rig, "of the client", packet, Action::Pass).check(rig);
+            }
+        }
+    });
+}
+
+/// A window and an identification say nothing in a reset.
+fn same_but_identification(frame: &[u8], wanted: &[u8]) {
+    let fields = |frame: &[u8]| -> Vec<u8> {
+        let l3 = 14;
+        let l4 = l3 + if frame[l3] >> 4 == 4 { 20 } else { 40 };
+        let addresses = &frame[l4 - if l4 == 34 { 8 } else { 32 }..l4];
+        [&frame[..l3], addresses, &frame[l4..l4 + 14]].concat()
+    };
+    assert_eq!(frame.len(), wanted.len());
+    assert_eq!(fields(frame), fields(wanted));
+}
+
+#[test]
+fn a_port_is_for_those_that_it_allows() {
+    with_rig("allowed", |rig| {
+        let allowed = |nets: &[&str]| Service {
+            allow: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            ..service(UDP, 5300, vec![backend(1, &rig.web, 53, 1)])
+        };
+        let refused = [(DropReason::NotAllowed, 1)];
+        for family in Family::BOTH {
+            let packet = |port: u16| {
+                let way = rig.by_uplink(family.ip(CLIENT), family.ip(HOST));
+                way.udp(port, 5300, b"x")
+            };
+            let far = rig.by_uplink(family.ip(FAR), family.ip(HOST));
+            rig.publish_service(&allowed(&["192.0.2.0/24", "2001:db8:1::/64"]));
+            came(rig, "of the net", packet(1), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            came(rig, "from afar", far.udp(1, 5300, b"x"), Action::Drop)
+                .drops(&refused)
+                .check(rig);
+            // A sibling is one by its own address.
+            let sibling = rig.from(&rig.app, family.ip(HOST)).udp(1, 5300, b"x");
+            sent(&rig.app, "sibling", sibling, Action::Drop)
+                .drops(&refused)
+                .check(rig);
+            // Changed live: what goes on goes on.
+            rig.publish_service(&allowed(&["203.0.113.2/32", "2001:db8:3::2/128"]));
+            came(rig, "goes on", packet(1), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            came(rig, "new", packet(2), Action::Drop)
+                .drops(&refused)
+                .check(rig);
+            came(rig, "from afar", far.udp(1, 5300, b"x"), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            rig.publish_service(&allowed(&[]));
+            came(rig, "everybody", packet(3), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+        }
+    });
+}
+
+/// Which member a new flow of that source port leads to.
+fn backend_of(rig: &Rig, from: IpAddr, to: IpAddr, sport: u16) -> IpAddr {
+    let packet = rig.by_uplink(from, to).udp(sport, 5300, b"x");
+    let (_, frame) = rig.run(FROM_UPLINK, rig.uplink.entry.device.ifindex, &packet);
+    let (_, to) = netbpf_tests::packets::addresses(&frame).expect("a packet");
+    to
+}
+
+#[test]
+fn shared_ports_are_spread_by_weight_and_established_flows_stay() {
+    with_rig("spread", |rig| {
+        let three = |a: u32, b: u32, c: u32| {
+            let members = [&rig.web, &rig.app, &rig.other].into_iter();
+            let weighted = members.zip([a, b, c]).zip(1..);
+            let backends = weighted
+                .filter(|((_, weight), _)| *weight > 0)
+                .map(|((member, weight), slot)| backend(slot, member, 53, weight));
+            service(UDP, 5300, backends.collect())
+        };
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let spread = |ports: std::ops::Range<u16>| {
+                let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+                for port in ports {
+                    *counts
+                        .entry(backend_of(rig, client, host, port))
+                        .or_default() += 1;
+                }
+                [&rig.web, &rig.app, &rig.other]
+                    .map(|member| counts.get(&member.ip(family)).copied().unwrap_or(0))
+            };
+            rig.publish_service(&three(1, 2, 5));
+            let counts = spread(1000..2000);
+            for (count, wanted) in counts.into_iter().zip([125, 250, 625]) {
+                assert!(count.abs_diff(wanted) <= 15, "{counts:?}");
+            }
+            // One leaves: its flows end, those of the others stay where they are.
+            let before: Vec<IpAddr> = (1000..1100)
+                .map(|port| backend_of(rig, client, host, port))
+                .collect();
+            rig.publish_service(&three(1, 2, 0));
+            rig.datapath.end_slot(3).unwrap();
+            for (port, before) in (1000..1100).zip(before) {
+                let now = backend_of(rig, client, host, port);
+                assert_ne!(now, rig.other.ip(family));
+                if before != rig.other.ip(family) {
+                    assert_eq!(now, before);
+                }
+            }
+            let counts = spread(3000..3900);
+            for (count, wanted) in counts.into_iter().zip([300, 600, 0]) {
+                assert!(count.abs_diff(wanted) <= 15, "{counts:?}");
+            }
+            // And one alone has all.
+            rig.publish_service(&three(0, 1, 0));
+            rig.datapath.end_slot(1).unwrap();
+            assert_eq!(spread(4000..4050), [0, 50, 0]);
+            rig.datapath.unpublish(&three(0, 1, 0)).unwrap();
+            rig.datapath.end_slot(2).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_client_keeps_its_backend_by_affinity() {
+    with_rig("affinity", |rig| {
+        let sharing = Service {
+            affinity: true,
+            ..service(
+                UDP,
+                5300,
+                vec![backend(1, &rig.web, 53, 1), backend(2, &rig.app, 53, 1)],
+            )
+        };
+        rig.publish_service(&sharing);
+        for family in Family::BOTH {
+            let host = family.ip(HOST);
+            let clients = (1..60_u8).map(|n| match family {
+                Family::V4 => IpAddr::from([198, 18, 0, n]),
+                Family::V6 => format!("2001:db8:7::{n:x}").parse().unwrap(),
+            });
+            let mut of_web = 0;
+            for client in clients {
+                let first = backend_of(rig, client, host, 1000);
+                for port in 1001..1005 {
+                    assert_eq!(backend_of(rig, client, host, port), first);
+                }
+                of_web += usize::from(first == rig.web.ip(family));
+            }
+            assert!((10..50).contains(&of_web), "{of_web} of 59");
+        }
+    });
+}
+
+#[test]
+fn sctp_is_led_by_address_alone() {
+    const INIT: u8 = 1;
+    const DATA: u8 = 0;
+    with_rig("sctp", |rig| {
+        let web = &rig.web;
+        rig.publish(1, SCTP, 3868, web, 3868);
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let (asks, arrives) = (rig.by_uplink(client, host), rig.into(web, client).hops(63));
+            let (answers, leaves) = (rig.from(web, client), rig.out(host, client).hops(63));
+            came(rig, "no INIT", asks.sctp(1000, 3868, DATA), Action::Pass).check(rig);
+            came(rig, "INIT", asks.sctp(1000, 3868, INIT), Action::Redirect)
+                .out(Out::Frame(arrives.sctp(1000, 3868, INIT)))
+                .check(rig);
+            sent(
+                web,
+                "INIT ACK",
+                answers.sctp(3868, 1000, 2),
+                Action::Redirect,
+            )
+            .out(Out::Packet(leaves.sctp(3868, 1000, 2)))
+            .check(rig);
+            came(rig, "DATA", asks.sctp(1000, 3868, DATA), Action::Redirect)
+                .out(Out::Frame(arrives.sctp(1000, 3868, DATA)))
+                .check(rig);
+            // What nobody asked for cannot be masqueraded: its ports are in its
+            // checksum.
+            sent(web, "outward", answers.sctp(999, 999, INIT), Action::Drop)
+                .drops(&[(DropReason::Protocol, 1)])
+                .check(rig);
+        }
+    });
+}
