@@ -17,6 +17,7 @@ mod network;
 mod plan;
 mod ports;
 mod portspec;
+mod programs;
 mod publish;
 mod reaper;
 mod recover;

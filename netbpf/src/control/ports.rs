@@ -1,15 +1,12 @@
 //! Published ports: which are free, who has them, and holding them against the
 //! kernel's own choice.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use super::{
     Inner,
     portspec::{self, HostPorts, PortRange, PortSpec, Terms, protocol_name},
+    programs::{Programs, message_ip},
     reserved,
     services::{SLOTS, place},
     state::State,
@@ -19,15 +16,8 @@ use crate::{
     error::{Code, Error, Result},
     model::Protocol,
     store::{EndpointRecord, Meta, PortRecord},
-    sys::{
-        sockets::{self, Transport},
-        sysctl,
-    },
+    sys::sysctl,
 };
-
-/// Up to that many ports are tried one by one, for more the list of sockets is
-/// read, which takes the kernel milliseconds.
-const MOST_BINDS: u16 = 64;
 
 /// IP protocol number.
 pub fn number(protocol: Protocol) -> u8 {
@@ -52,7 +42,7 @@ pub fn meet(a: &PortRecord, b: &PortRecord) -> Option<u16> {
     shared.then_some(first)
 }
 
-fn addresses_meet(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
+pub fn addresses_meet(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
     match (a, b) {
         (None, _) | (_, None) => true,
         (Some(a), Some(b)) => {
@@ -113,7 +103,7 @@ pub struct Chooser<'a> {
     last_slot: u32,
     /// Ports that the user keeps for other purposes, once they were asked for.
     users: Option<BTreeSet<u16>>,
-    bound: HashMap<Protocol, Vec<(IpAddr, u16)>>,
+    programs: Programs,
     last_port: u16,
 }
 
@@ -133,7 +123,7 @@ impl<'a> Chooser<'a> {
             chosen: Vec::new(),
             last_slot: state.last_slot,
             users: None,
-            bound: HashMap::new(),
+            programs: Programs::default(),
             last_port: state.last_port,
         })
     }
@@ -223,7 +213,7 @@ impl<'a> Chooser<'a> {
                         format!(
                             "all of the ports {host}/{} on {} are in use",
                             protocol_name(spec.protocol),
-                            self.message_ip(host_ip)
+                            message_ip(self.endpoint, host_ip)
                         ),
                     )
                 })?,
@@ -399,85 +389,14 @@ impl<'a> Chooser<'a> {
                 format!(
                     "port {at}/{} on {} is already published by endpoint {:?} on network {:?}",
                     protocol_name(port.protocol),
-                    self.message_ip(port.host_ip),
+                    message_ip(self.endpoint, port.host_ip),
                     holder.name,
                     holder.network
                 ),
             );
             return Ok(Some((last.min(port.host_port_end), error)));
         }
-        self.program_on(port)
-    }
-
-    /// Programs of the host that listen on one of the ports.
-    fn program_on(&mut self, port: &PortRecord) -> Result<Option<(u16, Error)>> {
-        let transport = match port.protocol {
-            Protocol::Tcp => Transport::Tcp,
-            Protocol::Udp => Transport::Udp,
-            Protocol::Sctp => return Ok(None),
-        };
-        let (has4, has6) = (self.endpoint.ipv4.is_some(), self.endpoint.ipv6.is_some());
-        let any4 = (has4 && port.host_ip.is_none()).then_some(Ipv4Addr::UNSPECIFIED.into());
-        let any6 = (has6 && port.host_ip.is_none()).then_some(Ipv6Addr::UNSPECIFIED.into());
-        let mut addresses = [any4, any6, port.host_ip].into_iter().flatten();
-        let few = port.host_port_end - port.host_port < MOST_BINDS;
-        if few
-            && addresses.all(|ip| {
-                let mut ports = port.host_port..=port.host_port_end;
-                ports.all(|number| sockets::is_free(transport, ip, number))
-            })
-        {
-            return Ok(None);
-        }
-        let shown_ip = self.message_ip(port.host_ip);
-        let bound = match self.bound.entry(port.protocol) {
-            std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
-            std::collections::hash_map::Entry::Vacant(e) => e.insert(sockets::bound(transport)?),
-        };
-        let in_the_way = bound.iter().find(|(ip, number)| {
-            if !(port.host_port..=port.host_port_end).contains(number) {
-                return false;
-            }
-            let same_family = match ip {
-                IpAddr::V4(_) => has4 && port.host_ip.is_none_or(|h| h.is_ipv4()),
-                IpAddr::V6(_) => has6 && port.host_ip.is_none_or(|h| h.is_ipv6()),
-            };
-            if same_family {
-                let any = Some(*ip).filter(|ip| !ip.is_unspecified());
-                return any.is_none() || addresses_meet(any, port.host_ip);
-            }
-            // `::` has IPv4 too, unless the program said otherwise: only the
-            // kernel knows.
-            let wants4 = has4 && port.host_ip.is_none_or(|h| h.is_ipv4());
-            let on4 = match port.host_ip {
-                Some(IpAddr::V4(host)) => host,
-                _ => Ipv4Addr::UNSPECIFIED,
-            };
-            *ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-                && wants4
-                && !sockets::is_free(transport, on4.into(), *number)
-        });
-        match in_the_way {
-            None => Ok(None),
-            Some((ip, number)) => {
-                let mut message = format!(
-                    "port {number}/{} on {shown_ip} is in use by a program of this host",
-                    protocol_name(port.protocol)
-                );
-                if port.host_ip != Some(*ip) && !ip.is_unspecified() {
-                    message += &format!(", on {ip}");
-                }
-                Ok(Some((*number, Error::new(Code::PortInUse, message))))
-            }
-        }
-    }
-
-    /// All addresses are named by the wildcard of the endpoint's first family.
-    fn message_ip(&self, host_ip: Option<IpAddr>) -> IpAddr {
-        host_ip.unwrap_or(match self.endpoint.ipv4 {
-            Some(_) => Ipv4Addr::UNSPECIFIED.into(),
-            None => Ipv6Addr::UNSPECIFIED.into(),
-        })
+        self.programs.in_the_way(self.endpoint, port)
     }
 
     /// Ports that the user keeps for other purposes.

@@ -51,17 +51,17 @@ impl Marks {
         })
     }
 
-    /// Marks a range, or changes how it is marked.
+    /// Marks a range, or changes how it is marked; whether the map had to be changed.
     pub fn set(
         &mut self,
         tables: &mut Tables,
         (slot, family): (u32, u8),
         at: &ServiceAt,
         hold: Hold,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let range = (at.clone(), hold);
         if self.ranges.get(&(slot, family)) == Some(&range) {
-            return Ok(());
+            return Ok(false);
         }
         // Counted before it is counted off: a port that stays marked always is.
         self.count(at, family, hold, |count| *count += 1);
@@ -80,12 +80,12 @@ impl Marks {
             return Ok(());
         };
         self.count(&at, family, hold, |count| *count -= 1);
-        self.write(tables, at.first..=at.last)
+        self.write(tables, at.first..=at.last).map(drop)
     }
 
     /// Takes away what is marked by no range.
     pub fn forget_found(&mut self, tables: &mut Tables) -> Result<()> {
-        self.write(tables, 0..=u16::MAX)
+        self.write(tables, 0..=u16::MAX).map(drop)
     }
 
     fn count(&mut self, at: &ServiceAt, family: u8, hold: Hold, change: impl Fn(&mut u16)) {
@@ -107,7 +107,7 @@ impl Marks {
         }
     }
 
-    fn write(&mut self, tables: &mut Tables, ports: std::ops::RangeInclusive<u16>) -> Result<()> {
+    fn write(&mut self, tables: &mut Tables, ports: std::ops::RangeInclusive<u16>) -> Result<bool> {
         let mut changed = HashSet::new();
         for port in ports {
             let wanted = self.counts.get(&port).map_or(0, |counts| {
@@ -120,7 +120,7 @@ impl Marks {
                 changed.insert(index / PER_ENTRY);
             }
         }
-        for index in changed {
+        for &index in &changed {
             let mut entry = Published::default();
             let from = index * PER_ENTRY;
             entry
@@ -131,6 +131,6 @@ impl Marks {
                 .set(index as u32, entry, 0)
                 .map_err(|e| write_error(names::PUBLISHED, PUBLISHED_ENTRIES, &e))?;
         }
-        Ok(())
+        Ok(!changed.is_empty())
     }
 }

@@ -473,7 +473,13 @@ impl Datapath {
                 (names::UPLINKS, t.uplinks.keys().flatten().count()),
                 (names::LOCALS, t.locals.keys().flatten().count()),
                 (names::SUBNETS, t.subnets.keys().flatten().count()),
+                (names::SOURCES, t.sources.keys().flatten().count()),
                 (names::PORTS, t.ports.keys().flatten().count()),
+                (names::SHARES, t.shares.keys().flatten().count()),
+                (names::BACKENDS, t.backends.keys().flatten().count()),
+                (names::ALLOWS, t.allows.keys().flatten().count()),
+                (names::HOST_CONNS, t.host_conns.keys().flatten().count()),
+                (names::HOST_PEERS, t.host_peers.keys().flatten().count()),
                 (
                     names::ENDPOINT_DROPS,
                     t.endpoint_drops.keys().flatten().count(),

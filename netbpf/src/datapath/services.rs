@@ -61,18 +61,18 @@ struct Head {
 }
 
 impl Datapath {
-    /// Makes what is published at a place just this. Endpoints that have it already
-    /// keep their connections.
-    pub fn publish(&self, service: &Service) -> Result<()> {
+    /// Makes what is published at a place just this; whether a port is published that
+    /// was not before. Endpoints that have it already keep their connections.
+    pub fn publish(&self, service: &Service) -> Result<bool> {
         let inner = &mut *self.inner();
         let (tables, known) = (&mut inner.tables, &mut inner.known);
         // The ports are held before they lead anywhere.
-        known.mark(tables, service, service.hold())?;
+        let is_new = known.mark(tables, service, service.hold())?;
         known.renew(tables, service)?;
         for family in FAMILIES {
             known.set(tables, service, family)?;
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Takes back what is published at a place; the connections of its endpoints go
@@ -84,13 +84,14 @@ impl Datapath {
             known.unset(tables, &service.at, family)?;
         }
         // Marked as long as connections go on, but nobody's: programs may bind it.
-        known.mark(tables, service, Hold::Free)
+        known.mark(tables, service, Hold::Free).map(drop)
     }
 
     /// Notes what goes on though it is published no more; at the start of the daemon.
     pub fn drain(&self, service: &Service) -> Result<()> {
         let inner = &mut *self.inner();
-        inner.known.mark(&mut inner.tables, service, Hold::Free)
+        let known = &mut inner.known;
+        known.mark(&mut inner.tables, service, Hold::Free).map(drop)
     }
 
     /// Ends the connections of a published range: its flows are followed no more.
@@ -263,14 +264,15 @@ impl Known {
         (1..).find(is_free).unwrap_or(u32::MAX)
     }
 
-    fn mark(&mut self, tables: &mut Tables, service: &Service, hold: Hold) -> Result<()> {
+    fn mark(&mut self, tables: &mut Tables, service: &Service, hold: Hold) -> Result<bool> {
+        let mut changed = false;
         for backend in &service.backends {
             for family in families(&service.at, backend) {
                 let place = (backend.slot, family);
-                self.marks.set(tables, place, &service.at, hold)?;
+                changed |= self.marks.set(tables, place, &service.at, hold)?;
             }
         }
-        Ok(())
+        Ok(changed)
     }
 
     fn retain(&mut self, tables: &mut Tables, slots: &HashSet<u32>) -> Result<usize> {

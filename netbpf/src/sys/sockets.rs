@@ -11,6 +11,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
+use netbpf_common::maps::config::UNHELD_MARK;
+
 use super::{Result, SysError};
 
 /// Protocols whose sockets can be listed.
@@ -54,7 +56,8 @@ pub fn bound(transport: Transport) -> Result<Vec<(IpAddr, u16)>> {
 
 const TCP_LISTEN: u8 = 10;
 
-/// Whether a program could bind that address and port now, in its family alone.
+/// Whether a program could bind that address and port now, in its family alone and
+/// if we did not hold it.
 /// Some microseconds, where [`bound`] walks all sockets of the host. The socket
 /// never listens, so no client notices.
 pub fn is_free(transport: Transport, address: IpAddr, port: u16) -> bool {
@@ -68,6 +71,8 @@ pub fn is_free(transport: Transport, address: IpAddr, port: u16) -> bool {
     };
     let try_bind = || -> nix::Result<()> {
         let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        // Past our own hold on published ports, where there is one.
+        let _ = setsockopt(&socket, sockopt::Mark, &UNHELD_MARK);
         if transport == Transport::Tcp {
             // Lets connections in TIME_WAIT be, but not listeners.
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;

@@ -239,14 +239,13 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    fn on_datapath(
+    /// What `work` makes of the datapath, where maps and programs are changed one by
+    /// one.
+    fn on_datapath<T>(
         &self,
-        work: impl FnOnce(&Datapath) -> crate::datapath::Result<()>,
-    ) -> Result<()> {
-        match self.datapath {
-            Some(datapath) => Ok(work(datapath)?),
-            None => Ok(()),
-        }
+        work: impl FnOnce(&Datapath) -> crate::datapath::Result<T>,
+    ) -> Result<Option<T>> {
+        Ok(self.datapath.map(work).transpose()?)
     }
 
     fn host_device(&self, record: &EndpointRecord) -> Result<Device> {

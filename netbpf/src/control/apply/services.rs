@@ -5,11 +5,24 @@ use crate::{
     control::{
         plan::{Endpoint, Leave, Service},
         ports,
+        programs::Programs,
     },
     datapath::{self, ServiceAt, ServiceBackend},
     error::Result,
     store::PortRecord,
 };
+
+/// A program may have taken a port between the look and the moment from which on it
+/// is held; now none can.
+fn check_programs(service: &Service) -> Result<()> {
+    let mut programs = Programs::default();
+    for (endpoint, port) in service.members.iter().filter(|(_, p)| !p.unheld) {
+        if let Some((_, in_use)) = programs.in_the_way(&endpoint.record, port)? {
+            return Err(in_use);
+        }
+    }
+    Ok(())
+}
 
 impl Apply<'_> {
     pub(super) fn set_service(
@@ -20,8 +33,11 @@ impl Apply<'_> {
     ) -> Result<()> {
         match (before, after) {
             (_, Some(after)) => {
-                let after = self.service(after);
-                self.on_datapath(|d| d.publish(&after))?;
+                let entry = self.service(after);
+                let is_new = self.on_datapath(|d| d.publish(&entry))?.unwrap_or(false);
+                if is_new {
+                    check_programs(after)?;
+                }
             }
             (Some(before), None) => {
                 let before = self.service(before);
@@ -33,7 +49,7 @@ impl Apply<'_> {
         for (endpoint, port) in left.filter(|(_, p)| !after.is_some_and(|a| a.has(p.slot))) {
             match leave {
                 Leave::AtOnce => self.end_connections(endpoint, port)?,
-                Leave::WithEndpoint => self.on_datapath(|d| d.end_slot(port.slot))?,
+                Leave::WithEndpoint => drop(self.on_datapath(|d| d.end_slot(port.slot))?),
                 Leave::Later => {}
             }
         }
