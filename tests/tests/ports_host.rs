@@ -282,6 +282,39 @@ fn ports_are_held_against_programs_of_the_host() {
 }
 
 #[test]
+fn a_firewall_of_the_host_is_not_in_the_way() {
+    let test = "firewall_beside_ports";
+    if !netbpf_tests::lab::has_tools(test, &["nft"]) {
+        return;
+    }
+    let shop = shop(test, &[]);
+    let host = &shop.street.host;
+    // As ufw: nothing comes in but what was asked for.
+    for rule in [
+        "add table inet filter",
+        "add chain inet filter input { type filter hook input priority 0; policy drop; }",
+        "add chain inet filter forward { type filter hook forward priority 0; policy drop; }",
+        "add rule inet filter input iif lo accept",
+        "add rule inet filter input ct state established,related accept",
+        "add rule inet filter input meta l4proto ipv6-icmp accept",
+    ] {
+        let mut arguments = vec!["nft"];
+        arguments.extend(rule.split(' '));
+        host.run(&arguments).ok();
+    }
+    for family in Family::BOTH {
+        let client = family.ip(CLIENT);
+        assert_eq!(shop.street.client.fetch(family.ip(HOST), 8080).peer, client);
+        assert_eq!(shop.street.client.ask_udp(family.ip(HOST), 5300), client);
+        for asked in [family.ip(HOST), family.loopback()] {
+            for (call, port) in CALLS {
+                host.heard(call, SocketAddr::new(asked, port), None);
+            }
+        }
+    }
+}
+
+#[test]
 fn ports_stay_held_and_answer_the_host_without_a_daemon() {
     let shop = shop("held_without_daemon", &[]);
     let host = &shop.street.host;

@@ -112,6 +112,22 @@ fn what_was_taken_back_answers_the_container() {
             for packet in [asks.tcp(1000, 8080, "A", b"x"), asks.udp(1000, 5300, b"x")] {
                 came(rig, "of the client", packet, Action::Pass).check(rig);
             }
+            // Seen twice by the collector, it is forgotten.
+            let late = || {
+                sent(
+                    web,
+                    "late",
+                    answers.tcp(80, 1000, "A", b"x"),
+                    Action::Redirect,
+                )
+            };
+            rig.datapath.collect().unwrap();
+            late().out(Out::Any).drops(&unpublished).check(rig);
+            rig.datapath.collect().unwrap();
+            let packet = answers.tcp(80, 1000, "A", b"x");
+            sent(web, "too late", packet, Action::Drop)
+                .drops(&[(DropReason::NoFlow, 1)])
+                .check(rig);
         }
     });
 }

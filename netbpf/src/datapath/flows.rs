@@ -2,6 +2,7 @@
 //! when they are over.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     hash::Hash,
     net::IpAddr,
@@ -21,7 +22,7 @@ use netbpf_common::{
 };
 
 use super::{
-    Result,
+    Datapath, Result,
     attach::monotonic,
     load::chain,
     tables::{FlowTables, removed},
@@ -50,6 +51,30 @@ impl Address for [u8; 16] {
 }
 
 type Halves<A> = HashMap<FlowKey<A>, Flow<A>>;
+
+/// Knows which flows are of ports that were taken back. Each slot is asked for once.
+pub(super) struct Ended<'a> {
+    datapath: &'a Datapath,
+    generations: RefCell<HashMap<u16, Option<u32>>>,
+}
+
+impl<'a> Ended<'a> {
+    pub fn new(datapath: &'a Datapath) -> Ended<'a> {
+        Ended {
+            datapath,
+            generations: RefCell::default(),
+        }
+    }
+
+    fn has<A>(&self, flow: &Flow<A>) -> bool {
+        if !is_of_port(flow.kind) {
+            return false;
+        }
+        let mut generations = self.generations.borrow_mut();
+        let ask = || self.datapath.generation(flow.slot.into());
+        *generations.entry(flow.slot).or_insert_with(ask) != Some(flow.generation)
+    }
+}
 
 impl<A: Address> FlowTables<A>
 where
@@ -111,11 +136,11 @@ where
             .is_some_and(|flow| is_of_port(flow.kind) && u32::from(flow.slot) == slot)
     }
 
-    pub(super) fn records(&self, now: Ticks) -> Result<Vec<FlowRecord>> {
+    pub(super) fn records(&self, now: Ticks, ended: &Ended) -> Result<Vec<FlowRecord>> {
         let halves = self.halves()?;
         Ok(halves
             .iter()
-            .filter(|(_, flow)| flow.flags & FLOW_ORIGINAL != 0)
+            .filter(|(_, flow)| flow.flags & FLOW_ORIGINAL != 0 && !ended.has(flow))
             .filter_map(|(key, flow)| {
                 let reply = halves.get(&key.reverse(flow));
                 let record = record(key, flow, reply, now);
@@ -124,16 +149,18 @@ where
             .collect())
     }
 
-    /// Removes flows that are over, and those of endpoints that are no more.
-    /// Flows that go on keep their mappings.
+    /// Removes flows that are over, those of endpoints that are no more, and after a
+    /// while those of ports that were taken back. Flows that go on keep their
+    /// mappings.
     pub(super) fn collect(
         &mut self,
         now: Ticks,
         living: impl Fn() -> HashSet<u32>,
-        suspects: &mut HashSet<OutsideKey<A>>,
+        ended: &Ended,
     ) -> Result<Collected> {
         let halves = self.halves()?;
         let endpoints = living();
+        let before = std::mem::take(&mut self.suspects.ended);
         let mut collected = Collected::default();
         let mut used = HashSet::new();
         for (key, flow) in &halves {
@@ -143,7 +170,12 @@ where
             if !original && other.is_some() {
                 continue;
             }
-            let living = endpoints.contains(&flow.endpoint);
+            let ended = ended.has(flow);
+            if ended && !before.contains(key) {
+                self.suspects.ended.insert(*key);
+                continue;
+            }
+            let living = endpoints.contains(&flow.endpoint) && !ended;
             if !living || is_over(key, flow, other, now) {
                 // Begun anew since it was read?
                 let again = self.half(key).is_some_and(|f| f.created != flow.created);
@@ -159,7 +191,7 @@ where
                 used.insert((key.src, flow.src, key.sport, key.protocol));
             }
         }
-        self.collect_mappings(now, &used, suspects, &mut collected)?;
+        self.collect_mappings(now, &used, &mut collected)?;
         Ok(collected)
     }
 
@@ -176,7 +208,6 @@ where
         &mut self,
         now: Ticks,
         used: &HashSet<(A, A, u16, u8)>,
-        suspects: &mut HashSet<OutsideKey<A>>,
         collected: &mut Collected,
     ) -> Result<()> {
         let mut owned = HashSet::new();
@@ -218,10 +249,10 @@ where
             .flatten()
             .filter(|key| !owned.contains(key))
             .collect();
-        for key in orphans.intersection(suspects) {
+        for key in orphans.intersection(&self.suspects.outside) {
             removed(names::OUTSIDE4, self.outside.remove(key))?;
         }
-        *suspects = orphans;
+        self.suspects.outside = orphans;
         Ok(())
     }
 }

@@ -36,15 +36,12 @@ use aya::{
     },
 };
 use netbpf_common::{
-    drop::DropReason,
-    maps::{EndpointStats, OutsideKey},
-    names,
-    time::ticks,
-    verdict::MAX_ENDPOINT,
+    drop::DropReason, maps::EndpointStats, names, time::ticks, verdict::MAX_ENDPOINT,
 };
 
 use crate::sys::cgroup::Cgroup;
 use attach::{monotonic, name_of};
+use flows::Ended;
 use kernel::Kernel;
 use load::chain;
 use pins::{Direction, Hook};
@@ -79,9 +76,6 @@ struct Inner {
 struct Flows {
     v4: FlowTables<[u8; 4]>,
     v6: FlowTables<[u8; 16]>,
-    /// Outside ports that seemed to have no owner at the last collection.
-    suspects4: HashSet<OutsideKey<[u8; 4]>>,
-    suspects6: HashSet<OutsideKey<[u8; 16]>>,
 }
 
 pub type Result<T, E = DatapathError> = std::result::Result<T, E>;
@@ -98,8 +92,6 @@ impl Datapath {
         let flows = Flows {
             v4: FlowTables::open4(&mut ebpf)?,
             v6: FlowTables::open6(&mut ebpf)?,
-            suspects4: HashSet::new(),
-            suspects6: HashSet::new(),
         };
         Ok(Datapath {
             bpffs: options.bpffs.clone(),
@@ -387,8 +379,9 @@ impl Datapath {
     pub fn flows(&self) -> Result<Vec<FlowRecord>> {
         let now = ticks(monotonic()?);
         let tables = self.flow_tables();
-        let mut records = tables.v4.records(now)?;
-        records.extend(tables.v6.records(now)?);
+        let ended = Ended::new(self);
+        let mut records = tables.v4.records(now, &ended)?;
+        records.extend(tables.v6.records(now, &ended)?);
         drop(tables);
         // Those of endpoints that are no more wait to be collected.
         let living = self.living();
@@ -404,8 +397,9 @@ impl Datapath {
         // attached in between would lose its first flows.
         let living = || self.living();
         let now = ticks(monotonic()?);
-        let v4 = flows.v4.collect(now, living, &mut flows.suspects4)?;
-        let v6 = flows.v6.collect(now, living, &mut flows.suspects6)?;
+        let ended = Ended::new(self);
+        let v4 = flows.v4.collect(now, living, &ended)?;
+        let v6 = flows.v6.collect(now, living, &ended)?;
         Ok(Collected {
             flows: v4.flows + v6.flows,
             mappings: v4.mappings + v6.mappings,
@@ -451,6 +445,11 @@ impl Datapath {
                 backend: SocketAddr::new(tables::ip(conn.backend), conn.backend_port),
             })
             .collect())
+    }
+
+    /// The generation of a published range's slot.
+    fn generation(&self, slot: u32) -> Option<u32> {
+        self.inner().tables.generations.get(&slot, 0).ok()
     }
 
     /// Endpoints that are there.

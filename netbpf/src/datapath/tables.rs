@@ -1,6 +1,9 @@
 //! The maps, typed, and how what the daemon says turns into their entries.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -46,6 +49,25 @@ where
     pub outside: HashMap<MapData, OutsideKey<A>, Outside<A>>,
     /// Entries that the table of established flows has room for.
     pub max_entries: usize,
+    /// What seemed to be of no use at the last collection.
+    pub suspects: Suspects<A>,
+}
+
+/// Seen twice, it goes.
+pub(super) struct Suspects<A> {
+    /// Outside ports without an owner: one that was just taken has none yet.
+    pub outside: HashSet<OutsideKey<A>>,
+    /// Flows of ports that were taken back, which answer for a while.
+    pub ended: HashSet<FlowKey<A>>,
+}
+
+impl<A> Default for Suspects<A> {
+    fn default() -> Self {
+        Suspects {
+            outside: HashSet::new(),
+            ended: HashSet::new(),
+        }
+    }
 }
 
 pub(super) struct Tables {
@@ -95,6 +117,7 @@ impl FlowTables<[u8; 4]> {
             transient: take(ebpf, names::TRANSIENT4)?,
             mappings: take(ebpf, names::MAPPINGS4)?,
             outside: take(ebpf, names::OUTSIDE4)?,
+            suspects: Suspects::default(),
         })
     }
 }
@@ -107,6 +130,7 @@ impl FlowTables<[u8; 16]> {
             transient: take(ebpf, names::TRANSIENT6)?,
             mappings: take(ebpf, names::MAPPINGS6)?,
             outside: take(ebpf, names::OUTSIDE6)?,
+            suspects: Suspects::default(),
         })
     }
 }

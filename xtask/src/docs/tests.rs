@@ -153,6 +153,43 @@ fn stages_of_from_container_are_in_the_order_of_the_picture() {
 }
 
 #[test]
+fn stages_of_host_local_are_in_the_order_of_the_picture() {
+    is_in_order(
+        "host_local",
+        &[
+            ("parse", "parse"),
+            ("flow", "flow::follow"),
+            ("port", "Coded::TO_PORT"),
+        ],
+    );
+}
+
+/// docs/ports.md says of each promise which test shows it.
+#[test]
+fn tests_that_pages_name_are_there() {
+    let page = read("docs/ports.md");
+    let named: Vec<&str> = page
+        .split('`')
+        .filter(|code| {
+            code.contains("::")
+                && code
+                    .bytes()
+                    .all(|b| b == b':' || b == b'_' || b.is_ascii_alphanumeric())
+        })
+        .filter(|code| !code.starts_with(':') && !code.contains(":::"))
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        let (file, function) = name.split_once("::").expect("file::function");
+        let text = read(&format!("tests/tests/{file}.rs"));
+        assert!(
+            text.contains(&format!("fn {function}()")),
+            "there is no {name}"
+        );
+    }
+}
+
+#[test]
 fn stages_of_from_uplink_are_in_the_order_of_the_picture() {
     is_in_order(
         "from_uplink",
