@@ -104,6 +104,8 @@ reasons! {
         "meant so: the rest of connections that ended with `netbpf unpublish`";
     33 NotAllowed "not_allowed" "the published port is not for this client"
         "add the client to the port's allow list: `netbpf update NAME -p published=…,allow=…`";
+    34 ClientRate "client_rate" "one client began more connections by published ports than --client-rate lets it"
+        "raise --client-rate where many clients come by one address; else block the client in front of the host";
 }
 
 /// Entries of the per-CPU counter array: one per possible number.

@@ -13,6 +13,7 @@ pub const PUBLISHED: &str = "published";
 pub const SHARES: &str = "shares";
 pub const BACKENDS: &str = "backends";
 pub const ALLOWS: &str = "allows";
+pub const CLIENTS: &str = "clients";
 pub const HOST_CONNS: &str = "host_conns";
 pub const HOST_PEERS: &str = "host_peers";
 pub const GENERATIONS: &str = "generations";
@@ -52,6 +53,7 @@ pub const MAPS: &[&str] = &[
     SHARES,
     BACKENDS,
     ALLOWS,
+    CLIENTS,
     GENERATIONS,
     HOST_CONNS,
     HOST_PEERS,
@@ -82,6 +84,8 @@ pub const FROM_UPLINK: &str = "from_uplink";
 /// TC ingress of an uplink without Ethernet header (tun, WireGuard, ppp).
 pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
 
+/// XDP on an uplink.
+pub const EARLY_DROP: &str = "early_drop";
 /// TC egress of `lo`.
 pub const HOST_LOCAL: &str = "host_local";
 
@@ -92,6 +96,7 @@ pub const PROGRAMS: &[&str] = &[
     FROM_UPLINK,
     FROM_UPLINK_L3,
     HOST_LOCAL,
+    EARLY_DROP,
 ];
 
 /// Every program of cgroups, on the sockets of the host's own processes. What undoes

@@ -38,7 +38,7 @@ const HELPER: DropReason = DropReason::Helper;
 /// Hides a value from the optimiser, which otherwise turns bounds checks into
 /// forms that the verifier does not understand.
 #[inline(always)]
-fn opaque(mut value: usize) -> usize {
+pub fn opaque(mut value: usize) -> usize {
     // SAFETY: the assembly is empty; it only claims to change the register. (Not
     // even a comment may stand in it: it would get line information of its own,
     // which the kernel then refuses.)

@@ -2,15 +2,17 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netbpf_common::{
+    drop::DropReason,
     event::{EVENT_DROP, EVENT_NEW, Event},
     maps::{DropKey, EndpointStats, Flow},
-    packet::{eth, tuple},
+    packet::{Read, eth, tuple},
 };
 
 use crate::{
     calls,
     ctx::Skb,
     family::{Family, Packet, V4, V6},
+    frame::Frame,
     maps::{CONFIG, DROPS, ENDPOINT_DROPS, ENDPOINT_STATS, EVENTS},
 };
 
@@ -93,7 +95,7 @@ pub fn count_drop(reason: u32, endpoint: u32) -> i32 {
 /// The telling of [`dropped`], with the packet's tuple where it has one.
 #[inline(always)]
 pub fn tell_dropped(skb: &Skb, l3: usize, reason: u32, endpoint: u32) {
-    event(skb, EVENT_DROP, endpoint, |event| {
+    event((skb.ifindex(), skb.len()), EVENT_DROP, endpoint, |event| {
         event.reason = reason as u8;
         match skb.protocol() {
             eth::TYPE_IPV4 => tuple_of::<V4>(skb, l3, event),
@@ -103,15 +105,29 @@ pub fn tell_dropped(skb: &Skb, l3: usize, reason: u32, endpoint: u32) {
     });
 }
 
+/// The same of a frame that was dropped before it was a packet.
 #[inline(always)]
-fn tuple_of<F: Family>(skb: &Skb, l3: usize, event: &mut Event) {
-    let Some(ip) = F::parse(skb, l3) else { return };
+pub fn tell_early_dropped(frame: &Frame, ethertype: u16, reason: DropReason) {
+    event((frame.ifindex(), frame.len()), EVENT_DROP, 0, |event| {
+        event.reason = reason as u8;
+        match ethertype {
+            eth::TYPE_IPV4 => tuple_of::<V4>(frame, eth::LEN, event),
+            _ => tuple_of::<V6>(frame, eth::LEN, event),
+        }
+    });
+}
+
+#[inline(always)]
+fn tuple_of<F: Family>(packet: &impl Read, l3: usize, event: &mut Event) {
+    let Some(ip) = F::parse(packet, l3) else {
+        return;
+    };
     event.family = F::VERSION;
     event.protocol = ip.protocol;
     event.src = F::mapped(ip.src);
     event.dst = F::mapped(ip.dst);
     if !ip.later_fragment
-        && let Some(t) = tuple::transport(skb, ip.protocol, ip.l4 & 0x3fff)
+        && let Some(t) = tuple::transport(packet, ip.protocol, ip.l4 & 0x3fff)
     {
         event.sport = t.sport;
         event.dport = t.dport;
@@ -122,19 +138,24 @@ fn tuple_of<F: Family>(skb: &Skb, l3: usize, event: &mut Event) {
 #[inline(always)]
 pub fn began<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &Flow<F::Addr>) {
     if listening() {
-        event(skb, EVENT_NEW, new.endpoint, |event| {
-            event.kind = new.kind;
-            event.family = F::VERSION;
-            event.protocol = p.ip.protocol;
-            event.src = F::mapped(p.ip.src);
-            event.dst = F::mapped(p.ip.dst);
-            event.sport = p.t.sport;
-            event.dport = p.t.dport;
-            event.new_src = F::mapped(new.src);
-            event.new_dst = F::mapped(new.dst);
-            event.new_sport = new.sport;
-            event.new_dport = new.dport;
-        });
+        event(
+            (skb.ifindex(), skb.len()),
+            EVENT_NEW,
+            new.endpoint,
+            |event| {
+                event.kind = new.kind;
+                event.family = F::VERSION;
+                event.protocol = p.ip.protocol;
+                event.src = F::mapped(p.ip.src);
+                event.dst = F::mapped(p.ip.dst);
+                event.sport = p.t.sport;
+                event.dport = p.t.dport;
+                event.new_src = F::mapped(new.src);
+                event.new_dst = F::mapped(new.dst);
+                event.new_sport = new.sport;
+                event.new_dport = new.dport;
+            },
+        );
     }
 }
 
@@ -146,7 +167,7 @@ fn listening() -> bool {
 /// Writes a record in place; when the buffer is full it is lost, which the
 /// reader sees by the kernel's count.
 #[inline(always)]
-fn event(skb: &Skb, event: u8, endpoint: u32, fill: impl FnOnce(&mut Event)) {
+fn event((ifindex, len): (u32, u32), event: u8, endpoint: u32, fill: impl FnOnce(&mut Event)) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         return;
     };
@@ -159,9 +180,9 @@ fn event(skb: &Skb, event: u8, endpoint: u32, fill: impl FnOnce(&mut Event)) {
         protocol: 0,
         kind: 0,
         reserved: [0; 3],
-        ifindex: skb.ifindex(),
+        ifindex,
         endpoint,
-        len: skb.len(),
+        len,
         sport: 0,
         dport: 0,
         src: [0; 16],

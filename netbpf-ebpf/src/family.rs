@@ -12,7 +12,7 @@ use netbpf_common::{
         OutsideKey, PortData, SourceData, SubnetData, Uplink, Veth,
     },
     packet::{
-        self, checksum, eth, icmp, ipv4, ipv6,
+        self, Read, checksum, eth, icmp, ipv4, ipv6,
         tuple::{Ip, Transport},
     },
     time::Ticks,
@@ -127,7 +127,7 @@ pub trait Family: Sized {
     /// Bytes of a socket tuple of the family.
     const SOCKET_TUPLE: u32;
 
-    fn parse(skb: &Skb, offset: usize) -> Option<Ip<Self::Addr>>;
+    fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Self::Addr>>;
     fn mapped(addr: Self::Addr) -> Addr;
     fn from_mapped(addr: Addr) -> Self::Addr;
     fn is_multicast(addr: Self::Addr) -> bool;
@@ -231,8 +231,8 @@ impl Family for V4 {
         calls::try_source_v4(skb.raw(), candidate.into(), own.into())
     }
     #[inline(always)]
-    fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr4>> {
-        ipv4::parse(skb, offset)
+    fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Addr4>> {
+        ipv4::parse(packet, offset)
     }
     #[inline(always)]
     fn mapped(addr: Addr4) -> Addr {
@@ -422,8 +422,8 @@ impl Family for V6 {
         calls::try_source_v6(skb.raw(), candidate.into(), own.into())
     }
     #[inline(always)]
-    fn parse(skb: &Skb, offset: usize) -> Option<Ip<Addr6>> {
-        ipv6::parse(skb, offset)
+    fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Addr6>> {
+        ipv6::parse(packet, offset)
     }
     #[inline(always)]
     fn mapped(addr: Addr6) -> Addr {

@@ -6,14 +6,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netbpf_common::{
-    addr::{Addr4, Addr6},
+    addr::{Addr, Addr4, Addr6},
     drop::COUNTERS,
     event::Event,
     maps::{
-        AllowData, Backend, BackendKey, Config, DropKey, Endpoint, EndpointKey, EndpointStats,
-        Flow, FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer,
-        PeerKey, Port, PortData, Published, Share, Source, SourceData, Subnet, SubnetData, Uplink,
-        Veth, published::PUBLISHED_ENTRIES,
+        AllowData, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
+        EndpointStats, Flow, FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside,
+        OutsideKey, Peer, PeerKey, Port, PortData, Published, Share, Source, SourceData, Subnet,
+        SubnetData, Uplink, Veth, published::PUBLISHED_ENTRIES,
     },
 };
 
@@ -51,6 +51,9 @@ pub static BACKENDS: HashMap<BackendKey, Backend, 16384, NO_PREALLOC> = HashMap:
 
 #[btf_map(name = "allows")]
 pub static ALLOWS: LpmTrie<AllowData, u32, 65536> = LpmTrie::new();
+
+#[btf_map(name = "clients")]
+pub static CLIENTS: LruHashMap<Addr, Client, 65536> = LruHashMap::new();
 
 #[btf_map(name = "host_conns")]
 pub static HOST_CONNS: HashMap<u64, HostConn, 65536, NO_PREALLOC> = HashMap::new();

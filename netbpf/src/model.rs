@@ -302,6 +302,9 @@ pub struct UplinkInfo {
     pub addresses: Vec<IpAddr>,
     /// `ethernet` or `ip`.
     pub link: String,
+    /// Where what needs no state is dropped: `xdp`, `tc`, or `tc: WHY` where XDP was
+    /// asked for.
+    pub early_drop: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

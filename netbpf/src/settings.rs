@@ -34,6 +34,11 @@ pub struct Settings {
     pub teardown_on_exit: bool,
     /// Use only what this kernel has.
     pub as_kernel: Option<Release>,
+    /// Drop early by XDP on uplinks whose driver runs it.
+    pub xdp: bool,
+    /// New connections that one client may begin by published ports a second; 0: any
+    /// number.
+    pub client_rate: u32,
 }
 
 /// A kernel's release, such as 6.1.
@@ -95,6 +100,8 @@ impl Default for Settings {
             max_endpoints: 4096,
             teardown_on_exit: false,
             as_kernel: None,
+            xdp: false,
+            client_rate: 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use netbpf::datapath::Service;
 use netbpf_common::{
     drop::DropReason,
-    names::{FROM_CONTAINER, FROM_UPLINK},
+    names::{EARLY_DROP, FROM_CONTAINER, FROM_UPLINK},
 };
 use netbpf_tests::{
     lab::{
@@ -185,6 +185,68 @@ fn a_port_is_for_those_that_it_allows() {
             came(rig, "everybody", packet(3), Action::Redirect)
                 .out(Out::Any)
                 .check(rig);
+        }
+    });
+}
+
+/// What XDP drops is what TC would drop, for the same reason; all else it passes.
+#[test]
+fn early_drop_says_the_same() {
+    with_rig("early_drop", |rig| {
+        let allowed = |nets: [&str; 2]| Service {
+            allow: nets.map(|net| net.parse().unwrap()).into(),
+            ..service(UDP, 5300, vec![backend(1, &rig.web, 53, 1)])
+        };
+        let near = allowed(["192.0.2.0/24", "2001:db8:1::/64"]);
+        rig.publish_service(&near);
+        rig.publish(2, TCP, 8080, &rig.web, 80);
+        let uplink = rig.uplink.entry.device.ifindex;
+        for family in Family::BOTH {
+            let (client, host, far) = (family.ip(CLIENT), family.ip(HOST), family.ip(FAR));
+            let ok = rig.by_uplink(client, host);
+            let not_allowed = Some(DropReason::NotAllowed);
+            let martian = Some(DropReason::Martian);
+            let rows = [
+                (ok.udp(1, 5300, b"x"), None),
+                (ok.tcp(1, 8080, "S", b""), None),
+                (rig.by_uplink(far, host).tcp(1, 8080, "S", b""), None),
+                (rig.by_uplink(far, host).udp(1, 5300, b"x"), not_allowed),
+                (rig.by_uplink(far, host).udp(1, 5301, b"x"), None),
+                (
+                    rig.by_uplink(family.loopback(), host).udp(1, 9, b"x"),
+                    martian,
+                ),
+                (
+                    rig.by_uplink(client, family.loopback()).tcp(1, 9, "S", b""),
+                    martian,
+                ),
+                (ok.echo_request(1, 1, b"x"), None),
+                (ok.protocol(47, b"GRE"), None),
+            ];
+            for (packet, reason) in rows {
+                let verdict = match reason {
+                    Some(_) => Action::Drop,
+                    None => Action::Pass,
+                };
+                let drops: Vec<_> = reason.map(|reason| (reason, 1)).into_iter().collect();
+                Row::new("early", EARLY_DROP, uplink, packet.clone(), verdict)
+                    .drops(&drops)
+                    .check(rig);
+                if reason.is_some() {
+                    came(rig, "the same later", packet, Action::Drop)
+                        .drops(&drops)
+                        .out(Out::Any)
+                        .check(rig);
+                }
+            }
+            // What goes on goes on, whatever the list says.
+            let packet = ok.udp(7, 5300, b"x");
+            came(rig, "begins", packet.clone(), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            rig.publish_service(&allowed(["203.0.113.0/24", "2001:db8:3::/64"]));
+            Row::new("goes on", EARLY_DROP, uplink, packet, Action::Pass).check(rig);
+            rig.publish_service(&near);
         }
     });
 }

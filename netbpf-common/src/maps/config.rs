@@ -5,6 +5,9 @@ use crate::assert_layout;
 /// `SO_MARK` of sockets that may bind published ports: the daemon's own.
 pub const UNHELD_MARK: u32 = 0x6e62_7066;
 
+/// log2 of the ticks in which a client's new flows are counted: 64, 1.07 s.
+pub const CLIENT_WINDOW_SHIFT: u32 = 6;
+
 /// The only entry of `config`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,10 @@ pub struct Config {
     /// The MAC that every container sees as its gateway's.
     pub gateway_mac: [u8; 6],
     /// Explicit padding, 0.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// New flows that one client may begin by published ports in
+    /// [`CLIENT_WINDOW_SHIFT`]'s time; 0: any number.
+    pub client_rate: u32,
     /// The network namespace whose processes are the host's own (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
 }

@@ -25,7 +25,7 @@ pub use flows::{Flow, FlowKey};
 pub use host::{HostConn, Peer, PeerKey};
 pub use locals::{Local, LocalKey};
 pub use mappings::{Mapping, MappingKey, Outside, OutsideKey};
-pub use ports::{AllowData, AllowKey, Backend, BackendKey, Port, PortData, PortKey, Share};
+pub use ports::{AllowData, AllowKey, Backend, BackendKey, Client, Port, PortData, PortKey, Share};
 pub use published::Published;
 pub use sources::{Source, SourceData, SourceKey};
 pub use subnets::{Subnet, SubnetData, SubnetKey};

@@ -158,6 +158,17 @@ pub struct AllowKey {
 }
 assert_layout!(AllowKey, 24);
 
+/// Value of `clients`, whose key is the client's address (LRU): how many flows it
+/// began by published ports lately.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Number of the time window, see [`crate::maps::config::CLIENT_WINDOW_SHIFT`].
+    pub window: u32,
+    pub flows: u32,
+}
+assert_layout!(Client, 8);
+
 /// Bits of a whole [`AllowData`].
 pub const ALLOW_PREFIX: u32 = 160;
 

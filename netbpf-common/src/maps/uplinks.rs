@@ -6,6 +6,9 @@ use crate::assert_layout;
 /// begin with the IP header.
 pub const UPLINK_ETHERNET: u32 = 1 << 0;
 
+/// The XDP program `early_drop` hangs on the device, too.
+pub const UPLINK_EARLY_DROP: u32 = 1 << 1;
+
 /// Value of `uplinks`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

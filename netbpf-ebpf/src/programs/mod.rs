@@ -1,5 +1,6 @@
 //! One file per hook; each reads as the list of its stages.
 
+mod early_drop;
 mod from_container;
 mod from_uplink;
 mod host_local;

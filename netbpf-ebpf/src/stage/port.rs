@@ -7,7 +7,8 @@ use netbpf_common::{
     drop::DropReason,
     flow::{SEEN_ANY, seen_tcp},
     maps::{
-        AllowData, Backend, BackendKey, FlowKey, Port, PortData,
+        AllowData, Backend, BackendKey, Client as Known, FlowKey, Port, PortData,
+        config::CLIENT_WINDOW_SHIFT,
         endpoints::NETWORK_INTERNAL,
         flows::{
             ARRIVAL_HOST, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_LOCAL, KIND_PUBLISH,
@@ -18,6 +19,7 @@ use netbpf_common::{
             place_of_turn,
         },
         published::{PORTS_PER_ENTRY, held_bit, published_bit},
+        uplinks::UPLINK_EARLY_DROP,
     },
     packet::{
         IPPROTO_SCTP, eth, sctp, tcp,
@@ -29,12 +31,15 @@ use netbpf_common::{
 use super::{
     Step, deliver, local,
     masquerade::host_has,
+    route,
     translate::{self, NewTuple},
 };
 use crate::{
     ctx::{Skb, now},
     family::{Family, Packet, Room},
-    maps::{ALLOWS, BACKENDS, GENERATIONS, PORTS, PUBLISHED, SHARES, TURNS, VETHS},
+    maps::{
+        ALLOWS, BACKENDS, CLIENTS, CONFIG, GENERATIONS, PORTS, PUBLISHED, SHARES, TURNS, VETHS,
+    },
 };
 
 /// Source ports tried when the client's own is taken in the tuple towards the
@@ -203,6 +208,30 @@ pub fn allows(key: &mut Key<AllowData>, port: &Port, client: Addr) -> bool {
     ALLOWS.get(&*key).is_some()
 }
 
+/// Counts a client's new flow; `false` when it has begun too many lately. Where two
+/// CPUs count at once, one may be missed.
+#[inline(always)]
+pub fn within_rate(client: &Addr) -> bool {
+    let most = CONFIG.get(0).map_or(0, |config| config.client_rate);
+    if most == 0 {
+        return true;
+    }
+    let window = now() >> CLIENT_WINDOW_SHIFT;
+    let Some(known) = CLIENTS.get_ptr_mut(client) else {
+        let _ = CLIENTS.insert(client, &Known { window, flows: 1 }, 0);
+        return true;
+    };
+    // SAFETY: readable as long as the program runs; should it have become another
+    // client's meanwhile, that one is counted once too often.
+    let known = unsafe { &mut *known };
+    if known.window != window {
+        known.flows = 0;
+        known.window = window;
+    }
+    known.flows += 1;
+    known.flows <= most
+}
+
 /// Can the packet begin a flow to a published port?
 #[inline(always)]
 pub fn may_begin(t: &Transport) -> bool {
@@ -246,6 +275,9 @@ pub fn begin<F: Family>(
     room.client = F::mapped(ip.src);
     if client != Client::Host && !allows(&mut room.allow_key, port, room.client) {
         return Err(DropReason::NotAllowed);
+    }
+    if client == Client::Uplink && !drops_early(skb) && !within_rate(&room.client) {
+        return Err(DropReason::ClientRate);
     }
     let Some(to) = backend(&mut room.backend_key, port, &room.client) else {
         return Ok(Coded::PASS);
@@ -387,6 +419,12 @@ fn is_the_hosts<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> bool {
     let key = room.reverse_key;
     let (remote, local) = ((key.src, key.sport), (key.dst, key.dport));
     host_has::<F>(skb, room, remote, local, key.protocol, false)
+}
+
+/// Has the packet been judged, and counted, by XDP already?
+#[inline(always)]
+fn drops_early(skb: &Skb) -> bool {
+    route::uplink(skb.ifindex()).is_some_and(|uplink| uplink.flags & UPLINK_EARLY_DROP != 0)
 }
 
 /// Writes both halves; where the tuple towards the container is another flow's, the

@@ -84,6 +84,8 @@ fn finish(options: Options) -> Result<Config> {
         max_flows: options.max_flows.unwrap_or(default.max_flows),
         max_endpoints: options.max_endpoints.unwrap_or(default.max_endpoints),
         teardown_on_exit: options.teardown_on_exit.unwrap_or(default.teardown_on_exit),
+        xdp: options.xdp.unwrap_or(default.xdp),
+        client_rate: options.client_rate.unwrap_or(default.client_rate),
         as_kernel: options.as_kernel,
     };
     for (what, value) in [

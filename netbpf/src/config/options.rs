@@ -77,6 +77,17 @@ pub struct Options {
     /// Endpoints at most [default: 4096]
     #[arg(long, value_name = "N")]
     pub max_endpoints: Option<u32>,
+    /// Drop martians and clients that may not by XDP, on uplinks whose driver runs it
+    /// itself; others drop them with all else
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true
+    )]
+    pub xdp: Option<bool>,
+    /// Connections that one client may begin by published ports a second, 0 for any
+    /// number [default: 0]
+    #[arg(long, value_name = "N")]
+    pub client_rate: Option<u32>,
     /// Use only what this kernel release has, such as 6.1
     #[arg(long, value_name = "RELEASE")]
     pub as_kernel: Option<Release>,
@@ -130,6 +141,8 @@ impl Options {
             log_format: self.log_format.or(lower.log_format),
             max_flows: self.max_flows.or(lower.max_flows),
             max_endpoints: self.max_endpoints.or(lower.max_endpoints),
+            xdp: self.xdp.or(lower.xdp),
+            client_rate: self.client_rate.or(lower.client_rate),
             as_kernel: self.as_kernel.or(lower.as_kernel),
             node_ip: self.node_ip.or(lower.node_ip),
             etcd: self.etcd.or(lower.etcd),

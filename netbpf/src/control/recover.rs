@@ -53,6 +53,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         max_endpoints: settings.max_endpoints,
         masquerade_ports: masquerade_ports(&local_port_range()),
         as_kernel: settings.as_kernel,
+        client_rate: settings.client_rate,
         netns_cookie: netns::cookie()?,
     })?);
     let mut state = State::new(host, store.meta(Meta::LastNetwork)?.unwrap_or(0));

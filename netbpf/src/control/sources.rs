@@ -177,7 +177,7 @@ fn is_ula(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Device, UplinkEntry};
+    use crate::datapath::{Device, EarlyDrop, UplinkEntry};
 
     fn uplink(ifindex: u32, ipv4: &str, ipv6: &str) -> Uplink {
         let device = Device {
@@ -189,10 +189,12 @@ mod tests {
                 device,
                 mtu: 1500,
                 ethernet: true,
+                xdp: false,
                 ipv4: ipv4.parse().ok(),
                 ipv6: ipv6.parse().ok(),
             },
             addresses: Vec::new(),
+            early: EarlyDrop::Tc(None),
             failed: None,
         }
     }

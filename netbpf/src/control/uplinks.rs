@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use super::{Inner, plan, sources, state::State};
 use crate::{
-    datapath::{Device, LocalEntry, SubnetEntry, UplinkEntry},
+    datapath::{Device, EarlyDrop, LocalEntry, SubnetEntry, UplinkEntry},
     error::Result,
     sys::netlink::{Address, Link},
 };
@@ -15,6 +15,7 @@ use crate::{
 pub struct Uplink {
     pub entry: UplinkEntry,
     pub addresses: Vec<IpAddr>,
+    pub early: EarlyDrop,
     /// Why the programs do not hang on it.
     pub failed: Option<String>,
 }
@@ -47,25 +48,32 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
         }
     }
     for mut uplink in wanted {
-        let device = &uplink.entry.device;
-        let unchanged = before
-            .get(&device.ifindex)
-            .is_some_and(|old| old.entry == uplink.entry && old.failed.is_none());
-        if !unchanged && let Err(error) = inner.datapath.attach_uplink(&uplink.entry) {
-            let why = error.to_string();
-            let known = before
-                .get(&device.ifindex)
-                .is_some_and(|old| old.failed.as_ref() == Some(&why));
-            if !known {
-                tracing::warn!(%error, device = device.name, "cannot be an uplink");
-            }
-            uplink.failed = Some(why);
-        } else if !unchanged {
-            tracing::info!(device = device.name, "uplink");
+        uplink.entry.xdp = inner.settings.xdp && uplink.entry.ethernet;
+        let old = before.get(&uplink.entry.device.ifindex);
+        match old.filter(|old| old.entry == uplink.entry && old.failed.is_none()) {
+            Some(old) => uplink.early = old.early.clone(),
+            None => attach(inner, old, &mut uplink),
         }
         state.uplinks.push(uplink);
     }
     sources::refresh(inner, state)
+}
+
+fn attach(inner: &Inner, old: Option<&Uplink>, uplink: &mut Uplink) {
+    let device = &uplink.entry.device.name;
+    match inner.datapath.attach_uplink(&uplink.entry) {
+        Ok(early) => {
+            tracing::info!(device, ?early, "uplink");
+            uplink.early = early;
+        }
+        Err(error) => {
+            let why = error.to_string();
+            if old.and_then(|old| old.failed.as_ref()) != Some(&why) {
+                tracing::warn!(%error, device, "cannot be an uplink");
+            }
+            uplink.failed = Some(why);
+        }
+    }
 }
 
 /// After a network came or went: its subnets and gateway addresses.
@@ -134,6 +142,7 @@ fn find(links: &[&Link], addresses: &[Address], limit: &[String]) -> Vec<Uplink>
                         },
                         mtu: link.mtu,
                         ethernet: link.ethernet,
+                        xdp: false,
                         ipv4: on_link.iter().filter(|a| routable(a)).find_map(|a| {
                             match a.address {
                                 IpAddr::V4(ip) if a.global => Some(ip),
@@ -148,6 +157,7 @@ fn find(links: &[&Link], addresses: &[Address], limit: &[String]) -> Vec<Uplink>
                         }),
                     },
                     addresses: on_link.iter().map(|a| a.address).collect(),
+                    early: EarlyDrop::Tc(None),
                     failed: None,
                 })
             })

@@ -10,7 +10,7 @@ use super::{
     state::{Network, State},
 };
 use crate::{
-    datapath::{AttachKind, FlowRecord},
+    datapath::{AttachKind, EarlyDrop, FlowRecord},
     error::Result,
     model::*,
     store::{EndpointRecord, NetworkRecord, PortRecord},
@@ -226,6 +226,11 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         mtu: u.entry.mtu,
         addresses: u.addresses.clone(),
         link: if u.entry.ethernet { "ethernet" } else { "ip" }.into(),
+        early_drop: match &u.early {
+            EarlyDrop::Xdp => "xdp".into(),
+            EarlyDrop::Tc(None) => "tc".into(),
+            EarlyDrop::Tc(Some(why)) => format!("tc: {why}"),
+        },
     });
     let hooks = state.hooks.as_ref().map(Hooks::shown);
     // After a teardown the pins are gone, whether or not all else is.

@@ -70,6 +70,7 @@ fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
         .ok_or_else(|| DatapathError::other("load", format!("no program {name} in the object")))?;
     let loaded = match program {
         Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         _ => {
@@ -176,7 +177,8 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         masquerade_first: *options.masquerade_ports.start(),
         masquerade_last: *options.masquerade_ports.end(),
         gateway_mac: GATEWAY_MAC,
-        reserved: [0; 6],
+        reserved: [0; 2],
+        client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
     };
     config

@@ -6,6 +6,7 @@
 
 mod attach;
 mod blocks;
+mod early;
 mod flows;
 mod host;
 mod kernel;
@@ -140,21 +141,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// Hangs `from_uplink` on an uplink and writes its entry.
-    pub fn attach_uplink(&self, uplink: &UplinkEntry) -> Result<()> {
-        let mut inner = self.inner();
+    /// Hangs `from_uplink` on an uplink and writes its entry; `early_drop`, too, where
+    /// that is asked for and the driver runs it.
+    pub fn attach_uplink(&self, uplink: &UplinkEntry) -> Result<EarlyDrop> {
+        let inner = &mut *self.inner();
+        let (device, ingress) = (&uplink.device, Direction::Ingress);
+        let early = match uplink.xdp {
+            true => early::attach(&mut inner.ebpf, &self.bpffs, device)?,
+            false => {
+                pins::remove(&pins::xdp_link(&self.bpffs, device.ifindex))?;
+                EarlyDrop::Tc(None)
+            }
+        };
+        let entry = tables::uplink(uplink, &early);
         inner
             .tables
             .uplinks
-            .insert(uplink.device.ifindex, tables::uplink(uplink), 0)
+            .insert(device.ifindex, entry, 0)
             .map_err(|e| write_error(names::UPLINKS, 256, &e))?;
         let program = if uplink.ethernet {
             names::FROM_UPLINK
         } else {
             names::FROM_UPLINK_L3
         };
-        let (device, ingress) = (&uplink.device, Direction::Ingress);
-        let inner = &mut *inner;
         attach::attach(
             &mut inner.ebpf,
             &self.bpffs,
@@ -166,7 +175,8 @@ impl Datapath {
         .inspect_err(|_| {
             // No way out by which nothing comes back.
             let _ = inner.tables.uplinks.remove(&device.ifindex);
-        })
+        })?;
+        Ok(early)
     }
 
     /// Hangs `host_local` on `lo`: published ports answer the host's own programs,
@@ -209,6 +219,7 @@ impl Datapath {
             names::UPLINKS,
             self.inner().tables.uplinks.remove(&device.ifindex),
         )?;
+        pins::remove(&pins::xdp_link(&self.bpffs, device.ifindex))?;
         for direction in Direction::BOTH {
             for (clsact, kind) in [(false, AttachKind::Tcx), (true, AttachKind::Clsact)] {
                 if pins::link(&self.bpffs, device.ifindex, direction, kind).exists() {
@@ -226,10 +237,10 @@ impl Datapath {
 
     /// Devices that have pins of ours, by ifindex.
     pub fn attached(&self) -> Result<HashSet<u32>> {
-        Ok(pins::hooks(&self.bpffs)?
-            .into_iter()
-            .map(|hook| hook.ifindex)
-            .collect())
+        let hooks = pins::hooks(&self.bpffs)?.into_iter();
+        let early = pins::xdp_links(&self.bpffs)?.into_iter();
+        let of_hooks = hooks.map(|hook| hook.ifindex);
+        Ok(of_hooks.chain(early.map(|(ifindex, _)| ifindex)).collect())
     }
 
     /// Writes an endpoint's entries, new or changed.
@@ -517,6 +528,12 @@ impl Datapath {
         let mut attached: HashMap<u32, Vec<String>> = HashMap::new();
         for hook in pins::hooks(&self.bpffs)? {
             if let Some((id, text)) = self.describe(hook) {
+                attached.entry(id).or_default().push(text);
+            }
+        }
+        for (ifindex, pin) in pins::xdp_links(&self.bpffs)? {
+            if let (Some(name), Some(id)) = (name_of(ifindex), linked_program(&pin)) {
+                let text = format!("{name} ingress (xdp)");
                 attached.entry(id).or_default().push(text);
             }
         }

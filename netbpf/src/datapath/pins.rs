@@ -6,6 +6,7 @@
 //! <bpffs>/links/12_ingress_tcx        a TCX link on device 12
 //! <bpffs>/links/12_ingress_clsact     the program of a clsact filter there
 //! <bpffs>/links/12_qdisc              a directory: the clsact qdisc there is ours
+//! <bpffs>/links/12_xdp                an XDP link on device 12
 //! <bpffs>/links/cgroup_1_host_bind4   a link on the cgroup with that number
 //! ```
 
@@ -70,6 +71,23 @@ pub(super) fn link(bpffs: &Path, ifindex: u32, direction: Direction, kind: Attac
         direction.label(),
         kind_label(kind)
     ))
+}
+
+const XDP: &str = "_xdp";
+
+/// The XDP link of a device.
+pub(super) fn xdp_link(bpffs: &Path, ifindex: u32) -> PathBuf {
+    links(bpffs).join(format!("{ifindex}{XDP}"))
+}
+
+/// Devices with an XDP link, by ifindex, and the links.
+pub(super) fn xdp_links(bpffs: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let names = link_names(bpffs)?;
+    let parse = |name: &String| -> Option<(u32, PathBuf)> {
+        let ifindex = name.strip_suffix(XDP)?.parse().ok()?;
+        Some((ifindex, links(bpffs).join(name)))
+    };
+    Ok(names.iter().filter_map(parse).collect())
 }
 
 const CGROUP: &str = "cgroup_";

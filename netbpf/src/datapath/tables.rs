@@ -20,7 +20,7 @@ use netbpf_common::{
         Uplink, Veth,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE},
         locals::LOCAL_GATEWAY,
-        uplinks::UPLINK_ETHERNET,
+        uplinks::{UPLINK_EARLY_DROP, UPLINK_ETHERNET},
     },
     names,
 };
@@ -29,8 +29,8 @@ use super::{
     Result,
     load::{chain, cpus},
     types::{
-        DatapathError, EndpointEntry, LocalEntry, NetworkFlags, SourceEntry, SubnetEntry,
-        UplinkEntry,
+        DatapathError, EarlyDrop, EndpointEntry, LocalEntry, NetworkFlags, SourceEntry,
+        SubnetEntry, UplinkEntry,
     },
 };
 
@@ -260,9 +260,10 @@ pub(super) fn endpoint_keys(e: &EndpointEntry) -> impl Iterator<Item = EndpointK
         .map(|addr| EndpointKey { scope: 0, addr })
 }
 
-pub(super) fn uplink(u: &UplinkEntry) -> Uplink {
+pub(super) fn uplink(u: &UplinkEntry, early: &EarlyDrop) -> Uplink {
+    let bit = |set: bool, flag: u32| if set { flag } else { 0 };
     Uplink {
-        flags: if u.ethernet { UPLINK_ETHERNET } else { 0 },
+        flags: bit(u.ethernet, UPLINK_ETHERNET) | bit(*early == EarlyDrop::Xdp, UPLINK_EARLY_DROP),
         mtu: u.mtu,
         ipv4: u.ipv4.map_or([0; 4], |ip| ip.octets()),
         ipv6: u.ipv6.map_or([0; 16], |ip| ip.octets()),

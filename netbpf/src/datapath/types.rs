@@ -30,6 +30,9 @@ pub struct Options {
     pub masquerade_ports: RangeInclusive<u16>,
     /// Use only what this kernel has.
     pub as_kernel: Option<Release>,
+    /// New flows that one client may begin by published ports in about a second; 0:
+    /// any number.
+    pub client_rate: u32,
     /// The network namespace whose processes are the host's own (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
 }
@@ -66,9 +69,20 @@ pub struct UplinkEntry {
     pub mtu: u32,
     /// False for devices without Ethernet header (tun, WireGuard, ppp).
     pub ethernet: bool,
+    /// Drop early by XDP, if the driver runs it.
+    pub xdp: bool,
     /// Fallback source addresses for masquerade.
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
+}
+
+/// Where an uplink drops what needs no state to be refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EarlyDrop {
+    /// In the driver, before there is a packet.
+    Xdp,
+    /// With all else; why not earlier, where that was asked for.
+    Tc(Option<String>),
 }
 
 /// An address of the host itself.

@@ -22,8 +22,19 @@ pub struct Wiretap {
 impl Wiretap {
     #[track_caller]
     pub fn open(space: &Namespace, device: &str) -> Wiretap {
+        Wiretap::open_for(space, device, libc::ETH_P_ALL)
+    }
+
+    /// One that sends only.
+    #[track_caller]
+    pub(super) fn sender(space: &Namespace, device: &str) -> Wiretap {
+        Wiretap::open_for(space, device, 0)
+    }
+
+    #[track_caller]
+    fn open_for(space: &Namespace, device: &str, protocol: i32) -> Wiretap {
         space
-            .enter(|| open(device))
+            .enter(|| open(device, protocol))
             .unwrap_or_else(|e| panic!("packet socket on {device} in {}: {e}", space.name()))
     }
 
@@ -65,9 +76,9 @@ impl Wiretap {
     }
 }
 
-fn open(device: &str) -> io::Result<Wiretap> {
+fn open(device: &str, protocol: i32) -> io::Result<Wiretap> {
     let index = nix::net::if_::if_nametoindex(device)?;
-    let protocol = (libc::ETH_P_ALL as u16).to_be();
+    let protocol = (protocol as u16).to_be();
     // SAFETY: socket takes no pointers; the descriptor is checked and owned at
     // once.
     let fd = unsafe {

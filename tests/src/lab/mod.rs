@@ -8,6 +8,7 @@
 mod command;
 mod container;
 mod drops;
+mod flood;
 mod frames;
 mod host;
 pub mod names;
@@ -35,6 +36,7 @@ use std::{
 pub use command::{Background, Cmd, Output};
 pub use container::{Container, address_of};
 pub use drops::Drops;
+pub use flood::Flood;
 pub use frames::Wiretap;
 pub use host::{Host, binary};
 pub use namespace::{Namespace, parse_mac};

@@ -6,11 +6,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
 use netbpf::datapath::{
     Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
     ServiceAt, ServiceBackend, SubnetEntry, UplinkEntry,
 };
+use netbpf_common::names::EARLY_DROP;
 
 use crate::packets::Way;
 
@@ -23,6 +25,11 @@ use crate::lab::{
 const CTX_INGRESS_IFINDEX: usize = 36;
 const CTX_IFINDEX: usize = 40;
 const CTX_SIZE: usize = 192;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const TC_ACT_OK: u32 = 0;
+const TC_ACT_SHOT: u32 = 2;
 
 /// Room that a program may add to a packet.
 const GROWTH: usize = 256;
@@ -115,6 +122,7 @@ impl Rig {
             max_endpoints: 64,
             masquerade_ports: 1024..=32_767,
             as_kernel: None,
+            client_rate: 0,
             netns_cookie: 0,
         };
         let datapath = Datapath::open(&options).unwrap_or_else(|e| panic!("open: {e}"));
@@ -126,6 +134,7 @@ impl Rig {
                 device: device(host, "up0"),
                 mtu: 1500,
                 ethernet: true,
+                xdp: false,
                 ipv4: names::HOST[0].parse().ok(),
                 ipv6: names::HOST[1].parse().ok(),
             },
@@ -234,27 +243,43 @@ impl Rig {
     }
 
     /// Runs a packet through a program as if it came by that device; the code
-    /// that it returned and the packet afterwards.
+    /// that it returned, that of TC for what XDP means by its own, and the packet
+    /// afterwards.
     #[track_caller]
     pub fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> (u32, Vec<u8>) {
         let path = self.host.bpffs().join("programs").join(program);
-        let classifier =
-            SchedClassifier::from_pin(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let mut context = [0; CTX_SIZE];
-        for offset in [CTX_INGRESS_IFINDEX, CTX_IFINDEX] {
-            context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
-        }
         let mut out = vec![0; packet.len() + GROWTH];
-        let result = classifier
-            .test_run(TestRunOptions {
+        let result = if program == EARLY_DROP {
+            let xdp = Xdp::from_pin(&path, XdpAttachType::Interface)
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            // Without a context the frame comes by `lo`, which matters to nobody here.
+            xdp.test_run(TestRunOptions {
+                data_in: Some(packet),
+                data_out: Some(&mut out),
+                ..TestRunOptions::default()
+            })
+        } else {
+            let classifier = SchedClassifier::from_pin(&path)
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let mut context = [0; CTX_SIZE];
+            for offset in [CTX_INGRESS_IFINDEX, CTX_IFINDEX] {
+                context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
+            }
+            classifier.test_run(TestRunOptions {
                 data_in: Some(packet),
                 data_out: Some(&mut out),
                 ctx_in: Some(&context),
                 ..TestRunOptions::default()
             })
-            .unwrap_or_else(|e| panic!("test-run of {program}: {e}"));
+        };
+        let result = result.unwrap_or_else(|e| panic!("test-run of {program}: {e}"));
         out.truncate(result.data_size_out as usize);
-        (result.return_value, out)
+        let code = match (program, result.return_value) {
+            (EARLY_DROP, XDP_DROP) => TC_ACT_SHOT,
+            (EARLY_DROP, XDP_PASS) => TC_ACT_OK,
+            (_, code) => code,
+        };
+        (code, out)
     }
 
     /// Drops by label.

@@ -39,7 +39,10 @@ impl Show for StatusInfo {
 }
 
 fn uplinks(uplinks: &[UplinkInfo], width: Option<u16>) -> String {
-    let mut columns = Columns::new(width, &["UPLINK", "INDEX", "MTU", "LINK", "ADDRESSES"]);
+    let mut columns = Columns::new(
+        width,
+        &["UPLINK", "INDEX", "MTU", "LINK", "EARLY DROP", "ADDRESSES"],
+    );
     for uplink in uplinks {
         let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
         columns.row([
@@ -47,6 +50,7 @@ fn uplinks(uplinks: &[UplinkInfo], width: Option<u16>) -> String {
             uplink.ifindex.to_string(),
             uplink.mtu.to_string(),
             uplink.link.clone(),
+            uplink.early_drop.clone(),
             or_dash(addresses.join(", ")),
         ]);
     }

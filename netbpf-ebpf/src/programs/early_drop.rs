@@ -1,0 +1,108 @@
+//! XDP on an uplink: drops what `from_uplink` would drop, without state and without
+//! the cost of making a packet of it. What is not dropped here is judged there again,
+//! so that both give the same answer.
+//!
+//! parse → martian → flow → allow list → rate
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, maps::lpm_trie::Key, programs::XdpContext};
+use netbpf_common::{
+    addr::ANY,
+    drop::DropReason,
+    maps::{AllowData, LocalKey, PortData, flows::ARRIVAL_UPLINK},
+    packet::{Read as _, eth, tuple},
+};
+
+use crate::{
+    calls, emit,
+    family::{Family, V4, V6},
+    frame::Frame,
+    maps::LOCALS,
+    stage::{flow, port},
+};
+
+#[xdp]
+pub fn early_drop(ctx: XdpContext) -> u32 {
+    let frame = &Frame::new(&ctx);
+    let Some(ethertype) = frame.u16(eth::TYPE) else {
+        return xdp_action::XDP_PASS;
+    };
+    let judged = match ethertype {
+        eth::TYPE_IPV4 => ip::<V4>(frame),
+        eth::TYPE_IPV6 => ip::<V6>(frame),
+        _ => Ok(()),
+    };
+    match judged {
+        Ok(()) => xdp_action::XDP_PASS,
+        Err(reason) => {
+            if calls::count_drop(reason as u32, 0) != 0 {
+                emit::tell_early_dropped(frame, ethertype, reason);
+            }
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn ip<F: Family>(frame: &Frame) -> Result<(), DropReason> {
+    let Some(ip) = F::parse(frame, eth::LEN) else {
+        return Ok(());
+    };
+    if F::is_multicast(ip.dst) {
+        return Ok(());
+    }
+    if F::is_martian(ip.dst) || F::is_martian(ip.src) && ip.src != F::UNSPECIFIED {
+        return Err(DropReason::Martian);
+    }
+    // Headers that are not at hand, and what is never translated.
+    if ip.opaque
+        || ip.later_fragment
+        || ip.src == F::UNSPECIFIED
+        || F::is_link_local(ip.src)
+        || F::is_link_local(ip.dst)
+    {
+        return Ok(());
+    }
+    let Some(t) = tuple::transport(frame, ip.protocol, ip.l4 & 0x3fff) else {
+        return Ok(());
+    };
+    if !port::may_begin(&t) || !port::is_published(ip.protocol, F::VERSION, t.dport) {
+        return Ok(());
+    }
+    let addr = F::mapped(ip.dst);
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    if unsafe { LOCALS.get(&LocalKey { addr }) }.is_none() {
+        return Ok(());
+    }
+    // What goes on goes on, whatever the list says by now.
+    if flow::find::<F>(&ip.key(&t, ARRIVAL_UPLINK)).is_some() {
+        return Ok(());
+    }
+    let data = PortData {
+        protocol: 0,
+        family: 0,
+        addr: ANY,
+        port_be: [0; 2],
+    };
+    let found = port::look_up(
+        &mut Key::new(0, data),
+        F::VERSION,
+        addr,
+        t.dport,
+        ip.protocol,
+    );
+    let Some(published) = found else {
+        return Ok(());
+    };
+    let client = F::mapped(ip.src);
+    let data = AllowData {
+        allow: 0,
+        addr: ANY,
+    };
+    if !port::allows(&mut Key::new(0, data), published, client) {
+        return Err(DropReason::NotAllowed);
+    }
+    if !port::within_rate(&client) {
+        return Err(DropReason::ClientRate);
+    }
+    Ok(())
+}
