@@ -337,7 +337,7 @@ fn help_names_what_is_there_and_nothing_else() {
     ] {
         assert!(text.contains(there), "{there}");
     }
-    for later in ["overlay", "--vni", "--etcd", "capture", "flush", "-rate"] {
+    for later in ["overlay", "--vni", "--etcd", "capture", "flush", "gress-rate"] {
         assert!(!text.contains(later), "{later}");
     }
 }
