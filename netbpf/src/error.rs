@@ -27,6 +27,28 @@ pub enum Code {
 }
 
 impl Code {
+    /// In the order in which they are documented.
+    pub const ALL: [Code; 18] = [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::NetworkInUse,
+        Code::SubnetOverlap,
+        Code::AddressInUse,
+        Code::AddressNotInSubnet,
+        Code::PoolExhausted,
+        Code::PortInUse,
+        Code::InterfaceExists,
+        Code::MissingCapability,
+        Code::UnsupportedKernel,
+        Code::StoreUnavailable,
+        Code::StoreCorrupt,
+        Code::ClusterUnavailable,
+        Code::Conflict,
+        Code::NotImplemented,
+        Code::Internal,
+    ];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Code::InvalidArgument => "invalid_argument",
@@ -47,6 +69,36 @@ impl Code {
             Code::Conflict => "conflict",
             Code::NotImplemented => "not_implemented",
             Code::Internal => "internal",
+        }
+    }
+
+    /// What it says, for the manual.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Code::InvalidArgument => "a value makes no sense, or is not allowed there",
+            Code::NotFound => {
+                "there is no such network, endpoint, port, namespace or node: the message says which"
+            }
+            Code::AlreadyExists => "the name is taken",
+            Code::NetworkInUse => "the network has endpoints",
+            Code::SubnetOverlap => {
+                "the subnet overlaps a route, an address or a network of the host"
+            }
+            Code::AddressInUse => "the address is another endpoint's, or the gateway's",
+            Code::AddressNotInSubnet => "the address is in no subnet of the network",
+            Code::PoolExhausted => "no subnet, address or place is left",
+            Code::PortInUse => {
+                "the port is published already, or a program of the host listens on it"
+            }
+            Code::InterfaceExists => "the container has an interface of that name",
+            Code::MissingCapability => "the daemon lacks a capability: the message says which",
+            Code::UnsupportedKernel => "the kernel lacks a feature: the message says which",
+            Code::StoreUnavailable => "the state cannot be read or written",
+            Code::StoreCorrupt => "the state is damaged",
+            Code::ClusterUnavailable => "the cluster cannot be reached",
+            Code::Conflict => "another daemon, or another state of things, is in the way",
+            Code::NotImplemented => "a later version will do it",
+            Code::Internal => "anything else; without a daemon, the exit status is 3",
         }
     }
 

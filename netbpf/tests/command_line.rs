@@ -65,6 +65,75 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn values_of_the_wrong_kind_are_2_and_the_daemon_is_not_asked() {
+    let create = ["network", "create", "n"];
+    let attach = ["attach", "--name", "a", "--pid", "1"];
+    let rows: [(&[&str], &[&str]); 10] = [
+        (&create, &["--label", "team"]),
+        (&create, &["--mtu", "lots"]),
+        (&create, &["--mtu", "70000"]),
+        (&create, &["--subnet", "10.0.0.0/33"]),
+        (&create, &["--gateway", "10.0.0"]),
+        (&create, &["--ip-range", "x"]),
+        (&attach, &["--ip", "10.0.0.256"]),
+        (&attach, &["--label", "=b"]),
+        (&["attach", "--name", "a"], &["--pid", "-1"]),
+        (&["status"], &["--wait", "soon"]),
+    ];
+    for (command, more) in rows {
+        let line: Vec<&str> = command.iter().chain(more).copied().collect();
+        let mut command = netbpf(&line);
+        command.args(["-j", "--socket", "/nonexistent/s.sock"]);
+        let (status, stdout, stderr) = run(&mut command);
+        assert_eq!((status, stdout.as_str()), (2, ""), "{line:?}: {stderr}");
+        let error: serde_json::Value = serde_json::from_str(&stderr).unwrap();
+        assert_eq!(error["error"]["code"], "invalid_argument");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(more[1]), "{line:?}: {message}");
+    }
+}
+
+#[test]
+fn several_without_a_daemon_are_told_once() {
+    let mut command = netbpf(&["network", "rm", "a", "b", "--socket", "/nonexistent/s.sock"]);
+    let (status, _, stderr) = run(&mut command);
+    assert_eq!((status, stderr.lines().count()), (3, 1), "{stderr}");
+}
+
+#[test]
+fn seconds_need_no_unit() {
+    let mut command = netbpf(&["status", "--wait", "0", "--socket", "/nonexistent/s.sock"]);
+    let (status, _, stderr) = run(&mut command);
+    assert!(
+        status == 3 && stderr.contains("/nonexistent/s.sock"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn files_are_generated_below_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("made/for/it");
+    let (status, stdout, stderr) = run(&mut netbpf(&["-q", "generate", target.to_str().unwrap()]));
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert!(
+        stdout
+            .lines()
+            .all(|path| std::path::Path::new(path).is_file())
+    );
+    for file in [
+        "man/netbpf.1",
+        "man/netbpf-network-create.1",
+        "completions/_netbpf",
+    ] {
+        assert!(target.join(file).is_file(), "{file}");
+    }
+    let (status, script, _) = run(&mut netbpf(&["completions", "bash"]));
+    let written = std::fs::read_to_string(target.join("completions/netbpf.bash"));
+    assert_eq!((status, script), (0, written.unwrap()));
+}
+
+#[test]
 fn later_features_are_1() {
     let (status, _, stderr) = run(&mut netbpf(&["-j", "run", "--", "true"]));
     assert_eq!(status, 1);

@@ -5,7 +5,9 @@
 //! ```
 
 use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo};
-use netbpf_tests::lab::{names::FRONT, street, street_with_networks, street_without_daemon};
+use netbpf_tests::lab::{
+    has_tools, names::FRONT, street, street_with_networks, street_without_daemon,
+};
 
 #[test]
 fn exit_codes_tell_what_went_wrong() {
@@ -340,4 +342,44 @@ fn a_name_is_one_containers() {
     assert_eq!(code, "already_exists");
     assert!(message.contains("\"front\""), "{message}");
     street.host.netbpf(&attach(&web.info.netns)).ok();
+}
+
+#[test]
+fn tables_fit_the_terminal_and_are_whole_elsewhere() {
+    if !has_tools("tables_fit", &["script", "stty"]) {
+        return;
+    }
+    let street = street_with_networks("tables_fit", &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "8443:443"]);
+    let _db = street.back("database", &[]);
+    let ipv6 = web.info.ipv6.as_deref().expect("IPv6");
+    let binary = netbpf_tests::lab::binary();
+    let socket = street.host.socket();
+    let whole = street.host.netbpf(&["ps"]).ok();
+    assert_eq!(whole.lines().count(), 3, "{whole}");
+    for columns in [200, 80, 40] {
+        for command in ["ps", "network ls", "port", "status", "inspect web"] {
+            let line = format!(
+                "stty cols {columns}; {} --socket {} {command}",
+                binary.display(),
+                socket.display()
+            );
+            let script = ["script", "-qec", &line, "/dev/null"];
+            let text = netbpf_tests::lab::Cmd::new(&script).ok();
+            for line in text.lines() {
+                let width = line.trim_end().chars().count();
+                // A key and a word that is too long stay together.
+                let words = line.split_whitespace().count();
+                assert!(
+                    width <= columns || words <= 2,
+                    "{command} in {columns}: {line:?}\n{text}"
+                );
+                assert!(!line.contains('\u{1b}'), "{text}");
+            }
+            if command == "ps" {
+                // Whole, so that it can be copied.
+                assert!(text.contains(ipv6), "{text}");
+            }
+        }
+    }
 }

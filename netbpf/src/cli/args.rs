@@ -1,14 +1,22 @@
 //! The one definition of the command line. The parser and the help are made of
-//! it. What later versions bring is hidden and refused in `cli::later`.
+//! it, and by `cli::generate` the manual and the completions. What later versions
+//! bring is hidden and refused in `cli::later`.
+//!
+//! The help of every command has examples: a paragraph that begins with a line
+//! `Examples:`; each further paragraph is a note.
 
 mod daemon;
 mod endpoint;
 mod network;
+mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{
+    ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, builder::NonEmptyStringValueParser,
+};
 
+use self::values::duration;
 pub use self::{
     daemon::{Daemon, Teardown},
     endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},
@@ -78,6 +86,9 @@ pub enum Command {
     Flows(Flows),
     Drops(Drops),
     Teardown(Teardown),
+    Completions(Completions),
+    #[command(hide = true)]
+    Generate(Generate),
 
     #[command(hide = true)]
     Run(Later),
@@ -145,8 +156,8 @@ Examples:
   netbpf status
   netbpf status --wait 10s -q           wait for the daemon, print nothing")]
 pub struct Status {
-    /// Wait as long as this for the daemon to answer
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Wait as long as this for the daemon to answer: 10s, 1m, 500ms, or seconds
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub wait: Option<Duration>,
 }
 
@@ -186,10 +197,32 @@ pub enum FlowsVerb {
     Flush(Later),
 }
 
-/// `KEY=VALUE`.
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("a label is KEY=VALUE".into()),
-    }
+/// Print the completions of a shell
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(netbpf completions bash)     in this shell
+  netbpf completions bash > /usr/share/bash-completion/completions/netbpf
+  netbpf completions zsh > /usr/local/share/zsh/site-functions/_netbpf
+  netbpf completions fish > ~/.config/fish/completions/netbpf.fish")]
+pub struct Completions {
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Write the manual, the completions and all else that is made of the program
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf generate target/generated")]
+pub struct Generate {
+    /// Made if it is missing
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: PathBuf,
 }

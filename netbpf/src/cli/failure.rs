@@ -19,6 +19,9 @@ pub enum Failure {
     /// What was typed cannot be meant.
     #[error("{0}")]
     Usage(String),
+    /// One line for each; what did not fail is done.
+    #[error("{} things failed", .0.len())]
+    Several(Vec<Failure>),
     /// Of standard output, or of the runtime.
     #[error("{0}")]
     Output(#[from] io::Error),
@@ -30,6 +33,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => 2,
             Failure::Client(ClientError::Unreachable { .. } | ClientError::Lost { .. }) => 3,
+            Failure::Several(all) => all.iter().map(Failure::status).max().unwrap_or(1),
             Failure::Client(_) | Failure::Refused(_) | Failure::Output(_) => 1,
         }
     }
@@ -43,7 +47,9 @@ impl Failure {
     pub fn info(&self) -> ErrorInfo {
         let code = match self {
             Failure::Client(ClientError::Refused(info)) => info.code.clone(),
-            Failure::Client(_) | Failure::Output(_) => Code::Internal.as_str().into(),
+            Failure::Client(_) | Failure::Output(_) | Failure::Several(_) => {
+                Code::Internal.as_str().into()
+            }
             Failure::Refused(error) => error.code.as_str().into(),
             Failure::Usage(_) => Code::InvalidArgument.as_str().into(),
         };
@@ -66,6 +72,9 @@ impl Failure {
 
     pub fn print(&self, json: bool) {
         use io::Write;
+        if let Failure::Several(all) = self {
+            return all.iter().for_each(|failure| failure.print(json));
+        }
         // Nobody is left to be told that stderr is closed.
         let _ = writeln!(io::stderr(), "{}", self.line(json));
     }

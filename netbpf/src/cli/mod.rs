@@ -4,6 +4,7 @@
 pub mod args;
 mod commands;
 mod failure;
+pub mod generate;
 mod later;
 mod logging;
 mod output;

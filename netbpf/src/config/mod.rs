@@ -14,6 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Args;
+
 pub use self::options::{NotYet, Options};
 use crate::{
     cli::LogFormat,
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// Read if it exists, when no other file is named.
-const DEFAULT_FILE: &str = "/etc/netbpf/netbpf.toml";
+pub const DEFAULT_FILE: &str = "/etc/netbpf/netbpf.toml";
 
 /// What the daemon starts with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,23 @@ pub struct Config {
 /// Puts everything together. `socket` is the global flag.
 pub fn load(flags: Options, socket: Option<PathBuf>, file: Option<&Path>) -> Result<Config> {
     load_with(flags, socket, file, &|name| std::env::var_os(name))
+}
+
+/// Every flag of the daemon that this version knows, without its dashes.
+pub fn flags() -> Vec<String> {
+    let parser = Options::augment_args(clap::Command::new("netbpf"));
+    let options = parser.get_arguments().filter(|arg| !arg.is_hide_set());
+    let options = options.filter_map(|arg| arg.get_long());
+    // Flags beside those of the options.
+    options
+        .chain(["socket", "config"])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The environment variable of a flag.
+pub fn variable(flag: &str) -> String {
+    format!("NETBPF_{}", flag.to_uppercase().replace('-', "_"))
 }
 
 /// The value of an environment variable; an empty one counts as none.

@@ -68,8 +68,8 @@ pub struct Options {
         default_missing_value = "true", value_parser = BoolishValueParser::new(), hide_possible_values = true
     )]
     pub teardown_on_exit: Option<bool>,
-    /// [default: text]
-    #[arg(long, value_enum)]
+    /// How log lines are written [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// Connections that are followed at most, of each family [default: 65536]
     #[arg(long, value_name = "N")]
@@ -195,7 +195,7 @@ pub fn from_environment(environment: Environment<'_>) -> Result<Options> {
     };
     for arg in parser.get_arguments() {
         let Some(flag) = arg.get_long() else { continue };
-        let variable = format!("NETBPF_{}", flag.to_uppercase().replace('-', "_"));
+        let variable = super::variable(flag);
         let Some(value) = environment(&variable) else {
             continue;
         };

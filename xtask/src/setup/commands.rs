@@ -12,7 +12,7 @@ pub struct Needed {
     pub package: &'static str,
 }
 
-const NEEDED: [Needed; 7] = [
+const NEEDED: [Needed; 8] = [
     needed("cc", "gcc"),
     needed("ip", "iproute2"),
     needed("nsenter", "util-linux"),
@@ -20,6 +20,7 @@ const NEEDED: [Needed; 7] = [
     needed("curl", "curl"),
     needed("iperf3", "iperf3"),
     needed("python3", "python3-minimal"),
+    needed("groff", "groff-base"),
 ];
 
 const fn needed(command: &'static str, package: &'static str) -> Needed {

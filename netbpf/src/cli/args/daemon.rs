@@ -21,7 +21,7 @@ by commas). The flag beats the environment, which beats the file.
 SIGTERM stops the daemon and leaves the datapath running; `netbpf teardown`
 removes it.")]
 pub struct Daemon {
-    /// [default: /etc/netbpf/netbpf.toml, which may be missing]
+    /// File of the configuration [default: /etc/netbpf/netbpf.toml, which may be missing]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -42,19 +42,19 @@ pub struct Teardown {
     /// Empty the state directory as well
     #[arg(long)]
     pub purge: bool,
-    /// The daemon's [default: /etc/netbpf/netbpf.toml, which may be missing]
+    /// File of the daemon's configuration [default: /etc/netbpf/netbpf.toml, which may be missing]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The daemon's [default: /var/lib/netbpf]
+    /// The daemon's state directory [default: /var/lib/netbpf]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// The daemon's [default: /run/netbpf]
+    /// The daemon's run directory [default: /run/netbpf]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// The daemon's [default: /sys/fs/bpf/netbpf]
+    /// The daemon's directory of pins [default: /sys/fs/bpf/netbpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// The daemon's [default: the root of cgroup v2]
+    /// The daemon's cgroup [default: the root of cgroup v2]
     #[arg(long, value_name = "DIR", hide = true)]
     pub cgroup: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser, value_parser};
 
-use super::label;
+use super::values::{duration, label};
 use crate::model::{AttachSpec, NetnsRef};
 
 /// Connect a container to a network
@@ -15,6 +15,11 @@ Examples:
   netbpf attach --name db --network back --netns /run/netns/db --ip 10.7.0.5
   netbpf attach --name web --pid $(docker inspect -f '{{.State.Pid}}' web) -p 127.0.0.1:8080:80/tcp
   netbpf attach --name game --netns game -p 7000-7010:7000-7010/udp
+
+A port SPEC is [[HOST_IP:]HOST_PORT[-LAST]:]CONTAINER_PORT[-LAST][/tcp|/udp|/sctp]:
+without a host port a free one is taken, without an address it is all of the host's. The
+long form is published=8080,target=80,protocol=tcp,host_ip=192.0.2.1,allow=CIDR,weight=N,
+affinity=client.
 
 A container in several networks is attached once to each, under one name.")]
 pub struct Attach {
@@ -32,12 +37,10 @@ pub struct Attach {
     /// Address, one for each family [default: the next free of the network]
     #[arg(long = "ip", value_name = "IP")]
     pub ips: Vec<IpAddr>,
-    /// [default: made of the address]
+    /// Its MAC address [default: made of the address]
     #[arg(long)]
     pub mac: Option<String>,
-    /// Publish a port: [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp|/sctp], ranges
-    /// too, or published=8080,target=80,protocol=tcp,host_ip=…,allow=CIDR,weight=N,
-    /// affinity=client
+    /// Publish a port, such as 8080:80, 127.0.0.1:53:53/udp or 7000-7010:7000-7010
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
     /// Publish each exposed port on a free port of the host
@@ -122,18 +125,19 @@ impl From<Attach> for AttachSpec {
     }
 }
 
-/// Disconnect a container
+/// Disconnect containers
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   netbpf detach web                     from all its networks
   netbpf detach web --network front
+  netbpf detach web db cache
 
 An endpoint that is not there is no error.")]
 pub struct Detach {
-    /// Name of the endpoint
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub name: String,
+    /// Names of the endpoints
+    #[arg(value_name = "NAME", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
     /// From this network only
     #[arg(long, value_name = "NET", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
@@ -163,7 +167,9 @@ Examples:
   netbpf publish web -p 8443:443
   netbpf publish web --network front -p 53:53/udp -p 53:53/tcp
   netbpf publish web -p published=8080,target=80,host_ip=192.0.2.1,allow=198.51.100.0/24
-  netbpf publish web2 --share -p published=8443,target=443,weight=3")]
+  netbpf publish web2 --share -p published=8443,target=443,weight=3
+
+The forms of SPEC are those of `netbpf attach`. All of the ports are published, or none.")]
 pub struct Publish {
     /// Name of the endpoint
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -171,8 +177,7 @@ pub struct Publish {
     /// On this network [default: the one with the default route]
     #[arg(long, value_name = "NET", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
-    /// [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp|/sctp], ranges too, or the long
-    /// form
+    /// A port, such as 8443:443; may be repeated
     #[arg(short, long, value_name = "SPEC", required = true)]
     pub publish: Vec<String>,
     /// Share ports that other endpoints have published: new connections are spread by
@@ -202,7 +207,7 @@ pub struct Unpublish {
     #[arg(short, long, value_name = "SPEC", required = true)]
     pub publish: Vec<String>,
     /// Let connections go on for as long; new ones are refused
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub drain: Option<Duration>,
 }
 

@@ -7,7 +7,7 @@ use clap::{
 };
 use ipnet::IpNet;
 
-use super::label;
+use super::values::label;
 use crate::model::{Driver, NetworkSpec};
 
 /// Make, list and remove networks
@@ -40,11 +40,19 @@ pub enum NetworkVerb {
         after_help = "Examples:\n  netbpf network inspect front\n  netbpf network inspect front -j"
     )]
     Inspect(Named),
-    /// Remove a network that has no endpoints
-    #[command(alias = "remove", after_help = "Example:\n  netbpf network rm front")]
-    Rm(Named),
+    /// Remove networks that have no endpoints
+    #[command(
+        alias = "remove",
+        after_help = "\
+Examples:
+  netbpf network rm front
+  netbpf network rm front back
+
+Each is tried; what cannot be removed is told by name, and the exit status is 1."
+    )]
+    Rm(AllNamed),
     /// Remove all networks without endpoints, `default` aside
-    #[command(after_help = "Example:\n  netbpf network prune")]
+    #[command(after_help = "Examples:\n  netbpf network prune")]
     Prune,
 }
 
@@ -55,6 +63,13 @@ pub struct Named {
     pub name: String,
 }
 
+#[derive(Debug, Args)]
+pub struct AllNamed {
+    /// Names of the networks
+    #[arg(value_name = "NAME", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub names: Vec<String>,
+}
+
 /// Make a network
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -62,7 +77,10 @@ Examples:
   netbpf network create front
   netbpf network create back --subnet 10.7.0.0/24 --internal
   netbpf network create dual --subnet 10.8.0.0/24 --subnet fd00:8::/64
-  netbpf network create auto6 --ipv6 --label team=web")]
+  netbpf network create auto6 --ipv6 --label team=web
+
+Networks are isolated from one another. A subnet must overlap no route, address or
+network of the host.")]
 pub struct CreateNetwork {
     /// Name of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
@@ -91,7 +109,7 @@ pub struct CreateNetwork {
     /// Containers leave, and are reached, under their own addresses
     #[arg(long)]
     pub no_masquerade: bool,
-    /// [default: the smallest of the uplinks]
+    /// Largest packet of its members [default: the smallest MTU of the uplinks]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
     #[arg(long, value_name = "N", hide = true)]

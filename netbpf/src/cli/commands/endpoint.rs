@@ -1,6 +1,6 @@
 //! Endpoints and their published ports.
 
-use super::Done;
+use super::{Done, each::Each};
 use crate::{
     cli::{
         args::{Attach, Detach, InspectEndpoint, Port, Publish, Unpublish, Update},
@@ -12,13 +12,20 @@ use crate::{
 };
 
 pub async fn attach(args: Attach, client: &Client, output: &Output) -> Done {
-    let made = client.attach(&args.into()).await?;
+    let what = format!("attaching {}", args.name);
+    let made = output.during(&what, client.attach(&args.into())).await?;
     Ok(output.show(&made)?)
 }
 
 pub async fn detach(args: Detach, client: &Client, output: &Output) -> Done {
-    let gone = client.detach(&args.name, args.network.as_deref()).await?;
-    Ok(output.show(&Detached(gone))?)
+    let network = args.network.as_deref();
+    let each = Each::of(args.names, async |name| {
+        let what = format!("detaching {name}");
+        Ok(output.during(&what, client.detach(&name, network)).await?)
+    });
+    let Each { done, failed } = each.await;
+    output.show(&Detached(done.into_iter().flatten().collect()))?;
+    failed.into_result()
 }
 
 pub async fn ps(client: &Client, output: &Output) -> Done {

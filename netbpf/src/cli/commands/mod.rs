@@ -1,6 +1,8 @@
 //! The commands: each asks the daemon and shows what it answers.
 
+mod each;
 mod endpoint;
+mod generate;
 mod network;
 mod observe;
 mod teardown;
@@ -53,6 +55,8 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Flows(_) => observe::flows(&client, output).await,
         Command::Drops(drops) => observe::drops(drops, &client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
+        Command::Completions(completions) => generate::completions(completions.shell, output),
+        Command::Generate(generate) => generate::all(&generate.directory, output),
         // `daemon` has a runtime of its own and the rest is refused before.
         other => Err(Failure::Usage(format!(
             "{other:?} is not a client's command"

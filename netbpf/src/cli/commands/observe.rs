@@ -20,7 +20,10 @@ const RETRY: Duration = Duration::from_millis(50);
 pub async fn status(args: Status, client: &Client, output: &Output) -> Done {
     let status = match args.wait {
         None => client.status().await?,
-        Some(wait) => wait_for(client, wait).await?,
+        Some(wait) => {
+            let what = format!("waiting for the daemon on {}", client.socket().display());
+            output.during(&what, wait_for(client, wait)).await?
+        }
     };
     Ok(output.show(&status)?)
 }

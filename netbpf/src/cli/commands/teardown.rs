@@ -15,6 +15,7 @@ use crate::{
     config,
     control::Control,
     error::Error,
+    settings::Settings,
 };
 
 /// A daemon that was torn down ends within this: it finishes its requests.
@@ -26,8 +27,14 @@ pub async fn run(args: Teardown, global: &Global, output: &Output) -> Done {
         global.socket.clone(),
         args.config.as_deref(),
     )?;
-    let client = Client::new(&config.settings.socket);
-    match client.teardown(args.purge).await {
+    let removed = remove(&config.settings, args.purge);
+    output.during("removing the datapath", removed).await?;
+    Ok(output.show(&Nothing {})?)
+}
+
+async fn remove(settings: &Settings, purge: bool) -> Done {
+    let client = Client::new(&settings.socket);
+    match client.teardown(purge).await {
         Ok(()) => wait_for_end(client.socket()).await?,
         Err(ClientError::Unreachable { source, .. })
             if matches!(
@@ -35,11 +42,11 @@ pub async fn run(args: Teardown, global: &Global, output: &Output) -> Done {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
             ) =>
         {
-            Control::teardown_offline(&config.settings, args.purge).await?;
+            Control::teardown_offline(settings, purge).await?;
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(output.show(&Nothing {})?)
+    Ok(())
 }
 
 /// The daemon ends after its answer; who tears down may want to start another

@@ -149,6 +149,38 @@ async fn a_day_with_the_command_line() {
 }
 
 #[tokio::test]
+async fn each_of_several_is_tried() {
+    let session = Session::start();
+    for name in ["a", "b", "c"] {
+        session.names(&format!("network create {name}")).await;
+    }
+    let failure = session.run(Mode::Human, "network rm a x b y").await;
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.status(), 1);
+    let Failure::Several(all) = failure else {
+        panic!("two were not there: {failure}");
+    };
+    assert_eq!(all.len(), 2);
+    for (one, name) in all.iter().zip(["x", "y"]) {
+        assert_eq!(one.info().code, "not_found");
+        assert!(one.line(false).contains(&format!("{name:?}")), "{one}");
+    }
+    assert_eq!(session.names("network ls").await, "c\n");
+    session.names("network create d").await;
+    let json = session.json("network rm c d").await;
+    assert_eq!(json.as_array().unwrap().len(), 2);
+
+    for name in ["web", "db"] {
+        session
+            .names(&format!("attach --name {name} --pid 7"))
+            .await;
+    }
+    let json = session.json("detach web nobody db").await;
+    assert_eq!(json.as_array().unwrap().len(), 2);
+    assert_eq!(session.names("ps").await, "");
+}
+
+#[tokio::test]
 async fn no_daemon_is_status_3() {
     let session = Session::start();
     let path = session.path.clone();

@@ -7,14 +7,14 @@ use crate::{
 };
 
 impl Show for EndpointInfo {
-    fn human(&self, _: Option<u16>) -> String {
+    fn human(&self, width: Option<u16>) -> String {
         let address = |address: Option<&String>, gateway: String| match (address, gateway) {
             (Some(address), gateway) if !gateway.is_empty() => {
                 format!("{address} gateway {gateway}")
             }
             (address, _) => or_empty(address),
         };
-        Lines::default()
+        Lines::within(width)
             .add("name", &self.name)
             .add("network", &self.network)
             .add("container", or_empty(self.container_id.as_ref()))

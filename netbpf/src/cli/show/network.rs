@@ -22,7 +22,18 @@ impl Show for Named {
     }
 }
 
-/// Names of networks that were removed.
+/// Networks that are no more.
+impl Show for Vec<Named> {
+    fn human(&self, width: Option<u16>) -> String {
+        self.iter().map(|one| one.human(width)).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.iter().map(|one| one.name.clone()).collect()
+    }
+}
+
+/// Names of networks that were removed, or paths of files that were written.
 impl Show for Vec<String> {
     fn human(&self, _: Option<u16>) -> String {
         self.iter().map(|name| format!("{name}\n")).collect()
@@ -34,7 +45,7 @@ impl Show for Vec<String> {
 }
 
 impl Show for NetworkInfo {
-    fn human(&self, _: Option<u16>) -> String {
+    fn human(&self, width: Option<u16>) -> String {
         let subnets = self.subnets.iter().map(|subnet| {
             let range = match subnet.ip_range {
                 Some(range) => format!(", addresses of {range}"),
@@ -42,7 +53,7 @@ impl Show for NetworkInfo {
             };
             format!("{} gateway {}{range}", subnet.subnet, subnet.gateway)
         });
-        Lines::default()
+        Lines::within(width)
             .add("name", &self.name)
             .add("driver", driver(self.driver))
             .each("subnet", subnets)

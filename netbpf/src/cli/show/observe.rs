@@ -8,7 +8,7 @@ use crate::{
 
 impl Show for StatusInfo {
     fn human(&self, width: Option<u16>) -> String {
-        let head = Lines::default()
+        let head = Lines::within(width)
             .add("version", &self.version)
             .add("node", &self.node)
             .add("pid", self.pid)
