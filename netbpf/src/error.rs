@@ -22,13 +22,14 @@ pub enum Code {
     StoreCorrupt,
     ClusterUnavailable,
     Conflict,
+    TooManyRequests,
     NotImplemented,
     Internal,
 }
 
 impl Code {
     /// In the order in which they are documented.
-    pub const ALL: [Code; 18] = [
+    pub const ALL: [Code; 19] = [
         Code::InvalidArgument,
         Code::NotFound,
         Code::AlreadyExists,
@@ -45,6 +46,7 @@ impl Code {
         Code::StoreCorrupt,
         Code::ClusterUnavailable,
         Code::Conflict,
+        Code::TooManyRequests,
         Code::NotImplemented,
         Code::Internal,
     ];
@@ -67,6 +69,7 @@ impl Code {
             Code::StoreCorrupt => "store_corrupt",
             Code::ClusterUnavailable => "cluster_unavailable",
             Code::Conflict => "conflict",
+            Code::TooManyRequests => "too_many_requests",
             Code::NotImplemented => "not_implemented",
             Code::Internal => "internal",
         }
@@ -97,6 +100,9 @@ impl Code {
             Code::StoreCorrupt => "the state is damaged",
             Code::ClusterUnavailable => "the cluster cannot be reached",
             Code::Conflict => "another daemon, or another state of things, is in the way",
+            Code::TooManyRequests => {
+                "more is asked for at a time than the daemon takes; the command line tries again by itself"
+            }
             Code::NotImplemented => "a later version will do it",
             Code::Internal => "anything else; without a daemon, the exit status is 3",
         }
@@ -114,6 +120,7 @@ impl Code {
             | Code::PortInUse
             | Code::InterfaceExists
             | Code::Conflict => 409,
+            Code::TooManyRequests => 429,
             Code::PoolExhausted => 507,
             Code::NotImplemented => 501,
             Code::StoreUnavailable | Code::ClusterUnavailable => 503,

@@ -2,18 +2,41 @@
 //! a promise (docs/api.md); addresses are text, times RFC 3339.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Labels of a network or an endpoint.
 pub type Labels = BTreeMap<String, String>;
 
+/// `address/prefix length`, in schemas.
+struct Cidr;
+
+impl JsonSchema for Cidr {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Cidr".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[0-9a-fA-F.:]+/[0-9]+$",
+            "examples": ["10.20.0.0/24", "fd00:8::/64"],
+        })
+    }
+}
+
 /// What a network is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Driver {
     #[default]
@@ -22,31 +45,43 @@ pub enum Driver {
     Lan,
 }
 
-/// `POST /v1/networks`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A network that is to be made; only its name must be said.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     pub name: String,
     #[serde(default)]
     pub driver: Driver,
+    /// One of each family at most; left out, the next free one of the pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Cidr>")]
     pub subnets: Vec<IpNet>,
+    /// Gateway of the subnet that it lies in; left out, its first address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
+    /// Addresses are given out of this part of a subnet alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Cidr>")]
     pub ip_ranges: Vec<IpNet>,
+    /// A free private /64 besides, unless one of the subnets is IPv6.
     #[serde(default)]
     pub ipv6: bool,
+    /// Nothing leaves or enters but the host's own traffic.
     #[serde(default)]
     pub internal: bool,
+    /// Its members may talk to each other.
     #[serde(default = "yes")]
     pub icc: bool,
+    /// Containers leave under the host's address, not their own.
     #[serde(default = "yes")]
     pub masquerade: bool,
+    /// Bytes; left out, the smallest of the uplinks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// For the driver `overlay`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
+    /// Device of the host, for the driver `lan`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     #[serde(default)]
@@ -58,24 +93,33 @@ fn yes() -> bool {
 }
 
 /// A subnet of a network with its gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SubnetInfo {
+    #[schemars(with = "Cidr")]
     pub subnet: IpNet,
     pub gateway: IpAddr,
+    /// Addresses are given out of this part alone.
+    #[schemars(with = "Option<Cidr>")]
     pub ip_range: Option<IpNet>,
 }
 
 /// A network, as `network inspect` prints it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkInfo {
     pub name: String,
     pub driver: Driver,
     pub subnets: Vec<SubnetInfo>,
+    /// Bytes.
     pub mtu: u16,
+    /// Of the driver `overlay`.
     pub vni: Option<u32>,
+    /// Nothing leaves or enters but the host's own traffic.
     pub internal: bool,
+    /// Its members may talk to each other.
     pub icc: bool,
+    /// Containers leave under the host's address, not their own.
     pub masquerade: bool,
+    /// Of the driver `lan`.
     pub parent: Option<String>,
     pub labels: Labels,
     /// Names of the endpoints on it.
@@ -83,7 +127,7 @@ pub struct NetworkInfo {
 }
 
 /// Where the container's network namespace is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NetnsRef {
     /// A path, or a name below `/run/netns`.
@@ -92,7 +136,9 @@ pub enum NetnsRef {
 }
 
 /// Transport protocol of a published port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     Tcp,
@@ -100,8 +146,8 @@ pub enum Protocol {
     Sctp,
 }
 
-/// `POST /v1/endpoints`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A container that is to be attached; name and namespace must be said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachSpec {
     pub name: String,
@@ -109,10 +155,13 @@ pub struct AttachSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
     pub netns: NetnsRef,
+    /// Interface in the container; left out, the first free `ethN`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
+    /// One of each family at most; left out, the next free one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpAddr>,
+    /// Left out, made of the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// Port specs as on the command line, short or long form.
@@ -121,11 +170,13 @@ pub struct AttachSpec {
     /// Ports that other endpoints have published may be published beside them.
     #[serde(default)]
     pub share: bool,
+    /// Each of the exposed ports on a free port of the host.
     #[serde(default)]
     pub publish_all: bool,
     /// `PORT/PROTO`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,
+    /// Further names on the network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// `NAME[:ALIAS]`.
@@ -136,16 +187,19 @@ pub struct AttachSpec {
 }
 
 /// One published port or range of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortInfo {
     pub protocol: Protocol,
     /// `*` for all addresses of the host.
     pub host_ip: String,
     pub host_port: u16,
+    /// Last port of a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port_end: Option<u16>,
+    /// The first one of a range.
     pub container_port: u16,
     /// Clients that may use it; empty: all.
+    #[schemars(with = "Vec<Cidr>")]
     pub allow: Vec<IpNet>,
     /// Of new connections, beside others that share the port.
     pub weight: u32,
@@ -154,7 +208,7 @@ pub struct PortInfo {
 }
 
 /// Which clients of a shared port keep their endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Affinity {
     /// Those of one address.
@@ -162,27 +216,33 @@ pub enum Affinity {
 }
 
 /// An endpoint, as `attach`, `ps` and `inspect` print it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointInfo {
     pub name: String,
     pub network: String,
+    /// Of the engine that attached it.
     pub container_id: Option<String>,
     /// Path of the namespace as it was given.
     pub netns: String,
+    /// Interface in the container.
     pub ifname: String,
+    /// Its other end, on the host.
     pub host_ifname: String,
     pub host_ifindex: u32,
     pub mac: String,
     /// `address/prefix`.
     pub ipv4: Option<String>,
+    /// `address/prefix`.
     pub ipv6: Option<String>,
     pub gateway: Option<Ipv4Addr>,
     pub gateway6: Option<Ipv6Addr>,
+    /// Bytes.
     pub mtu: u16,
     pub aliases: Vec<String>,
     pub links: Vec<String>,
     pub ports: Vec<PortInfo>,
     pub labels: Labels,
+    /// As the container sees it, like all counters here.
     pub rx_bytes: u64,
     pub rx_packets: u64,
     pub tx_bytes: u64,
@@ -194,14 +254,14 @@ pub struct EndpointInfo {
 }
 
 /// What a resolv.conf for the endpoint would say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DnsInfo {
     pub servers: Vec<IpAddr>,
     pub search: Vec<String>,
 }
 
-/// `POST /v1/endpoints/{name}/ports`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Ports that are to be published.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,8 +273,8 @@ pub struct PublishSpec {
     pub share: bool,
 }
 
-/// `DELETE /v1/endpoints/{name}/ports`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Ports that are to be published no more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UnpublishSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,8 +286,8 @@ pub struct UnpublishSpec {
     pub drain: Option<u64>,
 }
 
-/// `PATCH /v1/endpoints/{name}`: what changes while it runs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What is to change of an endpoint while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -237,7 +297,7 @@ pub struct UpdateSpec {
 }
 
 /// One line of `netbpf port`: a published port and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortOf {
     pub endpoint: String,
     pub network: String,
@@ -246,21 +306,26 @@ pub struct PortOf {
 }
 
 /// A live connection, as `netbpf flows` prints it; addresses are `ip:port`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowInfo {
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp` or a number.
     pub protocol: String,
+    /// `ipv4` or `ipv6`.
     pub family: String,
     pub endpoint: Option<String>,
     pub network: Option<String>,
     /// `publish`, `masquerade`, `forward` or `local`.
     pub kind: String,
     pub state: String,
+    /// Of the packet that began it.
     pub src: String,
     pub dst: String,
+    /// Of the answers, as they arrive.
     pub reply_src: String,
     pub reply_dst: String,
     /// Seconds since it began.
     pub age: u64,
+    /// Seconds without a packet until it is forgotten.
     pub expires_in: u64,
     pub packets: u64,
     pub bytes: u64,
@@ -269,15 +334,16 @@ pub struct FlowInfo {
 }
 
 /// One line of `netbpf drops`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropInfo {
+    /// Stable; docs/drops.md has them all.
     pub reason: String,
     pub packets: u64,
     pub description: String,
 }
 
-/// `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The daemon and what it has in the kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusInfo {
     pub version: String,
     pub node: String,
@@ -294,7 +360,8 @@ pub struct StatusInfo {
     pub notes: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A device by which packets leave and come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UplinkInfo {
     pub name: String,
     pub ifindex: u32,
@@ -307,7 +374,8 @@ pub struct UplinkInfo {
     pub early_drop: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A program of the datapath.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProgramInfo {
     pub name: String,
     pub id: u32,
@@ -317,21 +385,26 @@ pub struct ProgramInfo {
     pub attached_to: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A map of the datapath, and how full it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MapInfo {
     pub name: String,
+    /// Null where it says nothing: arrays and the ring buffer.
     pub entries: Option<u64>,
     pub max_entries: u64,
 }
 
 /// An error on the socket and, with `-j`, on stderr.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     pub error: ErrorInfo,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorInfo {
+    /// Stable.
     pub code: String,
+    /// One line for people, which names the object and the value.
     pub message: String,
 }

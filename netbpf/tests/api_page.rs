@@ -1,17 +1,24 @@
-//! The examples of docs/api.md are what the API takes and answers.
+//! docs/api.md has all routes and codes, and its examples are what the API takes
+//! and answers.
 
 use netbpf::{
-    api::{TeardownSpec, VersionInfo},
+    api::{TeardownSpec, VersionInfo, routes},
+    control::Control,
+    error::Code,
     model::*,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+fn page() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+    std::fs::read_to_string(path).unwrap()
+}
+
 /// Name of the type and text of each block that begins with ```` ```json TYPE ````.
 fn examples() -> Vec<(String, String)> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
-    let page = std::fs::read_to_string(path).unwrap();
-    page.split("```json ")
+    page()
+        .split("```json ")
         .skip(1)
         .map(|rest| {
             let (name, rest) = rest.split_once('\n').unwrap();
@@ -50,5 +57,31 @@ fn examples_are_what_the_api_takes_and_answers() {
             "ErrorBody" => is_whole::<ErrorBody>(name, text),
             other => panic!("docs/api.md has an example of {other}, which is no type of the API"),
         }
+    }
+}
+
+#[test]
+fn every_route_is_in_the_table() {
+    let page = page();
+    for route in routes::<Control>().iter().filter(|route| !route.is_alias) {
+        let row = format!("| `/v1{}` | {} |", route.path, route.verb.method());
+        assert!(page.contains(&row), "docs/api.md lacks {row}");
+    }
+}
+
+#[test]
+fn every_code_is_beside_its_status() {
+    let page = page();
+    let (_, table) = page.split_once("| status | code |").unwrap();
+    for code in Code::ALL {
+        let row = table
+            .lines()
+            .find(|line| line.starts_with(&format!("| {}", code.http_status())));
+        let row = row.unwrap_or_else(|| panic!("no status {}", code.http_status()));
+        assert!(
+            row.contains(&format!("`{}`", code.as_str())),
+            "{} is not at {row}",
+            code.as_str()
+        );
     }
 }

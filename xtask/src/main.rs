@@ -62,7 +62,7 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Write the pages of docs/ that are made from the sources
+    /// Write what of docs/ is made from the sources and the product
     Docs {
         /// Fail when a page is out of date, and write nothing
         #[arg(long)]
@@ -111,8 +111,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Setup(agreement) => setup::run(&places, agreement.consent())?,
         Command::BuildEbpf { release: _ } => build_ebpf::run(&places)?,
-        Command::Docs { check: false } => docs::run(root, docs::Mode::Write)?,
-        Command::Docs { check: true } => docs::run(root, docs::Mode::Check)?,
+        Command::Docs { check: false } => docs::run(&places, docs::Mode::Write)?,
+        Command::Docs { check: true } => docs::run(&places, docs::Mode::Check)?,
         Command::Demo {
             agreement,
             arguments,

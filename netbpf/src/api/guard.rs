@@ -1,57 +1,33 @@
-//! What stands around every request: a bound on how many run at a time, and a
-//! task of its own for each, so that a client that goes away does not leave an
-//! operation half-done and a panic does not end the daemon.
-
-use std::{sync::Arc, time::Duration};
+//! What stands around every request: the limits, and a task of its own for each,
+//! so that a client that goes away does not leave an operation half-done and a
+//! panic does not end the daemon.
 
 use axum::{
     extract::{Request, State},
+    http::{HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::sync::Semaphore;
 use tracing::{debug, error};
 
-use super::{Api, reject::Rejection};
-use crate::error::Error;
+use super::{Api, limits::TooMany, reject::Rejection};
+use crate::error::{Code, Error};
 
-/// Counts the requests that are being worked on.
-#[derive(Clone)]
-pub struct Busy {
-    places: Arc<Semaphore>,
-    max: u32,
-}
-
-impl Busy {
-    pub fn new(max: usize) -> Self {
-        Busy {
-            places: Arc::new(Semaphore::new(max)),
-            max: max as u32,
-        }
-    }
-
-    /// Waits until no request is being worked on, also none whose client is
-    /// gone; false when `limit` passes before.
-    pub async fn idle(&self, limit: Duration) -> bool {
-        let all = self.places.acquire_many(self.max);
-        tokio::time::timeout(limit, all).await.is_ok()
-    }
-}
-
-/// Runs the request in a task of its own, with a place of [`Busy`].
+/// Runs the request in a task of its own, within the limits.
 pub async fn guard<S: super::Service>(
     State(api): State<Api<S>>,
     request: Request,
     next: Next,
 ) -> Response {
     let what = format!("{} {}", request.method(), request.uri());
-    let places = api.busy.places.clone();
-    let task = tokio::spawn(async move {
-        // Never closed, so it is always granted in the end.
-        let _place = places.acquire_owned().await;
-        next.run(request).await
-    });
-    match task.await {
+    let admitted = match api.busy.admit(request.method()) {
+        Ok(admitted) => admitted,
+        Err(too_many) => {
+            debug!(request = what, too_many = too_many.what);
+            return refused(too_many);
+        }
+    };
+    match tokio::spawn(admitted.run(next.run(request))).await {
         Ok(response) => {
             debug!(request = what, status = response.status().as_u16());
             response
@@ -64,4 +40,15 @@ pub async fn guard<S: super::Service>(
             .into_response()
         }
     }
+}
+
+fn refused(too_many: TooMany) -> Response {
+    // Whole seconds, as the header has them.
+    let seconds = too_many.retry_after.as_secs_f64().ceil().max(1.0) as u64;
+    let message = format!("too many {}: try again in {seconds} s", too_many.what);
+    let error = Error::new(Code::TooManyRequests, message);
+    let mut response = Rejection::from(error).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }

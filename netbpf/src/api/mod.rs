@@ -6,8 +6,12 @@
 //! [`ErrorBody`](crate::model::ErrorBody) with the code's HTTP status.
 
 mod guard;
+mod limits;
+mod openapi;
 mod reject;
+mod route;
 mod routes;
+mod server;
 mod service;
 mod socket;
 
@@ -16,21 +20,25 @@ pub mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, io};
-
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use serde_json::Value;
 
-pub use self::{guard::Busy, routes::router, service::Service, socket::Socket};
+pub use self::{
+    limits::{Busy, Limits},
+    route::{Route, SchemaOf, Verb, schema_of},
+    routes::{router, routes},
+    server::serve,
+    service::Service,
+    socket::Socket,
+};
+use crate::control::Control;
 
 /// The largest body that is read.
 pub const MAX_BODY: usize = 1024 * 1024;
 
-/// Requests that are worked on at a time; more wait.
-pub const MAX_REQUESTS: usize = 256;
-
-/// `POST /v1/teardown`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a teardown takes with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeardownSpec {
     /// Empties the state directory, too.
@@ -38,16 +46,16 @@ pub struct TeardownSpec {
     pub purge: bool,
 }
 
-/// `GET /v1/version`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Which daemon and which API answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionInfo {
     pub version: String,
     /// Prefix of all paths.
     pub api: String,
 }
 
-/// `{}`: done, and there is nothing to say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Done, and there is nothing to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Done {}
 
 /// What the routes share.
@@ -61,22 +69,19 @@ pub struct Api<S> {
 
 impl<S: Service> Api<S> {
     pub fn new(service: S) -> Self {
+        Api::with_limits(service, Limits::default())
+    }
+
+    pub fn with_limits(service: S, limits: Limits) -> Self {
         Api {
             service,
-            busy: Busy::new(MAX_REQUESTS),
+            busy: Busy::new(limits),
             torn_down: tokio::sync::watch::Sender::new(false),
         }
     }
 }
 
-/// Answers on `listener` until `stop` is ready and the connections that are
-/// open then are done.
-pub async fn serve<S: Service>(
-    listener: UnixListener,
-    api: Api<S>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, router(api))
-        .with_graceful_shutdown(stop)
-        .await
+/// The OpenAPI document of the whole API.
+pub fn openapi() -> Value {
+    openapi::document(&routes::<Control>())
 }

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Code, Error};
 
-/// A body that has not come by then is refused: it would hold one of the
-/// places of [`MAX_REQUESTS`](super::MAX_REQUESTS).
+/// A body that has not come by then is refused: it would hold a place among the
+/// [requests](super::Limits) that run.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An error with the HTTP status that it is answered with.

@@ -1,54 +1,120 @@
 //! The routes, one handler each.
 
-use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, Path, State},
-    http::StatusCode,
-    middleware,
-    routing::{get, post},
-};
+use std::sync::LazyLock;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     Api, Done, MAX_BODY, Service, TeardownSpec, VersionInfo,
     guard::guard,
-    reject::{Body, Params, Rejection, not_found, wrong_method},
+    openapi,
+    reject::{not_found, wrong_method},
+    route::{Call, NoQuery, Route, Verb},
 };
-use crate::model::*;
+use crate::{control::Control, error::Result, model::*};
 
-type Answer<T> = Result<Json<T>, Rejection>;
-type Created<T> = Result<(StatusCode, Json<T>), Rejection>;
+/// All of the API: the router and the OpenAPI document are made of this.
+pub fn routes<S: Service>() -> Vec<Route<S>> {
+    use Verb::{Create, Delete, Get, Patch, Post};
 
-/// All of the API.
-pub fn router<S: Service>(api: Api<S>) -> Router {
-    let v1 = Router::new()
-        .route("/networks", get(networks::<S>).post(network_create::<S>))
-        .route(
+    vec![
+        Route::new(Get, "/networks", "List the networks", networks),
+        Route::new(Create, "/networks", "Make a network", network_create),
+        Route::new(
+            Post,
             "/networks/prune",
-            // A network may have that name, too.
-            post(network_prune::<S>)
-                .get(network_named_prune::<S>)
-                .delete(remove_network_named_prune::<S>),
+            "Remove all networks without endpoints, `default` aside; their names",
+            network_prune,
+        ),
+        // A network may have that name, too.
+        Route::new(
+            Get,
+            "/networks/prune",
+            "Show a network",
+            network_named_prune,
         )
-        .route(
+        .alias(),
+        Route::new(
+            Delete,
+            "/networks/prune",
+            "Remove a network",
+            remove_network_named_prune,
+        )
+        .alias(),
+        Route::new(Get, "/networks/{name}", "Show a network", network),
+        Route::new(
+            Delete,
             "/networks/{name}",
-            get(network::<S>).delete(network_remove::<S>),
-        )
-        .route("/endpoints", get(endpoints::<S>).post(attach::<S>))
-        .route(
+            "Remove a network that has no endpoints",
+            network_remove,
+        ),
+        Route::new(Get, "/endpoints", "List the endpoints", endpoints),
+        Route::new(Create, "/endpoints", "Connect a container", attach),
+        Route::new(
+            Get,
             "/endpoints/{name}",
-            get(endpoint::<S>).delete(detach::<S>).patch(update::<S>),
-        )
-        .route(
+            "Show the endpoints of a name, one for each network it is in",
+            endpoint,
+        ),
+        Route::new(
+            Delete,
+            "/endpoints/{name}",
+            "Disconnect a container, from all its networks or one; what was detached",
+            detach,
+        ),
+        Route::new(
+            Patch,
+            "/endpoints/{name}",
+            "Change allow list or weight of published ports in place",
+            update,
+        ),
+        Route::new(
+            Post,
             "/endpoints/{name}/ports",
-            post(publish::<S>).delete(unpublish::<S>),
-        )
-        .route("/ports", get(ports::<S>))
-        .route("/flows", get(flows::<S>))
-        .route("/drops", get(drops::<S>))
-        .route("/status", get(status::<S>))
-        .route("/teardown", post(teardown::<S>))
-        .route("/version", get(version));
+            "Publish ports of an endpoint, all or none",
+            publish,
+        ),
+        Route::new(
+            Delete,
+            "/endpoints/{name}/ports",
+            "Take back published ports",
+            unpublish,
+        ),
+        Route::new(Get, "/ports", "List the published ports", ports),
+        Route::new(Get, "/flows", "List the live connections", flows),
+        Route::new(Get, "/drops", "Count dropped packets by reason", drops),
+        Route::new(
+            Get,
+            "/status",
+            "Show the daemon, its uplinks, programs and maps",
+            status,
+        ),
+        Route::new(
+            Post,
+            "/teardown",
+            "Remove the datapath; the daemon ends",
+            teardown,
+        ),
+        Route::new(
+            Get,
+            "/version",
+            "Show the version of daemon and API",
+            version,
+        ),
+        Route::new(Get, "/openapi.json", "Show this document", document),
+    ]
+}
+
+/// The router of all of them.
+pub fn router<S: Service>(api: Api<S>) -> Router {
+    let v1 = routes::<S>()
+        .into_iter()
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, route.handler)
+        });
     Router::new()
         .nest("/v1", v1)
         .fallback(not_found)
@@ -59,178 +125,134 @@ pub fn router<S: Service>(api: Api<S>) -> Router {
 }
 
 /// `?network=NAME`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OfNetwork {
+    /// On this network only.
     network: Option<String>,
 }
 
 /// `?endpoint=NAME`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OfEndpoint {
+    /// Of this endpoint only.
     endpoint: Option<String>,
 }
 
 /// `?endpoint=NAME&network=NAME`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OfBoth {
+    /// Of this endpoint only.
     endpoint: Option<String>,
+    /// Of this network only.
     network: Option<String>,
 }
 
-/// Routes without a query refuse one: a misspelt filter must not list all.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
-async fn networks<S: Service>(
-    State(api): State<Api<S>>,
-    Params(Nothing {}): Params<Nothing>,
-) -> Answer<Vec<NetworkInfo>> {
-    Ok(Json(api.service.networks().await?))
+async fn networks<S: Service>(api: Api<S>, _: Call) -> Result<Vec<NetworkInfo>> {
+    api.service.networks().await
 }
 
 async fn network_create<S: Service>(
-    State(api): State<Api<S>>,
-    Body(spec): Body<NetworkSpec>,
-) -> Created<NetworkInfo> {
-    let made = api.service.network_create(spec).await?;
-    Ok((StatusCode::CREATED, Json(made)))
+    api: Api<S>,
+    call: Call<NoQuery, NetworkSpec>,
+) -> Result<NetworkInfo> {
+    api.service.network_create(call.body).await
 }
 
-async fn network<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-) -> Answer<NetworkInfo> {
-    Ok(Json(api.service.network(&name).await?))
+async fn network<S: Service>(api: Api<S>, call: Call) -> Result<NetworkInfo> {
+    api.service.network(&call.name).await
 }
 
-async fn network_remove<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-) -> Answer<Done> {
-    api.service.network_remove(&name).await?;
-    Ok(Json(Done {}))
+async fn network_remove<S: Service>(api: Api<S>, call: Call) -> Result<Done> {
+    api.service.network_remove(&call.name).await?;
+    Ok(Done {})
 }
 
-async fn network_prune<S: Service>(State(api): State<Api<S>>) -> Answer<Vec<String>> {
-    Ok(Json(api.service.network_prune().await?))
+async fn network_prune<S: Service>(api: Api<S>, _: Call) -> Result<Vec<String>> {
+    api.service.network_prune().await
 }
 
-async fn network_named_prune<S: Service>(state: State<Api<S>>) -> Answer<NetworkInfo> {
-    network(state, Path("prune".into())).await
+async fn network_named_prune<S: Service>(api: Api<S>, _: Call) -> Result<NetworkInfo> {
+    api.service.network("prune").await
 }
 
-async fn remove_network_named_prune<S: Service>(state: State<Api<S>>) -> Answer<Done> {
-    network_remove(state, Path("prune".into())).await
+async fn remove_network_named_prune<S: Service>(api: Api<S>, _: Call) -> Result<Done> {
+    api.service.network_remove("prune").await?;
+    Ok(Done {})
 }
 
-async fn endpoints<S: Service>(
-    State(api): State<Api<S>>,
-    Params(Nothing {}): Params<Nothing>,
-) -> Answer<Vec<EndpointInfo>> {
-    Ok(Json(api.service.endpoints().await?))
+async fn endpoints<S: Service>(api: Api<S>, _: Call) -> Result<Vec<EndpointInfo>> {
+    api.service.endpoints().await
 }
 
-async fn attach<S: Service>(
-    State(api): State<Api<S>>,
-    Body(spec): Body<AttachSpec>,
-) -> Created<EndpointInfo> {
-    let made = api.service.attach(spec).await?;
-    Ok((StatusCode::CREATED, Json(made)))
+async fn attach<S: Service>(api: Api<S>, call: Call<NoQuery, AttachSpec>) -> Result<EndpointInfo> {
+    api.service.attach(call.body).await
 }
 
-async fn endpoint<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-    Params(of): Params<OfNetwork>,
-) -> Answer<Vec<EndpointInfo>> {
-    Ok(Json(
-        api.service.endpoint(&name, of.network.as_deref()).await?,
-    ))
+async fn endpoint<S: Service>(api: Api<S>, call: Call<OfNetwork>) -> Result<Vec<EndpointInfo>> {
+    let network = call.query.network.as_deref();
+    api.service.endpoint(&call.name, network).await
 }
 
-async fn detach<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-    Params(of): Params<OfNetwork>,
-) -> Answer<Vec<EndpointInfo>> {
-    Ok(Json(
-        api.service.detach(&name, of.network.as_deref()).await?,
-    ))
+async fn detach<S: Service>(api: Api<S>, call: Call<OfNetwork>) -> Result<Vec<EndpointInfo>> {
+    let network = call.query.network.as_deref();
+    api.service.detach(&call.name, network).await
 }
 
 async fn publish<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-    Body(spec): Body<PublishSpec>,
-) -> Answer<EndpointInfo> {
-    Ok(Json(api.service.publish(&name, spec).await?))
+    api: Api<S>,
+    call: Call<NoQuery, PublishSpec>,
+) -> Result<EndpointInfo> {
+    api.service.publish(&call.name, call.body).await
 }
 
 async fn unpublish<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-    Body(spec): Body<UnpublishSpec>,
-) -> Answer<EndpointInfo> {
-    Ok(Json(api.service.unpublish(&name, spec).await?))
+    api: Api<S>,
+    call: Call<NoQuery, UnpublishSpec>,
+) -> Result<EndpointInfo> {
+    api.service.unpublish(&call.name, call.body).await
 }
 
-async fn update<S: Service>(
-    State(api): State<Api<S>>,
-    Path(name): Path<String>,
-    Body(spec): Body<UpdateSpec>,
-) -> Answer<EndpointInfo> {
-    Ok(Json(api.service.update(&name, spec).await?))
+async fn update<S: Service>(api: Api<S>, call: Call<NoQuery, UpdateSpec>) -> Result<EndpointInfo> {
+    api.service.update(&call.name, call.body).await
 }
 
-async fn ports<S: Service>(
-    State(api): State<Api<S>>,
-    Params(of): Params<OfEndpoint>,
-) -> Answer<Vec<PortOf>> {
-    Ok(Json(api.service.ports(of.endpoint.as_deref()).await?))
+async fn ports<S: Service>(api: Api<S>, call: Call<OfEndpoint>) -> Result<Vec<PortOf>> {
+    api.service.ports(call.query.endpoint.as_deref()).await
 }
 
-async fn flows<S: Service>(
-    State(api): State<Api<S>>,
-    Params(Nothing {}): Params<Nothing>,
-) -> Answer<Vec<FlowInfo>> {
-    Ok(Json(api.service.flows().await?))
+async fn flows<S: Service>(api: Api<S>, _: Call) -> Result<Vec<FlowInfo>> {
+    api.service.flows().await
 }
 
-async fn drops<S: Service>(
-    State(api): State<Api<S>>,
-    Params(of): Params<OfBoth>,
-) -> Answer<Vec<DropInfo>> {
-    let drops = api
-        .service
-        .drops(of.endpoint.as_deref(), of.network.as_deref());
-    Ok(Json(drops.await?))
+async fn drops<S: Service>(api: Api<S>, call: Call<OfBoth>) -> Result<Vec<DropInfo>> {
+    let OfBoth { endpoint, network } = call.query;
+    let drops = api.service.drops(endpoint.as_deref(), network.as_deref());
+    drops.await
 }
 
-async fn status<S: Service>(
-    State(api): State<Api<S>>,
-    Params(Nothing {}): Params<Nothing>,
-) -> Answer<StatusInfo> {
-    Ok(Json(api.service.status().await?))
+async fn status<S: Service>(api: Api<S>, _: Call) -> Result<StatusInfo> {
+    api.service.status().await
 }
 
 /// Takes all down; the daemon ends once this is answered. Where it fails the
 /// daemon stays, so that it can be asked again.
-async fn teardown<S: Service>(
-    State(api): State<Api<S>>,
-    Body(spec): Body<TeardownSpec>,
-) -> Answer<Done> {
-    api.service.teardown(spec.purge).await?;
+async fn teardown<S: Service>(api: Api<S>, call: Call<NoQuery, TeardownSpec>) -> Result<Done> {
+    api.service.teardown(call.body.purge).await?;
     api.torn_down.send_replace(true);
-    Ok(Json(Done {}))
+    Ok(Done {})
 }
 
-async fn version() -> Json<VersionInfo> {
-    Json(VersionInfo {
+async fn version<S: Service>(_: Api<S>, _: Call) -> Result<VersionInfo> {
+    Ok(VersionInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         api: "v1".into(),
     })
+}
+
+async fn document<S: Service>(_: Api<S>, _: Call) -> Result<Value> {
+    static DOCUMENT: LazyLock<Value> = LazyLock::new(|| openapi::document(&routes::<Control>()));
+    Ok(DOCUMENT.clone())
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{UnixListener, UnixStream},
 };
 
 use super::{fake::Fake, *};
@@ -26,11 +26,15 @@ struct Daemon {
 
 /// An API with a fake behind it; it ends with the test's runtime.
 fn start() -> Daemon {
+    start_with(Limits::default())
+}
+
+fn start_with(limits: Limits) -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let mut socket = Socket::bind(&path, "").unwrap();
     let fake = Fake::default();
-    let api = Api::new(fake.clone());
+    let api = Api::with_limits(fake.clone(), limits);
     let busy = api.busy.clone();
     let listener = socket.listener().unwrap();
     tokio::spawn(serve(listener, api, std::future::pending()));
@@ -385,4 +389,145 @@ async fn a_daemon_that_goes_away_is_told() {
         matches!(error, ClientError::Unreachable { .. }),
         "{error:?}"
     );
+}
+
+/// What a route needs to be there: its methods by path, the document's and the
+/// router's.
+type Methods = std::collections::BTreeSet<(String, String)>;
+
+fn documented() -> Methods {
+    let document = openapi();
+    let paths = document["paths"].as_object().unwrap();
+    paths
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(move |method| (path.clone(), method.to_uppercase()))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_document_has_every_route_and_the_router_every_path() {
+    let table: Methods = routes::<Fake>()
+        .iter()
+        .filter(|route| !route.is_alias)
+        .map(|route| {
+            let method = route.verb.method().to_string();
+            (format!("/v1{}", route.path), method)
+        })
+        .collect();
+    assert_eq!(documented(), table);
+    let daemon = start();
+    for (path, method) in documented() {
+        // `hang` and `panic` have a meaning to the fake.
+        let path = path.replace("{name}", "anybody");
+        let (status, _, body) = daemon.raw(&method, &path, b"").await;
+        assert!(status != 405 && status != 501, "{method} {path}: {status}");
+        let message = body["error"]["message"].as_str().unwrap_or_default();
+        assert!(
+            !message.contains("in the API"),
+            "{method} {path}: {message}"
+        );
+    }
+    // And no method more than that.
+    for path in ["/v1/networks", "/v1/status", "/v1/endpoints/a/ports"] {
+        for method in ["PUT", "PATCH"] {
+            assert_eq!(daemon.raw(method, path, b"").await.0, 405);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_served_and_holds_together() {
+    let daemon = start();
+    let (status, _, served) = daemon.raw("GET", "/v1/openapi.json", b"").await;
+    assert_eq!((status, &served), (200, &openapi()));
+    assert_eq!(served["openapi"], "3.1.0");
+
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, methods) in served["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} is there twice");
+            assert!(!operation["summary"].as_str().unwrap().is_empty());
+            let no_parameters = Vec::new();
+            let parameters = operation["parameters"].as_array();
+            let in_path = parameters.unwrap_or(&no_parameters).iter();
+            let in_path = in_path.filter(|parameter| parameter["in"] == "path");
+            assert_eq!(
+                in_path.count(),
+                path.matches('{').count(),
+                "{method} {path}"
+            );
+        }
+    }
+    references(&served, &mut |reference| {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(served.pointer(pointer).is_some(), "{reference} is nowhere");
+    });
+}
+
+fn references(value: &Value, found: &mut impl FnMut(&str)) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if name == "$ref" => found(text),
+                    field => references(field, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn too_many_changes_are_refused_with_the_time_to_come_again() {
+    let daemon = start_with(Limits {
+        burst: 2,
+        per_second: 1,
+        ..Limits::default()
+    });
+    for _ in 0..2 {
+        assert_eq!(daemon.raw("POST", "/v1/networks/prune", b"").await.0, 200);
+    }
+    let (status, head, body) = daemon.raw("POST", "/v1/networks/prune", b"").await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (429, &json!("too_many_requests"))
+    );
+    assert!(head.contains("retry-after: 1"), "{head}");
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("changes"), "{message}");
+    // Who looks is let in, and the client waits for its turn.
+    assert_eq!(daemon.raw("GET", "/v1/networks", b"").await.0, 200);
+    assert_eq!(daemon.client.network_prune().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn more_requests_than_may_wait_are_refused() {
+    let daemon = start_with(Limits {
+        running: 1,
+        waiting: 1,
+        ..Limits::default()
+    });
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        let mut stream = UnixStream::connect(daemon.path()).await.unwrap();
+        let request = "GET /v1/networks/hang HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        hanging.push(stream);
+    }
+    while daemon.busy.places() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = daemon.raw("GET", "/v1/version", b"").await;
+    let (status, head, body) = answer;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (429, &json!("too_many_requests"))
+    );
+    assert!(head.contains("retry-after: "), "{head}");
 }

@@ -46,7 +46,9 @@ impl Failure {
     /// code of its own: it is `internal`, told apart by exit code 3.
     pub fn info(&self) -> ErrorInfo {
         let code = match self {
-            Failure::Client(ClientError::Refused(info)) => info.code.clone(),
+            Failure::Client(ClientError::Refused(info) | ClientError::Busy { info, .. }) => {
+                info.code.clone()
+            }
             Failure::Client(_) | Failure::Output(_) | Failure::Several(_) => {
                 Code::Internal.as_str().into()
             }

@@ -3,13 +3,14 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::sleep};
 use tracing::debug;
 
 use crate::model::{ErrorBody, ErrorInfo};
@@ -29,6 +30,12 @@ pub enum ClientError {
     /// codes that we do not know.
     #[error("{}", .0.message)]
     Refused(ErrorInfo),
+    /// It has too much to do; nothing was begun.
+    #[error("{}", .info.message)]
+    Busy {
+        info: ErrorInfo,
+        retry_after: Duration,
+    },
     #[error("the daemon on {} sent an answer that cannot be read: {reason}", socket.display())]
     Garbled { socket: PathBuf, reason: String },
 }
@@ -47,8 +54,34 @@ fn unreachable(socket: &Path, source: &io::Error) -> String {
     }
 }
 
-/// Sends one request and reads the answer.
+/// How long a request that is too much for the daemon is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sends one request and reads the answer. Where the daemon has too much to do,
+/// which it says before it has begun, it is asked again.
 pub async fn request<B: Serialize, T: DeserializeOwned>(
+    socket: &Path,
+    method: &'static str,
+    path: &str,
+    body: Option<&B>,
+) -> Result<T, ClientError> {
+    let began = Instant::now();
+    loop {
+        let answer = request_once(socket, method, path, body).await;
+        match answer {
+            Err(ClientError::Busy { retry_after, .. })
+                if began.elapsed() + retry_after < PATIENCE =>
+            {
+                debug!("{method} {path}: again in {retry_after:?}");
+                sleep(retry_after).await;
+            }
+            Err(ClientError::Busy { info, .. }) => return Err(ClientError::Refused(info)),
+            answer => return answer,
+        }
+    }
+}
+
+async fn request_once<B: Serialize, T: DeserializeOwned>(
     socket: &Path,
     method: &'static str,
     path: &str,
@@ -85,6 +118,7 @@ pub async fn request<B: Serialize, T: DeserializeOwned>(
     tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(lost)?;
     let status = response.status();
+    let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
     let bytes = response
         .into_body()
         .collect()
@@ -93,6 +127,13 @@ pub async fn request<B: Serialize, T: DeserializeOwned>(
         .to_bytes();
     debug!("{method} {path}: {status}");
     read(status, &bytes).map_err(|error| match error {
+        Unread::Refused(info) if status == StatusCode::TOO_MANY_REQUESTS => {
+            let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+            ClientError::Busy {
+                info,
+                retry_after: Duration::from_secs(seconds.unwrap_or(1)),
+            }
+        }
         Unread::Refused(info) => ClientError::Refused(info),
         Unread::Garbled(reason) => garbled(reason),
     })

@@ -24,7 +24,10 @@ pub async fn detach(args: Detach, client: &Client, output: &Output) -> Done {
         Ok(output.during(&what, client.detach(&name, network)).await?)
     });
     let Each { done, failed } = each.await;
-    output.show(&Detached(done.into_iter().flatten().collect()))?;
+    // What is not there is no error, and nothing of a list.
+    if !done.is_empty() {
+        output.show(&Detached(done.into_iter().flatten().collect()))?;
+    }
     failed.into_result()
 }
 

@@ -30,10 +30,11 @@ async fn remove(names: Vec<String>, client: &Client, output: &Output) -> Done {
     let Each { mut done, failed } = each.await;
     match done.pop() {
         Some(one) if is_one => output.show(&one)?,
-        last => {
-            done.extend(last);
+        Some(last) => {
+            done.push(last);
             output.show(&done)?;
         }
+        None => {}
     }
     failed.into_result()
 }

@@ -1,8 +1,11 @@
-//! What is made of the definition of the command line: the manual and the
-//! completions. Installation and packages take them from here
-//! (`netbpf generate DIR`), so that they cannot drift from the parser.
+//! What is made of the program itself: of the definition of the command line the
+//! manual and the completions, of the types of its answers the schemas, of the
+//! table of routes the OpenAPI document. Installation, packages and
+//! `cargo xtask docs` take them from here (`netbpf generate DIR`), so that they
+//! cannot drift from the code.
 
 mod man;
+mod schemas;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +23,9 @@ pub struct File {
     pub text: String,
 }
 
-/// The manual as `man/netbpf*.1`, the completions as `completions/netbpf.bash`,
-/// `completions/_netbpf` and `completions/netbpf.fish`.
+/// The manual as `man/netbpf*.1`; the completions as `completions/netbpf.bash`,
+/// `completions/_netbpf` and `completions/netbpf.fish`; `openapi.json` and
+/// `schemas/COMMAND.json`.
 pub fn files() -> Vec<File> {
     let pages = man::pages().into_iter().map(|(name, text)| File {
         path: format!("man/{name}.1").into(),
@@ -31,7 +35,20 @@ pub fn files() -> Vec<File> {
         path: format!("completions/{}", file_name(shell)).into(),
         text: completions(shell),
     });
-    pages.chain(completions).collect()
+    let schemas = schemas::all().into_iter().map(|(name, schema)| File {
+        path: format!("schemas/{name}.json").into(),
+        text: pretty(&schema),
+    });
+    let document = File {
+        path: "openapi.json".into(),
+        text: pretty(&crate::api::openapi()),
+    };
+    let pages = pages.chain(completions).chain(schemas);
+    pages.chain([document]).collect()
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
 }
 
 /// The script that a shell reads.

@@ -205,3 +205,27 @@ fn bash_completes_commands_and_flags() {
         "{output:?}"
     );
 }
+
+#[test]
+fn every_command_that_prints_has_a_schema() {
+    for (words, command) in commands() {
+        let words = words.strip_prefix("netbpf").unwrap().trim();
+        let is_one = command.get_subcommands().all(|sub| sub.is_hide_set());
+        // A daemon and a script are no answers.
+        if words.is_empty() || !is_one || ["daemon", "completions"].contains(&words) {
+            continue;
+        }
+        let mut answers = schemas::ANSWERS.iter();
+        assert!(
+            answers.any(|(of, _)| *of == words),
+            "netbpf {words} has none"
+        );
+    }
+    for (name, schema) in schemas::all() {
+        assert!(schema["title"].as_str().unwrap().contains("-j"), "{name}");
+        assert!(
+            schema["$schema"].as_str().unwrap().contains("2020-12"),
+            "{name}"
+        );
+    }
+}

@@ -5,6 +5,7 @@ mod network;
 mod observe;
 mod port;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use self::{
@@ -16,7 +17,7 @@ use super::output::Show;
 use crate::model::Labels;
 
 /// Done, and there is nothing to say; `{}` with `-j`.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Nothing {}
 
 impl Show for Nothing {

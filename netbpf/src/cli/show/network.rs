@@ -1,3 +1,4 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{labels, or_dash};
@@ -7,7 +8,7 @@ use crate::{
 };
 
 /// A network that is no more.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Named {
     pub name: String,
 }

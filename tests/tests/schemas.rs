@@ -1,0 +1,151 @@
+//! What the commands print with `-j` is what docs/schemas promises: no more, no
+//! less.
+
+use std::path::Path;
+
+use netbpf_tests::lab::{
+    Family, Host, UdpEcho,
+    names::{CLIENT, HOST},
+    street_with_networks, within,
+};
+use serde_json::{Value, json};
+
+fn schema(name: &str) -> Value {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
+    let path = docs.join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Of others the schema lets fields pass, as later versions may add some; what this
+/// version prints must all be in it.
+fn closed(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(closed);
+            if fields.contains_key("properties") && !fields.contains_key("additionalProperties") {
+                fields.insert("additionalProperties".into(), json!(false));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(closed),
+        _ => {}
+    }
+}
+
+#[track_caller]
+fn is_valid(name: &str, answer: &Value) {
+    let mut schema = schema(name);
+    closed(&mut schema);
+    let validator = jsonschema::validator_for(&schema).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let errors: Vec<String> = validator
+        .iter_errors(answer)
+        .map(|e| format!("{} at {}", e, e.instance_path()))
+        .collect();
+    assert!(
+        errors.is_empty(),
+        "docs/schemas/{name}.json: {}\n{answer:#}",
+        errors.join("\n")
+    );
+}
+
+/// Runs the command with `-j` and holds what it prints against its schema.
+#[track_caller]
+fn holds(host: &Host, name: &str, arguments: &[&str]) -> Value {
+    let answer: Value = host.json(arguments);
+    is_valid(name, &answer);
+    answer
+}
+
+#[track_caller]
+fn something(answer: &Value) {
+    let items = answer.as_array().expect("an array");
+    assert!(!items.is_empty(), "an empty list says nothing of its items");
+}
+
+#[test]
+fn answers_are_those_of_their_schemas() {
+    let street = street_with_networks("schemas", &[]);
+    let host = &street.host;
+    let create = [
+        "network", "create", "extra", "--ipv6", "--label", "team=web",
+    ];
+    holds(host, "network-create", &create);
+    holds(host, "network-create", &["network", "create", "spare"]);
+    let web = street.front("web", &["-p", "5300:53/udp", "--label", "a=b"]);
+    let attach = |network: &str, more: &[&str]| {
+        let mut line = vec!["attach", "--name", "web", "--netns", &web.info.netns];
+        line.extend(["--network", network]);
+        line.extend(more);
+        holds(host, "attach", &line)
+    };
+    attach(
+        "back",
+        &[
+            "--alias",
+            "www",
+            "--link",
+            "db:d",
+            "-p",
+            "7000-7003:7000-7003",
+        ],
+    );
+    attach(
+        "extra",
+        &["-P", "--expose", "80/tcp", "-p", "192.0.2.1:81:81"],
+    );
+    something(&holds(host, "network-ls", &["network", "ls"]));
+    holds(host, "network-inspect", &["network", "inspect", "front"]);
+    something(&holds(host, "ps", &["ps"]));
+    assert!(holds(host, "inspect", &["inspect", "web"]).is_array());
+    assert!(holds(host, "inspect", &["inspect", "web", "--network", "front"]).is_object());
+    holds(host, "publish", &["publish", "web", "-p", "8443:443"]);
+    holds(host, "unpublish", &["unpublish", "web", "-p", "8443:443"]);
+    something(&holds(host, "port", &["port"]));
+    holds(host, "status", &["status"]);
+
+    let _inside = UdpEcho::start(&web, 53);
+    for family in Family::BOTH {
+        street.client.ask_udp(family.ip(HOST), 5300);
+        web.ping(family.ip(CLIENT));
+    }
+    something(&holds(host, "flows", &["flows"]));
+    // To nobody: it is dropped, and counted.
+    let nobody = web.run(&["ping", "-c", "1", "-W", "1", "10.10.1.77"]);
+    nobody.fails();
+    within(
+        std::time::Duration::from_secs(5),
+        "a drop is counted",
+        || {
+            let drops = holds(host, "drops", &["drops"]);
+            !drops.as_array().expect("an array").is_empty()
+        },
+    );
+
+    something(&holds(host, "detach", &["detach", "web"]));
+    holds(host, "network-rm", &["network", "rm", "front"]);
+    something(&holds(
+        host,
+        "network-rm",
+        &["network", "rm", "back", "spare"],
+    ));
+    something(&holds(host, "network-prune", &["network", "prune"]));
+    holds(host, "teardown", &["teardown"]);
+    host.wait_ended();
+}
+
+#[test]
+fn errors_are_those_of_their_schema() {
+    let street = netbpf_tests::lab::street("schema_of_errors");
+    for (arguments, status) in [
+        (&["network", "rm", "nobody"][..], 1),
+        (&["network", "create", "n", "--driver", "overlay"], 1),
+        (&["network", "create", "n", "--mtu", "x"], 2),
+    ] {
+        let mut all = vec!["-j"];
+        all.extend(arguments);
+        let output = street.host.netbpf(&all).exits(status);
+        assert_eq!(output.stdout, "");
+        let error = serde_json::from_str(output.stderr.trim()).expect("JSON");
+        is_valid("error", &error);
+    }
+}

@@ -1,0 +1,43 @@
+//! What the product says of itself: the OpenAPI document and the schemas.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use ebpf_build::Places;
+
+use super::Page;
+use crate::{
+    step::Step,
+    test::{Profile, build_netbpf},
+};
+
+pub fn pages(places: &Places) -> Result<Vec<Page>> {
+    let binary = build_netbpf(places, Profile::Debug)?;
+    let directory = places.root.join("target/generated");
+    if directory.exists() {
+        fs::remove_dir_all(&directory)
+            .with_context(|| format!("cannot empty {}", directory.display()))?;
+    }
+    let mut generate = std::process::Command::new(binary);
+    generate.arg("--quiet").arg("generate").arg(&directory);
+    Step::new(&places.root, "generate")?.run(&mut generate, "its log says what")?;
+    let mut pages = vec![page(&directory, "openapi.json")?];
+    let schemas = directory.join("schemas");
+    let entries =
+        fs::read_dir(&schemas).with_context(|| format!("cannot list {}", schemas.display()))?;
+    for entry in entries {
+        let name = entry?.file_name();
+        pages.push(page(&directory, &format!("schemas/{}", name.display()))?);
+    }
+    pages.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(pages)
+}
+
+fn page(directory: &Path, name: &str) -> Result<Page> {
+    let path = directory.join(name);
+    Ok(Page {
+        path: format!("docs/{name}"),
+        text: fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?,
+    })
+}
