@@ -1,6 +1,10 @@
 //! The daemon's life: listen, bring the kernel to what the store says, answer,
 //! and end without touching the datapath unless that is asked for.
 
+mod reload;
+#[cfg(test)]
+mod tests;
+
 use std::{
     future::Future,
     io,
@@ -14,8 +18,11 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use self::reload::Running;
+pub use self::reload::Source;
 use crate::{
     api::{self, Api, Service, Socket},
+    config::Config,
     control::Control,
     error::{Error, Result},
     settings::Settings,
@@ -26,7 +33,8 @@ use crate::{
 const FINISH: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end.
-pub fn run(settings: Settings) -> Result<()> {
+pub fn run(config: Config, source: Source) -> Result<()> {
+    let settings = &config.settings;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -45,7 +53,7 @@ pub fn run(settings: Settings) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|e| Error::internal(format!("runtime: {e}")))?;
-    let ended = runtime.block_on(live(settings, &mut socket, |settings| {
+    let ended = runtime.block_on(live(config, source, &mut socket, |settings| {
         Control::start_with(settings, lock)
     }));
     // A request that did not finish in time may still hold a blocking thread.
@@ -56,38 +64,57 @@ pub fn run(settings: Settings) -> Result<()> {
 }
 
 /// One life, with what `start` makes of the settings behind the API.
-async fn live<S, F, Fut>(settings: Settings, socket: &mut Socket, start: F) -> Result<()>
+async fn live<S, F, Fut>(
+    config: Config,
+    source: Source,
+    socket: &mut Socket,
+    start: F,
+) -> Result<()>
 where
     S: Service,
     F: FnOnce(Settings) -> Fut,
     Fut: Future<Output = Result<S>>,
 {
     let began = Instant::now();
-    let mut signals = Signals::new().map_err(|e| Error::internal(format!("signals: {e}")))?;
-    let teardown_on_exit = settings.teardown_on_exit;
-    let path = settings.socket.clone();
+    let failed = |e| Error::internal(format!("signals: {e}"));
+    let mut signals = Signals::new().map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let path = config.settings.socket.clone();
 
     let service = tokio::select! {
-        started = start(settings) => started?,
+        started = start(config.settings.clone()) => started?,
         // What is half-done is finished or undone at the next start.
         () = signals.end() => return Ok(()),
     };
-    let api = Api::new(service.clone());
+    let (api, mut reloads) = Api::new(service.clone());
     let (busy, mut torn_down) = (api.busy.clone(), api.torn_down.subscribe());
     let stop = watch::Sender::new(false);
     let mut server = tokio::spawn(api::serve(socket.listener()?, api, stopped(&stop)));
 
     info!(socket = %path.display(), after = ?began.elapsed(), "ready");
-    tell_systemd(NotifyState::Ready);
-    let was_torn_down = tokio::select! {
-        () = signals.end() => false,
-        Ok(_) = torn_down.wait_for(|torn_down| *torn_down) => true,
-        served = &mut server => {
-            return Err(Error::internal(format!("the API ended: {served:?}")));
+    tell_systemd(&[NotifyState::Ready]);
+    let mut running = Running { config, source };
+    let was_torn_down = loop {
+        tokio::select! {
+            () = signals.end() => break false,
+            () = told(&mut torn_down) => break true,
+            Some(answer) = reloads.recv() => {
+                let done = running.reload(&service, socket).await;
+                // Who asked may have gone.
+                let _ = answer.send(done);
+            }
+            Some(()) = hangup.recv() => {
+                info!("SIGHUP: reading the configuration again");
+                // The log says what came of it.
+                let _ = running.reload(&service, socket).await;
+            }
+            served = &mut server => {
+                return Err(Error::internal(format!("the API ended: {served:?}")));
+            }
         }
     };
 
-    tell_systemd(NotifyState::Stopping);
+    tell_systemd(&[NotifyState::Stopping]);
     stop.send_replace(true);
     tokio::select! {
         in_time = finish(server, &busy) => if !in_time {
@@ -95,7 +122,7 @@ where
         },
         () = signals.end() => warn!("told to end again: requests are not waited for"),
     }
-    match (was_torn_down, teardown_on_exit) {
+    match (was_torn_down, running.config.settings.teardown_on_exit) {
         (true, _) => {}
         (false, true) => service.teardown(false).await?,
         // What a request has begun is finished, also when nobody waits for it.
@@ -118,6 +145,14 @@ async fn finish(server: tokio::task::JoinHandle<io::Result<()>>, busy: &api::Bus
     served.is_ok() && busy.idle(FINISH.saturating_sub(began.elapsed())).await
 }
 
+/// Ready when it was torn down.
+async fn told(torn_down: &mut watch::Receiver<bool>) {
+    if torn_down.wait_for(|torn_down| *torn_down).await.is_err() {
+        // The API has ended, which is noticed elsewhere.
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Ready when `stop` was sent.
 fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
     let mut stop = stop.subscribe();
@@ -127,18 +162,17 @@ fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'sta
     }
 }
 
-fn tell_systemd(state: NotifyState<'_>) {
+fn tell_systemd(states: &[NotifyState<'_>]) {
     // Without systemd there is nobody to tell, which is no error.
-    if let Err(e) = sd_notify::notify(&[state]) {
+    if let Err(e) = sd_notify::notify(states) {
         debug!("systemd is not told: {e}");
     }
 }
 
-/// The signals that the daemon listens to.
+/// The signals that end the daemon.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
@@ -146,192 +180,14 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for a signal to end.
+    /// Waits for one.
     async fn end(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return info!("SIGTERM: ending"),
-                _ = self.interrupt.recv() => return info!("SIGINT: ending"),
-                _ = self.hangup.recv() => {
-                    info!("SIGHUP: nothing is read anew, settings change by a restart");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => info!("SIGTERM: ending"),
+            _ = self.interrupt.recv() => info!("SIGINT: ending"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{api::fake::Fake, client::Client};
-
-    fn settings(dir: &std::path::Path) -> Settings {
-        Settings {
-            socket: dir.join("s.sock"),
-            socket_group: String::new(),
-            ..Settings::default()
-        }
-    }
-
-    async fn until_answered(client: &Client) {
-        for _ in 0..200 {
-            if client.status().await.is_ok() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no answer on {}", client.socket().display());
-    }
-
-    #[tokio::test]
-    async fn teardown_is_answered_and_ends_the_daemon() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path());
-        let mut socket = Socket::bind(&settings.socket, "").unwrap();
-        let client = Client::new(&settings.socket);
-        let fake = Fake::default();
-        let service = fake.clone();
-        let life =
-            tokio::spawn(
-                async move { live(settings, &mut socket, |_| async { Ok(service) }).await },
-            );
-        until_answered(&client).await;
-        client.teardown(true).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(3), life)
-            .await
-            .expect("the daemon ends")
-            .unwrap()
-            .unwrap();
-        assert_eq!(fake.torn_down(), [true]);
-        assert!(!client.socket().exists());
-    }
-
-    #[tokio::test]
-    async fn who_connects_while_it_starts_is_answered() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path());
-        let mut socket = Socket::bind(&settings.socket, "").unwrap();
-        let client = Client::new(&settings.socket);
-        let life = tokio::spawn(async move {
-            let slow = |_| async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                Ok(Fake::default())
-            };
-            live(settings, &mut socket, slow).await
-        });
-        client.status().await.unwrap();
-        client.teardown(false).await.unwrap();
-        life.await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn failed_start_is_handed_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path());
-        let mut socket = Socket::bind(&settings.socket, "").unwrap();
-        let start = |_| async { Err::<Fake, _>(Error::invalid("no")) };
-        let failed = live(settings, &mut socket, start).await;
-        assert_eq!(failed.unwrap_err().message, "no");
-    }
-
-    #[test]
-    fn second_daemon_is_refused_before_it_touches_anything() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = settings(dir.path());
-        let _first = Socket::bind(&settings.socket, "").unwrap();
-        let refused = run(settings);
-        assert_eq!(refused.unwrap_err().code, crate::error::Code::Conflict);
-    }
-
-    /// A life in a process of its own, so that signals reach nobody else; it
-    /// writes with which `purge` it was torn down, and whether it was shut down.
-    #[test]
-    #[ignore = "runs within the tests of signals"]
-    fn life_in_a_process() {
-        let Some(dir) = std::env::var_os("NETBPF_TEST_DIR") else {
-            return;
-        };
-        let dir = std::path::Path::new(&dir);
-        let settings = Settings {
-            teardown_on_exit: dir.join("teardown-on-exit").exists(),
-            ..settings(dir)
-        };
-        let mut socket = Socket::bind(&settings.socket, "").unwrap();
-        let fake = Fake::default();
-        let service = fake.clone();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let life = live(settings, &mut socket, |_| async { Ok(service) });
-        runtime.block_on(life).unwrap();
-        let ended = format!("{:?} {}", fake.torn_down(), fake.shut_down());
-        std::fs::write(dir.join("ended"), ended).unwrap();
-    }
-
-    fn start_process(dir: &std::path::Path) -> std::process::Child {
-        let name = "daemon::tests::life_in_a_process";
-        std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--ignored"])
-            .env("NETBPF_TEST_DIR", dir)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap()
-    }
-
-    fn send(signal: &str, process: &std::process::Child) {
-        let line = format!("kill -{signal} {}", process.id());
-        let sent = std::process::Command::new("sh")
-            .args(["-c", &line])
-            .status();
-        assert!(sent.unwrap().success());
-    }
-
-    #[tokio::test]
-    async fn sigterm_ends_it_and_leaves_the_datapath() {
-        let dir = tempfile::tempdir().unwrap();
-        let client = Client::new(dir.path().join("s.sock"));
-        let mut process = start_process(dir.path());
-        until_answered(&client).await;
-        send("HUP", &process);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        client.status().await.expect("SIGHUP changes nothing");
-        send("TERM", &process);
-        assert!(process.wait().unwrap().success());
-        let ended = std::fs::read_to_string(dir.path().join("ended")).unwrap();
-        assert_eq!(ended, "[] true");
-        assert!(!client.socket().exists());
-    }
-
-    #[tokio::test]
-    async fn teardown_on_exit_tears_down() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("teardown-on-exit"), "").unwrap();
-        let client = Client::new(dir.path().join("s.sock"));
-        let mut process = start_process(dir.path());
-        until_answered(&client).await;
-        send("INT", &process);
-        assert!(process.wait().unwrap().success());
-        let ended = std::fs::read_to_string(dir.path().join("ended")).unwrap();
-        assert_eq!(ended, "[false] false");
-    }
-
-    #[tokio::test]
-    async fn hanging_requests_hold_it_no_longer_than_asked() {
-        let dir = tempfile::tempdir().unwrap();
-        let client = Client::new(dir.path().join("s.sock"));
-        let mut process = start_process(dir.path());
-        until_answered(&client).await;
-        let hanging = client.clone();
-        let hanging = tokio::spawn(async move { hanging.network("hang").await });
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        send("TERM", &process);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(process.try_wait().unwrap().is_none(), "it waits");
-        // Told again, it waits no more.
-        send("TERM", &process);
-        assert!(process.wait().unwrap().success());
-        assert!(hanging.await.unwrap().is_err());
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Labels of a network or an endpoint.
 pub type Labels = BTreeMap<String, String>;
@@ -407,4 +408,42 @@ pub struct ErrorInfo {
     pub code: String,
     /// One line for people, which names the object and the value.
     pub message: String,
+}
+
+/// A key of the daemon's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SettingInfo {
+    pub key: String,
+    /// String, number, boolean or array; null is left to the daemon.
+    pub value: Value,
+    pub source: SettingSource,
+    /// The flag, the variable, or `file:line`; null for a default.
+    pub from: Option<String>,
+}
+
+/// Where a value comes from; the first of these that has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SettingSource {
+    Flag,
+    Environment,
+    File,
+    Default,
+}
+
+/// What became of a configuration that was read anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReloadInfo {
+    /// In use from now on.
+    pub applied: Vec<SettingChange>,
+    /// Goes on with the value from before until the daemon is started anew.
+    pub needs_restart: Vec<SettingChange>,
+}
+
+/// A key whose value has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SettingChange {
+    pub key: String,
+    pub before: Value,
+    pub after: Value,
 }

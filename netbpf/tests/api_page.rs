@@ -38,7 +38,7 @@ fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
 #[test]
 fn examples_are_what_the_api_takes_and_answers() {
     let examples = examples();
-    assert_eq!(examples.len(), 14);
+    assert_eq!(examples.len(), 15);
     for (name, text) in &examples {
         match name.as_str() {
             "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
@@ -52,6 +52,7 @@ fn examples_are_what_the_api_takes_and_answers() {
             "FlowInfo" => is_whole::<FlowInfo>(name, text),
             "DropInfo" => is_whole::<DropInfo>(name, text),
             "StatusInfo" => is_whole::<StatusInfo>(name, text),
+            "ReloadInfo" => is_whole::<ReloadInfo>(name, text),
             "TeardownSpec" => is_whole::<TeardownSpec>(name, text),
             "VersionInfo" => is_whole::<VersionInfo>(name, text),
             "ErrorBody" => is_whole::<ErrorBody>(name, text),

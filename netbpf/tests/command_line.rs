@@ -212,7 +212,8 @@ fn daemon_names_what_is_wrong_with_its_file() {
     let file = path.to_str().unwrap();
     let (status, _, stderr) = run(&mut netbpf(&["daemon", "--config", file]));
     assert_eq!((status, stderr.lines().count()), (1, 1));
-    assert!(stderr.contains(&format!("{file}:2: uplinks: ")), "{stderr}");
+    let expected = format!("{file}:2: unknown key \"uplinks\": is \"uplink\" meant?");
+    assert!(stderr.contains(&expected), "{stderr}");
     let (status, _, stderr) =
         run(netbpf(&["-j", "daemon"]).env("NETBPF_CONFIG", dir.path().join("none")));
     assert!(

@@ -129,6 +129,9 @@ fn answers_are_those_of_their_schemas() {
         &["network", "rm", "back", "spare"],
     ));
     something(&holds(host, "network-prune", &["network", "prune"]));
+    holds(host, "reload", &["reload"]);
+    let check = ["daemon", "--check-config", "--pool", "10.0.0.0/8:24"];
+    something(&holds(host, "daemon-check-config", &check));
     holds(host, "teardown", &["teardown"]);
     host.wait_ended();
 }

@@ -9,6 +9,7 @@ use super::Service;
 use crate::{
     error::{Code, Error, Result},
     model::*,
+    settings::Settings,
 };
 
 #[derive(Clone, Default)]
@@ -22,6 +23,7 @@ struct Inner {
     endpoints: Vec<EndpointInfo>,
     torn_down: Vec<bool>,
     shut_down: bool,
+    reloaded: Vec<Settings>,
     drops_asked: Vec<(Option<String>, Option<String>)>,
 }
 
@@ -34,6 +36,11 @@ impl Fake {
     /// Whether it was told to finish.
     pub fn shut_down(&self) -> bool {
         self.inner.lock().unwrap().shut_down
+    }
+
+    /// What it was told to go on with, each time.
+    pub fn reloaded(&self) -> Vec<Settings> {
+        self.inner.lock().unwrap().reloaded.clone()
     }
 
     /// The filters that drops were asked for with.
@@ -268,6 +275,11 @@ impl Service for Fake {
             endpoints: 0,
             notes: Vec::new(),
         })
+    }
+
+    async fn reload(&self, settings: Settings) -> Result<()> {
+        self.inner.lock().unwrap().reloaded.push(settings);
+        Ok(())
     }
 
     async fn teardown(&self, purge: bool) -> Result<()> {

@@ -23,6 +23,7 @@ mod tests;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::{
     limits::{Busy, Limits},
@@ -32,7 +33,7 @@ pub use self::{
     service::Service,
     socket::Socket,
 };
-use crate::control::Control;
+use crate::{control::Control, error::Result, model::ReloadInfo};
 
 /// The largest body that is read.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -64,20 +65,29 @@ pub struct Api<S> {
     pub service: S,
     pub busy: Busy,
     /// Told when a teardown was answered, so that the daemon ends.
-    pub torn_down: tokio::sync::watch::Sender<bool>,
+    pub torn_down: watch::Sender<bool>,
+    /// Asks the daemon to read its configuration again.
+    pub reloads: mpsc::Sender<Reload>,
 }
 
+/// Where the answer to a reload goes.
+pub type Reload = oneshot::Sender<Result<ReloadInfo>>;
+
 impl<S: Service> Api<S> {
-    pub fn new(service: S) -> Self {
+    /// The API, and what it asks the daemon for.
+    pub fn new(service: S) -> (Self, mpsc::Receiver<Reload>) {
         Api::with_limits(service, Limits::default())
     }
 
-    pub fn with_limits(service: S, limits: Limits) -> Self {
-        Api {
+    pub fn with_limits(service: S, limits: Limits) -> (Self, mpsc::Receiver<Reload>) {
+        let (reloads, asked) = mpsc::channel(1);
+        let api = Api {
             service,
             busy: Busy::new(limits),
-            torn_down: tokio::sync::watch::Sender::new(false),
-        }
+            torn_down: watch::Sender::new(false),
+            reloads,
+        };
+        (api, asked)
     }
 }
 

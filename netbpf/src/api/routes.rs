@@ -6,15 +6,20 @@ use axum::{Router, extract::DefaultBodyLimit, middleware};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::{
     Api, Done, MAX_BODY, Service, TeardownSpec, VersionInfo,
     guard::guard,
     openapi,
     reject::{not_found, wrong_method},
-    route::{Call, NoQuery, Route, Verb},
+    route::{Call, NoBody, NoQuery, Route, Verb},
 };
-use crate::{control::Control, error::Result, model::*};
+use crate::{
+    control::Control,
+    error::{Code, Error, Result},
+    model::*,
+};
 
 /// All of the API: the router and the OpenAPI document are made of this.
 pub fn routes<S: Service>() -> Vec<Route<S>> {
@@ -91,6 +96,12 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
             "/status",
             "Show the daemon, its uplinks, programs and maps",
             status,
+        ),
+        Route::new(
+            Post,
+            "/reload",
+            "Read the configuration again, apply what can change and say what needs a restart",
+            reload,
         ),
         Route::new(
             Post,
@@ -235,6 +246,13 @@ async fn drops<S: Service>(api: Api<S>, call: Call<OfBoth>) -> Result<Vec<DropIn
 
 async fn status<S: Service>(api: Api<S>, _: Call) -> Result<StatusInfo> {
     api.service.status().await
+}
+
+async fn reload<S: Service>(api: Api<S>, _: Call<NoQuery, NoBody>) -> Result<ReloadInfo> {
+    let (answer, answered) = oneshot::channel();
+    let ends = || Error::new(Code::Conflict, "the daemon is about to end");
+    api.reloads.send(answer).await.map_err(|_| ends())?;
+    answered.await.map_err(|_| ends())?
 }
 
 /// Takes all down; the daemon ends once this is answered. Where it fails the

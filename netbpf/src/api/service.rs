@@ -3,7 +3,7 @@
 
 use std::future::Future;
 
-use crate::{control::Control, error::Result, model::*};
+use crate::{control::Control, error::Result, model::*, settings::Settings};
 
 /// The operations that the API offers; see [`Control`] for what each does.
 pub trait Service: Clone + Send + Sync + 'static {
@@ -48,6 +48,7 @@ pub trait Service: Clone + Send + Sync + 'static {
         network: Option<&str>,
     ) -> impl Future<Output = Result<Vec<DropInfo>>> + Send;
     fn status(&self) -> impl Future<Output = Result<StatusInfo>> + Send;
+    fn reload(&self, settings: Settings) -> impl Future<Output = Result<()>> + Send;
     fn teardown(&self, purge: bool) -> impl Future<Output = Result<()>> + Send;
     fn shutdown(&self) -> impl Future<Output = Result<()>> + Send;
 }
@@ -115,6 +116,10 @@ impl Service for Control {
 
     async fn status(&self) -> Result<StatusInfo> {
         Control::status(self).await
+    }
+
+    async fn reload(&self, settings: Settings) -> Result<()> {
+        Control::reload(self, settings).await
     }
 
     async fn teardown(&self, purge: bool) -> Result<()> {

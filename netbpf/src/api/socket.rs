@@ -60,6 +60,18 @@ impl Socket {
         })
     }
 
+    /// Gives the file to another group.
+    pub fn set_group(&self, group: &str) -> Result<()> {
+        let failed = |e: io::Error| {
+            let path = self.path.display();
+            Error::internal(format!("socket {path}: cannot give it to {group:?}: {e}"))
+        };
+        // Of a group that is not there, it is for root alone.
+        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+        let gid = group_id(&groups, group).unwrap_or(0);
+        chown(&self.path, None, Some(gid)).map_err(failed)
+    }
+
     /// The listener, once; it must be called within a runtime.
     pub fn listener(&mut self) -> Result<UnixListener> {
         let listener = self

@@ -34,7 +34,7 @@ fn start_with(limits: Limits) -> Daemon {
     let path = dir.path().join("s.sock");
     let mut socket = Socket::bind(&path, "").unwrap();
     let fake = Fake::default();
-    let api = Api::with_limits(fake.clone(), limits);
+    let (api, _) = Api::with_limits(fake.clone(), limits);
     let busy = api.busy.clone();
     let listener = socket.listener().unwrap();
     tokio::spawn(serve(listener, api, std::future::pending()));

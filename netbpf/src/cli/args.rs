@@ -18,7 +18,7 @@ use clap::{
 
 use self::values::duration;
 pub use self::{
-    daemon::{Daemon, Teardown},
+    daemon::{Daemon, Reload, Teardown},
     endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},
     network::{CreateNetwork, Network, NetworkVerb},
 };
@@ -53,7 +53,7 @@ pub struct Cli {
 }
 
 /// Flags that stand before or after the command.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Socket of the daemon [env: NETBPF_SOCKET] [default: /run/netbpf/netbpf.sock]
@@ -85,6 +85,7 @@ pub enum Command {
     Status(Status),
     Flows(Flows),
     Drops(Drops),
+    Reload(Reload),
     Teardown(Teardown),
     Completions(Completions),
     #[command(hide = true)]

@@ -3,42 +3,116 @@
 use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
-use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::error::{Error, Result};
+use super::args::Global;
+use crate::{
+    config::{Config, LogLevel, Origin},
+    error::{Error, Result},
+};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     #[default]
     Text,
     Json,
 }
 
-/// How much is told; the number is how often `-v` was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Daemon { verbose: u8, quiet: bool },
-    Client(u8),
+/// The log of this process.
+pub struct Log {
+    change: Change,
 }
 
-/// Starts logging. `-v` and `-q` beat `RUST_LOG`, which beats the default.
-pub fn start(format: LogFormat, level: Level) -> Result<()> {
-    let from_environment = std::env::var("RUST_LOG").ok();
-    let directives = directives(level, from_environment.as_deref());
-    let filter = EnvFilter::try_new(&directives)
-        .map_err(|e| Error::invalid(format!("RUST_LOG {directives:?}: {e}")))?;
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+impl Log {
+    /// What is told from now on.
+    pub fn set(&self, directives: &str) -> Result<()> {
+        (self.change)(filter(directives)?).map_err(Error::internal)
+    }
+}
+
+/// Starts logging.
+pub fn start(format: LogFormat, directives: &str) -> Result<Log> {
+    let filter = filter(directives)?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !no_color());
     // There is one already where a test runs several commands in one process.
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let change: Change = match format {
+        LogFormat::Text => {
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string()))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_env_filter(filter);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let _ = builder.try_init();
+            Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string()))
+        }
     };
-    Ok(())
+    Ok(Log { change })
+}
+
+fn filter(directives: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(directives)
+        .map_err(|e| Error::invalid(format!("RUST_LOG {directives:?}: {e}")))
+}
+
+/// What the daemon tells: `-v` and `-q` beat `--log-level` and its variable, which
+/// beat `RUST_LOG`, which beats the file.
+pub fn of_daemon(global: &Global, config: &Config) -> String {
+    let from_environment = std::env::var("RUST_LOG").ok();
+    daemon_directives(
+        global.verbose,
+        global.quiet,
+        (config.log_level, config.origin("log-level")),
+        from_environment.as_deref(),
+    )
+}
+
+/// What a client tells.
+pub fn of_client(global: &Global) -> String {
+    let from_environment = std::env::var("RUST_LOG").ok();
+    let from_environment = from_environment.filter(|text| !text.is_empty());
+    match global.verbose {
+        0 => from_environment.unwrap_or_else(|| "warn".into()),
+        1 => of_level(LogLevel::Debug).into(),
+        _ => of_level(LogLevel::Trace).into(),
+    }
+}
+
+fn daemon_directives(
+    verbose: u8,
+    quiet: bool,
+    configured: (LogLevel, &Origin),
+    from_environment: Option<&str>,
+) -> String {
+    let from_environment = from_environment.filter(|text| !text.is_empty());
+    let (level, origin) = configured;
+    let own = match (verbose, quiet, origin, from_environment) {
+        (0, true, ..) => of_level(LogLevel::Warn),
+        (0, false, Origin::Flag | Origin::Environment(_), _) => of_level(level),
+        (0, false, _, Some(directives)) => directives,
+        (0, false, _, None) => of_level(level),
+        (1, ..) => of_level(LogLevel::Debug),
+        _ => of_level(LogLevel::Trace),
+    };
+    own.into()
+}
+
+/// Of what others in this process tell, one level less.
+fn of_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "info,netbpf=debug",
+        LogLevel::Trace => "debug,netbpf=trace",
+    }
 }
 
 /// <https://no-color.org>: set, and not empty.
@@ -46,37 +120,39 @@ fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-fn directives(level: Level, from_environment: Option<&str>) -> String {
-    let (verbose, quiet, default) = match level {
-        Level::Daemon { verbose, quiet } => (verbose, quiet, "info"),
-        Level::Client(verbose) => (verbose, false, "warn"),
-    };
-    let own = match (verbose, quiet) {
-        (0, false) => from_environment
-            .filter(|text| !text.is_empty())
-            .unwrap_or(default),
-        (0, true) => "warn",
-        (1, _) => "info,netbpf=debug",
-        (_, _) => "debug,netbpf=trace",
-    };
-    own.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn flag_beats_environment_beats_default() {
-        let daemon = |verbose, quiet| Level::Daemon { verbose, quiet };
-        assert_eq!(directives(daemon(0, false), None), "info");
-        assert_eq!(directives(daemon(0, false), Some("")), "info");
-        assert_eq!(directives(daemon(0, false), Some("trace")), "trace");
-        assert_eq!(directives(daemon(0, true), Some("trace")), "warn");
-        assert_eq!(
-            directives(daemon(1, false), Some("error")),
-            "info,netbpf=debug"
-        );
-        assert_eq!(directives(Level::Client(0), None), "warn");
+    fn flag_beats_environment_beats_file_beats_default() {
+        let file = Origin::File {
+            path: "f".into(),
+            line: 1,
+        };
+        let variable = Origin::Environment("NETBPF_LOG_LEVEL".into());
+        let default = (LogLevel::Info, &Origin::Default);
+        let set = |origin| (LogLevel::Error, origin);
+        let rows = [
+            ((0, false), default, None, "info"),
+            ((0, false), default, Some(""), "info"),
+            ((0, false), default, Some("trace"), "trace"),
+            ((0, false), set(&file), None, "error"),
+            ((0, false), set(&file), Some("trace"), "trace"),
+            ((0, false), set(&variable), Some("trace"), "error"),
+            ((0, false), set(&Origin::Flag), Some("trace"), "error"),
+            ((0, true), set(&Origin::Flag), Some("trace"), "warn"),
+            (
+                (1, false),
+                set(&Origin::Flag),
+                Some("error"),
+                "info,netbpf=debug",
+            ),
+            ((2, true), default, None, "debug,netbpf=trace"),
+        ];
+        for ((verbose, quiet), configured, environment, expected) in rows {
+            let directives = daemon_directives(verbose, quiet, configured, environment);
+            assert_eq!(directives, expected, "{configured:?} {environment:?}");
+        }
     }
 }

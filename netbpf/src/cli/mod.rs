@@ -25,7 +25,10 @@ use self::{
     failure::{Failure, usage_line},
     output::{Mode, Output},
 };
-pub use self::{failure::usage_reason, logging::LogFormat};
+pub use self::{
+    failure::usage_reason,
+    logging::{Log, LogFormat},
+};
 
 /// Runs what `arguments` say, the program's own name first, and returns its
 /// exit code: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon.
@@ -57,16 +60,16 @@ fn command(cli: Cli, json: bool) -> Result<(), Failure> {
         return Ok(());
     };
     let command = later::refuse(command)?;
-    if let Command::Daemon(args) = command {
-        return commands::daemon(args, &cli.global);
-    }
-    logging::start(LogFormat::Text, logging::Level::Client(cli.global.verbose))?;
     let mode = match (json, cli.global.quiet) {
         (true, _) => Mode::Json,
         (false, true) => Mode::Names,
         (false, false) => Mode::Human,
     };
     let output = Output::stdout(mode);
+    if let Command::Daemon(args) = command {
+        return commands::daemon(args, &cli.global, &output);
+    }
+    logging::start(LogFormat::Text, &logging::of_client(&cli.global))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

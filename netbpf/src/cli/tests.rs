@@ -223,6 +223,8 @@ fn documented_forms_parse() {
         &["drops", "--endpoint", "web", "--network", "n"],
         &["flows"],
         &["daemon"],
+        &["daemon", "--check-config"],
+        &["reload"],
     ] {
         let command = parse(line).command.unwrap();
         later::refuse(command).unwrap_or_else(|e| panic!("{line:?}: {e}"));

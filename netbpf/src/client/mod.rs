@@ -119,6 +119,10 @@ impl Client {
         Ok(())
     }
 
+    pub async fn reload(&self) -> Result<ReloadInfo> {
+        self.send("POST", "/v1/reload", NO_BODY).await
+    }
+
     pub async fn version(&self) -> Result<VersionInfo> {
         self.get("/v1/version").await
     }

@@ -1,22 +1,30 @@
 //! The daemon's configuration: flags beat environment beats file beats default.
 //!
-//! [`Options`] is all three at once: the flags as the parser leaves them, the
-//! file as TOML leaves it, and the environment, each variable of which is
-//! parsed as the flag of the same name. So they cannot drift apart.
+//! [`Options`] is the one definition. A flag, a variable and a key of the file of
+//! one name are the same text to it, parsed by the same parser; so they cannot
+//! drift apart, and of each value it is known where it comes from.
 
+mod effective;
 mod file;
 mod options;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{ArgAction, Args, Command, FromArgMatches};
 
-pub use self::options::{NotYet, Options};
+use self::source::Entry;
+pub use self::{
+    effective::Values,
+    options::{Directories, LogLevel, NotYet, Options},
+    source::{Given, Origin},
+};
 use crate::{
     cli::LogFormat,
     error::{Code, Error, Result},
@@ -26,28 +34,63 @@ use crate::{
 /// Read if it exists, when no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netbpf/netbpf.toml";
 
-/// What the daemon starts with.
+/// What the daemon runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub settings: Settings,
     pub log_format: LogFormat,
+    pub log_level: LogLevel,
+    /// Of each key that is set anywhere.
+    pub origins: BTreeMap<String, Origin>,
 }
 
-/// Puts everything together. `socket` is the global flag.
-pub fn load(flags: Options, socket: Option<PathBuf>, file: Option<&Path>) -> Result<Config> {
-    load_with(flags, socket, file, &|name| std::env::var_os(name))
+impl Config {
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.origins.get(key).unwrap_or(&Origin::Default)
+    }
+}
+
+/// What is typed in front of the file: it stays when the file is read again.
+#[derive(Clone, Debug, Default)]
+pub struct Typed {
+    flags: Vec<Entry>,
+    file: Option<PathBuf>,
+}
+
+impl Typed {
+    /// `socket` is the global flag.
+    pub fn new<A>(flags: Given<A>, socket: Option<PathBuf>, file: Option<PathBuf>) -> Typed {
+        let mut flags = flags.into_entries();
+        flags.extend(socket.map(|path| Entry::flag("socket", vec![path.into()])));
+        Typed { flags, file }
+    }
+
+    /// Puts it together with environment, file and defaults.
+    pub fn load(&self) -> Result<Config> {
+        self.load_with(&|name| std::env::var_os(name))
+    }
+
+    fn load_with(&self, environment: Environment<'_>) -> Result<Config> {
+        let environment: Environment<'_> =
+            &|name: &str| environment(name).filter(|value| !value.is_empty());
+        let mut entries = self.flags.clone();
+        entries.extend(from_environment(environment)?);
+        let named = environment("NETBPF_CONFIG").map(PathBuf::from);
+        entries.extend(match self.file.as_ref().or(named.as_ref()) {
+            Some(path) => file::read(path)?,
+            None => file::read_if_there(Path::new(DEFAULT_FILE))?,
+        });
+        put_together(entries)
+    }
 }
 
 /// Every flag of the daemon that this version knows, without its dashes.
 pub fn flags() -> Vec<String> {
-    let parser = Options::augment_args(clap::Command::new("netbpf"));
+    let parser = parser();
     let options = parser.get_arguments().filter(|arg| !arg.is_hide_set());
     let options = options.filter_map(|arg| arg.get_long());
-    // Flags beside those of the options.
-    options
-        .chain(["socket", "config"])
-        .map(str::to_owned)
-        .collect()
+    // It is no key of itself.
+    options.chain(["config"]).map(str::to_owned).collect()
 }
 
 /// The environment variable of a flag.
@@ -58,40 +101,93 @@ pub fn variable(flag: &str) -> String {
 /// The value of an environment variable; an empty one counts as none.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-fn load_with(
-    flags: Options,
+/// All that is a key: the options and the global flag.
+#[derive(Debug, Default, Args)]
+struct Keys {
+    #[arg(long)]
     socket: Option<PathBuf>,
-    file: Option<&Path>,
-    environment: Environment<'_>,
-) -> Result<Config> {
-    let environment: Environment<'_> =
-        &|name: &str| environment(name).filter(|value| !value.is_empty());
-    let flags = Options { socket, ..flags };
-    let from_environment = options::from_environment(environment)?;
-    let named = environment("NETBPF_CONFIG").map(PathBuf::from);
-    let from_file = match file.or(named.as_deref()) {
-        Some(path) => file::read(path)?,
-        None => file::read_if_there(Path::new(DEFAULT_FILE))?,
-    };
-    finish(flags.over(from_environment).over(from_file))
+    #[command(flatten)]
+    options: Options,
+}
+
+fn parser() -> Command {
+    Keys::augment_args(Command::new("netbpf"))
+        .no_binary_name(true)
+        .disable_help_flag(true)
+}
+
+fn parse(entries: &[&Entry]) -> Result<Keys, clap::Error> {
+    let line = entries.iter().flat_map(|entry| entry.as_flags());
+    let matches = parser().try_get_matches_from(line)?;
+    Keys::from_arg_matches(&matches)
+}
+
+/// An entry must make sense also where another one beats it.
+fn check(entry: Entry) -> Result<Entry> {
+    match parse(&[&entry]) {
+        Ok(_) => Ok(entry),
+        Err(e) => {
+            let reason = crate::cli::usage_reason(&e);
+            Err(Error::invalid(entry.origin.blame(&entry.key, &reason)))
+        }
+    }
+}
+
+/// `NETBPF_STATE_DIR` is `--state-dir`; lists are split at commas.
+fn from_environment(environment: Environment<'_>) -> Result<Vec<Entry>> {
+    let parser = parser();
+    let mut entries = Vec::new();
+    for arg in parser.get_arguments() {
+        let Some(key) = arg.get_long() else { continue };
+        let variable = variable(key);
+        let Some(value) = environment(&variable) else {
+            continue;
+        };
+        let values = match (arg.get_action(), value.to_str()) {
+            (ArgAction::Append, Some(list)) => list.split(',').map(OsString::from).collect(),
+            _ => vec![value],
+        };
+        entries.push(check(Entry {
+            key: key.to_owned(),
+            origin: Origin::Environment(variable),
+            values,
+        })?);
+    }
+    Ok(entries)
+}
+
+/// Takes of each key the first entry.
+fn put_together(entries: Vec<Entry>) -> Result<Config> {
+    let mut winners: BTreeMap<String, Entry> = BTreeMap::new();
+    for entry in entries {
+        winners.entry(entry.key.clone()).or_insert(entry);
+    }
+    let all: Vec<&Entry> = winners.values().collect();
+    // Each is parsed already, by the command line or by `check`.
+    let keys = parse(&all).map_err(|e| Error::invalid(crate::cli::usage_reason(&e)))?;
+    if let Some(key) = keys.options.not_yet() {
+        let origin = winners
+            .get(key)
+            .map_or(&Origin::Flag, |entry| &entry.origin);
+        let message = origin.blame(key, &format!("--{key} is not implemented in this version"));
+        return Err(Error::new(Code::NotImplemented, message));
+    }
+    let origins = winners.into_values().map(|entry| (entry.key, entry.origin));
+    finish(keys, origins.collect())
 }
 
 /// Fills in the defaults and checks what the parts could not check alone.
-fn finish(options: Options) -> Result<Config> {
-    if let Some(name) = options.not_yet() {
-        return Err(Error::new(
-            Code::NotImplemented,
-            format!("--{name} is not implemented in this version"),
-        ));
-    }
+fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
+    let Keys { socket, options } = keys;
+    let directories = options.directories;
     let default = Settings::default();
     let settings = Settings {
-        socket: options.socket.unwrap_or(default.socket),
+        socket: socket.unwrap_or(default.socket),
         socket_group: options.socket_group.unwrap_or(default.socket_group),
-        state_dir: options.state_dir.unwrap_or(default.state_dir),
-        run_dir: options.run_dir.unwrap_or(default.run_dir),
-        bpffs: options.bpffs.unwrap_or(default.bpffs),
-        cgroup: options.cgroup,
+        state_dir: directories.state_dir.unwrap_or(default.state_dir),
+        run_dir: directories.run_dir.unwrap_or(default.run_dir),
+        bpffs: directories.bpffs.unwrap_or(default.bpffs),
+        cgroup: directories.cgroup,
         uplinks: options.uplink.unwrap_or(default.uplinks),
         node: match options.node {
             Some(node) => node,
@@ -107,21 +203,25 @@ fn finish(options: Options) -> Result<Config> {
         client_rate: options.client_rate.unwrap_or(default.client_rate),
         as_kernel: options.as_kernel,
     };
-    for (what, value) in [
-        ("max-flows", settings.max_flows),
-        ("max-endpoints", settings.max_endpoints),
-    ] {
-        if value == 0 {
-            return Err(Error::invalid(format!("{what} 0: at least 1 is needed")));
-        }
-    }
-    if settings.node.is_empty() {
-        return Err(Error::invalid("node \"\": a node needs a name"));
-    }
-    Ok(Config {
+    let config = Config {
         settings,
         log_format: options.log_format.unwrap_or_default(),
-    })
+        log_level: options.log_level.unwrap_or_default(),
+        origins,
+    };
+    let wrong = |key: &str, reason: &str| Error::invalid(config.origin(key).blame(key, reason));
+    for (key, value) in [
+        ("max-flows", config.settings.max_flows),
+        ("max-endpoints", config.settings.max_endpoints),
+    ] {
+        if value == 0 {
+            return Err(wrong(key, &format!("{key} 0: at least 1 is needed")));
+        }
+    }
+    if config.settings.node.is_empty() {
+        return Err(wrong("node", "node \"\": a node needs a name"));
+    }
+    Ok(config)
 }
 
 /// The host name of our UTS namespace.

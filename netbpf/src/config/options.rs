@@ -1,31 +1,29 @@
 //! What can be set, each thing left out or given.
 
-use std::{
-    ffi::{OsStr, OsString},
-    fmt,
-    net::IpAddr,
-    path::PathBuf,
-    str::FromStr,
-};
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
-use clap::{ArgAction, Args, FromArgMatches, builder::BoolishValueParser};
+use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::Environment;
 use crate::{
     cli::LogFormat,
-    error::{Error, Result},
     settings::{Pool, Release},
 };
 
-/// The daemon's flags, and the keys of its file by the same names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Options {
-    /// The global flag.
-    #[arg(skip)]
-    pub socket: Option<PathBuf>,
+/// The least important lines that are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Where the daemon has its things.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Directories {
     /// What must survive: networks, endpoints, ports [default: /var/lib/netbpf]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -40,6 +38,14 @@ pub struct Options {
     /// [default: the root of cgroup v2]
     #[arg(long, value_name = "DIR", hide = true)]
     pub cgroup: Option<PathBuf>,
+}
+
+/// The daemon's flags, and by the same names the keys of its file and the variables
+/// of its environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub directories: Directories,
     /// A way out; may be repeated [default: every device with an address]
     #[arg(long, value_name = "IFACE")]
     pub uplink: Option<Vec<String>>,
@@ -71,6 +77,9 @@ pub struct Options {
     /// How log lines are written [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// What is logged [default: info]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
     /// Connections that are followed at most, of each family [default: 65536]
     #[arg(long, value_name = "N")]
     pub max_flows: Option<u32>,
@@ -123,44 +132,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// These, and where they say nothing, `lower`.
-    pub fn over(self, lower: Options) -> Options {
-        Options {
-            socket: self.socket.or(lower.socket),
-            state_dir: self.state_dir.or(lower.state_dir),
-            run_dir: self.run_dir.or(lower.run_dir),
-            bpffs: self.bpffs.or(lower.bpffs),
-            cgroup: self.cgroup.or(lower.cgroup),
-            uplink: self.uplink.or(lower.uplink),
-            node: self.node.or(lower.node),
-            pool: self.pool.or(lower.pool),
-            publish_ip: self.publish_ip.or(lower.publish_ip),
-            no_reserve_ports: self.no_reserve_ports.or(lower.no_reserve_ports),
-            socket_group: self.socket_group.or(lower.socket_group),
-            teardown_on_exit: self.teardown_on_exit.or(lower.teardown_on_exit),
-            log_format: self.log_format.or(lower.log_format),
-            max_flows: self.max_flows.or(lower.max_flows),
-            max_endpoints: self.max_endpoints.or(lower.max_endpoints),
-            xdp: self.xdp.or(lower.xdp),
-            client_rate: self.client_rate.or(lower.client_rate),
-            as_kernel: self.as_kernel.or(lower.as_kernel),
-            node_ip: self.node_ip.or(lower.node_ip),
-            etcd: self.etcd.or(lower.etcd),
-            etcd_prefix: self.etcd_prefix.or(lower.etcd_prefix),
-            etcd_cacert: self.etcd_cacert.or(lower.etcd_cacert),
-            etcd_cert: self.etcd_cert.or(lower.etcd_cert),
-            etcd_key: self.etcd_key.or(lower.etcd_key),
-            etcd_user: self.etcd_user.or(lower.etcd_user),
-            etcd_password_file: self.etcd_password_file.or(lower.etcd_password_file),
-            lease_ttl: self.lease_ttl.or(lower.lease_ttl),
-            vxlan_port: self.vxlan_port.or(lower.vxlan_port),
-            dns_upstream: self.dns_upstream.or(lower.dns_upstream),
-            docker_plugin: self.docker_plugin.or(lower.docker_plugin),
-            metrics: self.metrics.or(lower.metrics),
-            flannel_prefix: self.flannel_prefix.or(lower.flannel_prefix),
-        }
-    }
-
     /// The first given option that a later version brings.
     pub fn not_yet(&self) -> Option<&'static str> {
         [
@@ -184,50 +155,6 @@ impl Options {
     }
 }
 
-/// The environment: `NETBPF_STATE_DIR` is parsed as `--state-dir`, lists are
-/// split at commas.
-pub fn from_environment(environment: Environment<'_>) -> Result<Options> {
-    let parser = Options::augment_args(clap::Command::new("netbpf")).no_binary_name(true);
-    let mut all = Options {
-        // Its flag is none of ours.
-        socket: environment("NETBPF_SOCKET").map(PathBuf::from),
-        ..Options::default()
-    };
-    for arg in parser.get_arguments() {
-        let Some(flag) = arg.get_long() else { continue };
-        let variable = super::variable(flag);
-        let Some(value) = environment(&variable) else {
-            continue;
-        };
-        let one = parser
-            .clone()
-            .try_get_matches_from(as_flags(flag, &value, arg.get_action()))
-            .and_then(|matches| Options::from_arg_matches(&matches))
-            .map_err(|e| {
-                let reason = crate::cli::usage_reason(&e);
-                Error::invalid(format!("environment variable {variable}: {reason}"))
-            })?;
-        all = one.over(all);
-    }
-    Ok(all)
-}
-
-/// `--flag=value`, several times for a list.
-fn as_flags(flag: &str, value: &OsStr, action: &ArgAction) -> Vec<OsString> {
-    let as_flag = |value: &OsStr| {
-        let mut text = OsString::from(format!("--{flag}="));
-        text.push(value);
-        text
-    };
-    match (action, value.to_str()) {
-        (ArgAction::Append, Some(list)) => list
-            .split(',')
-            .map(|value| as_flag(value.as_ref()))
-            .collect(),
-        _ => vec![as_flag(value)],
-    }
-}
-
 /// The value of an option that a later version brings: given, whatever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotYet;
@@ -235,21 +162,15 @@ pub struct NotYet;
 impl FromStr for NotYet {
     type Err = std::convert::Infallible;
 
-    fn from_str(_: &str) -> std::result::Result<Self, Self::Err> {
+    fn from_str(_: &str) -> Result<Self, Self::Err> {
         Ok(NotYet)
-    }
-}
-
-impl<'de> Deserialize<'de> for NotYet {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        IgnoredAny::deserialize(from).map(|_| NotYet)
     }
 }
 
 impl FromStr for Pool {
     type Err = String;
 
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let bad = |why: &str| format!("pool {text:?}: {why}");
         let shape = "a pool is CIDR:SIZE, such as 172.20.0.0/14:20";
         let (net, size) = text.rsplit_once(':').ok_or_else(|| bad(shape))?;
@@ -279,19 +200,5 @@ impl FromStr for Pool {
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.net, self.size)
-    }
-}
-
-impl<'de> Deserialize<'de> for Pool {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl<'de> Deserialize<'de> for Release {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map_err(serde::de::Error::custom)
     }
 }

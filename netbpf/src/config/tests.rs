@@ -10,15 +10,20 @@ fn load_all(flags: &[&str], variables: &[(&str, &str)], file: &str) -> Result<Co
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("netbpf.toml");
     fs::write(&path, file).unwrap();
-    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
     let line = ["netbpf", "daemon"].iter().chain(flags);
     let cli = Cli::try_parse_from(line).unwrap();
     let Some(Command::Daemon(daemon)) = cli.command else {
         panic!("daemon was typed");
     };
-    load_with(*daemon.options, cli.global.socket, Some(&path), &|name| {
-        variables.get(name).map(OsString::from)
-    })
+    load_from(
+        Typed::new(daemon.options, cli.global.socket, Some(path)),
+        variables,
+    )
+}
+
+fn load_from(typed: Typed, variables: &[(&str, &str)]) -> Result<Config> {
+    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+    typed.load_with(&|name| variables.get(name).map(OsString::from))
 }
 
 fn message(flags: &[&str], variables: &[(&str, &str)], file: &str) -> String {
@@ -138,18 +143,39 @@ fn errors_of_the_file_name_file_line_and_key() {
     let rows = [
         (
             "node = 'a'\n\nuplnk = ['eth0']\n",
-            ":3: uplnk: unknown field `uplnk`",
+            ":3: unknown key \"uplnk\": is \"uplink\" meant?",
         ),
-        ("max-flows = 'many'\n", ":1: max-flows: invalid type"),
+        (
+            "state_dir = '/a'\n",
+            ":1: unknown key \"state_dir\": is \"state-dir\" meant?",
+        ),
+        ("colour = 'red'\n", ":1: unknown key \"colour\""),
+        ("config = '/x'\n", ":1: unknown key \"config\""),
+        (
+            "max-flows = 'many'\n",
+            ":1: max-flows: invalid value 'many'",
+        ),
+        ("max-flows = 0\n", ":1: max-flows: max-flows 0: at least 1"),
+        ("max-flows = -1\n", ":1: max-flows: invalid value '-1'"),
+        ("node = ['a', 'b']\n", ":1: node: one value is wanted"),
+        (
+            "\nnode = {a = 1}\n",
+            ":2: node: a string, number, boolean or list is wanted",
+        ),
+        ("[daemon]\nnode = 'a'\n", ":1: unknown key \"daemon\""),
+        (
+            "uplink = [['a']]\n",
+            ":1: uplink: a list is of strings and numbers",
+        ),
         (
             "# pools\npool = [\n  '10.0.0.0/8:24',\n  '10.0.0.0/8:4',\n]\n",
-            "pool \"10.0.0.0/8:4\"",
+            ":2: pool: invalid value '10.0.0.0/8:4'",
         ),
         ("node = 'a'\nnode = 'b'\n", ":2: node: duplicate key"),
         ("node 'a'\n", ":1: "),
         (
             "log-format = 'xml'\n",
-            ":1: log-format: unknown variant `xml`",
+            ":1: log-format: invalid value 'xml'",
         ),
     ];
     for (file, expected) in rows {
@@ -174,7 +200,11 @@ fn errors_of_the_environment_name_the_variable() {
 #[test]
 fn explicit_file_must_exist() {
     let path = Path::new("/nonexistent/netbpf.toml");
-    let error = load_with(Options::default(), None, Some(path), &|_| None).unwrap_err();
+    let typed = Typed {
+        file: Some(path.into()),
+        ..Typed::default()
+    };
+    let error = load_from(typed, &[]).unwrap_err();
     assert!(
         error.message.contains("/nonexistent/netbpf.toml"),
         "{error}"
@@ -193,13 +223,132 @@ fn later_options_are_refused_from_anywhere() {
             "",
             "--dns-upstream ",
         ),
-        (&[], &[("NETBPF_NODE_IP", "192.0.2.1")], "", "--node-ip "),
-        (&[], &[], "vxlan-port = 4789\n", "--vxlan-port "),
+        (
+            &[],
+            &[("NETBPF_NODE_IP", "192.0.2.1")],
+            "",
+            "environment variable NETBPF_NODE_IP: --node-ip ",
+        ),
+        (
+            &[],
+            &[],
+            "\nvxlan-port = 4789\n",
+            "netbpf.toml:2: vxlan-port: --vxlan-port ",
+        ),
     ];
     for (flags, variables, file, expected) in rows {
         let error = load_all(flags, variables, file).unwrap_err();
         assert_eq!(error.code, Code::NotImplemented);
-        assert!(error.message.starts_with(expected), "{error}");
+        assert!(error.message.contains(expected), "{error}");
+        assert!(error.message.contains("is not implemented"), "{error}");
+    }
+}
+
+/// Every flag of interface.md's daemon line is known in all three places.
+#[test]
+fn every_flag_is_a_key_and_a_variable() {
+    let parser = parser();
+    for arg in parser.get_arguments() {
+        let key = arg.get_long().unwrap();
+        let value = match key {
+            "uplink" | "node" | "socket-group" => "a",
+            "pool" => "10.0.0.0/8:24",
+            "publish-ip" => "192.0.2.1",
+            "no-reserve-ports" | "teardown-on-exit" | "xdp" => "true",
+            "log-format" => "json",
+            "log-level" => "debug",
+            "max-flows" | "max-endpoints" | "client-rate" => "7",
+            "as-kernel" => "6.1",
+            _ => "/a",
+        };
+        let flag = format!("--{key}={value}");
+        let by_flag = load_all(&[&flag], &[], "");
+        let by_variable = load_all(&[], &[(&variable(key), value)], "");
+        let by_file = load_all(&[], &[], &format!("{key} = '{value}'"));
+        for loaded in [by_flag, by_variable, by_file] {
+            match loaded {
+                Ok(config) => assert_ne!(config.origin(key), &Origin::Default, "{key}"),
+                Err(error) => {
+                    assert_eq!(error.code, Code::NotImplemented, "{key}: {error}");
+                    assert!(arg.is_hide_set() && error.message.contains(key), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_shown_is_every_key_with_its_place() {
+    let file = "node = 'n'\npool = ['10.0.0.0/8:24']\nuplink = 'eth7'\n";
+    let variables = [("NETBPF_UPLINK", "eth0,eth1"), ("NETBPF_MAX_FLOWS", "9")];
+    let config = load_all(&["--max-flows=7"], &variables, file).unwrap();
+    let shown = config.shown();
+    let keys: Vec<String> = shown.iter().map(|s| s.key.clone()).collect();
+    // `config` is none, and `cgroup` is hidden as it does nothing yet.
+    let mut flags: Vec<String> = flags().into_iter().filter(|f| f != "config").collect();
+    flags.push("cgroup".into());
+    flags.sort();
+    assert_eq!(keys, flags);
+    let of = |key: &str| {
+        let setting = shown.iter().find(|s| s.key == key).unwrap();
+        let from = setting.from.clone().unwrap_or_default();
+        let from = from.rsplit('/').next().unwrap().to_owned();
+        (setting.value.clone(), setting.source, from)
+    };
+    use crate::model::SettingSource::{Default, Environment, File, Flag};
+    assert_eq!(of("max-flows"), (7.into(), Flag, "--max-flows".into()));
+    let uplinks = vec!["eth0", "eth1"].into();
+    assert_eq!(of("uplink"), (uplinks, Environment, "NETBPF_UPLINK".into()));
+    assert_eq!(of("node"), ("n".into(), File, "netbpf.toml:1".into()));
+    let pools = vec!["10.0.0.0/8:24"].into();
+    assert_eq!(of("pool"), (pools, File, "netbpf.toml:2".into()));
+    let state_dir = "/var/lib/netbpf".into();
+    assert_eq!(of("state-dir"), (state_dir, Default, String::new()));
+    assert!(of("publish-ip").0.is_null());
+}
+
+#[test]
+fn numbers_of_toml_are_numbers() {
+    let config = load_all(&[], &[], "max-flows = 0x10\nmax-endpoints = 1_000\n").unwrap();
+    assert_eq!(config.settings.max_flows, 16);
+    assert_eq!(config.settings.max_endpoints, 1000);
+    assert!(load_all(&[], &[], "max-flows = 1.5\n").is_err());
+    let empty = load_all(&[], &[], "uplink = []\n").unwrap();
+    assert_eq!(empty.origin("uplink"), &Origin::Default);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_file_is_read_or_refused_with_its_place(text in "\\PC{0,60}(\n\\PC{0,60}){0,3}") {
+        if let Err(error) = file::parse(Path::new("/f.toml"), &text) {
+            proptest::prop_assert!(error.message.starts_with("/f.toml:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_nearly_fits_is_read_or_refused(
+        key in "(node|uplink|pool|max-flows|log-level|etcd|[a-z-]{1,8})",
+        value in "('[a-z0-9:./]{0,12}'|[0-9a-fx_.-]{0,8}|true|\\[('[a-z]{0,3}',?){0,3}\\]|\\{\\})",
+    ) {
+        let text = format!("\n{key} = {value}\n");
+        match load_all(&[], &[], &text) {
+            Ok(config) => proptest::prop_assert!(config.settings.max_flows > 0),
+            Err(error) => proptest::prop_assert!(error.message.contains("netbpf.toml:"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn pools_are_read_as_written(address in proptest::prelude::any::<u32>(), prefix in 8_u8..=24, more in 0_u8..6) {
+        let net = ipnet::Ipv4Net::new(address.into(), prefix).unwrap().trunc();
+        let text = format!("{net}:{}", prefix + more);
+        let pool: crate::settings::Pool = text.parse().unwrap();
+        proptest::prop_assert_eq!(pool.to_string(), text);
+    }
+
+    #[test]
+    fn any_pool_is_read_or_refused(text in "\\PC{0,30}") {
+        let _ = text.parse::<crate::settings::Pool>();
+        let _ = text.parse::<crate::settings::Release>();
     }
 }
 

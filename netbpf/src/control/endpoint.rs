@@ -185,7 +185,9 @@ fn settle(
         Some(text) => parse_mac(text)?,
         None => make_mac(ipv4)?,
     };
-    let index = state.next_index(inner.settings.max_endpoints, |i| inner.reaper.is_pending(i))?;
+    let index = state.next_index(inner.settings().max_endpoints, |i| {
+        inner.reaper.is_pending(i)
+    })?;
     let mtu = view::mtu(state, &state.network(&network)?.record);
     let host_ifname = free_host_ifname(state)?;
     let record_of_network = &state.network(&network)?.record;
@@ -536,7 +538,7 @@ fn choose_ports(
         return Ok(Chosen::none(state));
     }
     let sharing = Sharing::from(spec.share);
-    let mut chooser = Chooser::new(state, inner.settings.publish_ip, record, sharing)?;
+    let mut chooser = Chooser::new(state, inner.settings().publish_ip, record, sharing)?;
     for text in &spec.publish {
         chooser.choose(text)?;
     }

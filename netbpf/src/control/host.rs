@@ -30,7 +30,7 @@ impl Hooks {
 /// must be one; that of the system may be missing.
 pub fn attach(inner: &Inner, state: &mut State) -> Result<()> {
     inner.datapath.attach_loopback()?;
-    let cgroup = match &inner.settings.cgroup {
+    let cgroup = match &inner.settings().cgroup {
         Some(path) => Some(Cgroup::open(path)?),
         None => cgroup::root()?
             .map(|path| Cgroup::open(&path))

@@ -29,7 +29,7 @@ mod teardown;
 mod uplinks;
 mod view;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, Notify};
 
@@ -57,7 +57,8 @@ pub struct Control {
 }
 
 struct Inner {
-    settings: Settings,
+    /// Asked for by [`Inner::settings`], as they may change.
+    settings: RwLock<Arc<Settings>>,
     /// Declared before the store: it ends, and lets go of the store, first.
     reaper: Reaper,
     store: Arc<Store>,
@@ -215,6 +216,21 @@ impl Control {
         self.look(view::status).await
     }
 
+    /// Goes on with these, as far as they can change while the daemon runs.
+    pub async fn reload(&self, settings: Settings) -> Result<()> {
+        self.change(move |inner, state| {
+            let before = inner.settings();
+            inner.set_settings(Arc::new(settings));
+            let done =
+                uplinks::refresh(inner, state).and_then(|()| ports::sync_reserved(inner, state));
+            if done.is_err() {
+                inner.set_settings(before);
+            }
+            done
+        })
+        .await
+    }
+
     /// Removes every link, program, map, route and pin; with `purge` the state
     /// directory's content too. The daemon is to end afterwards. What could not be
     /// removed can be tried again.
@@ -262,6 +278,18 @@ impl Control {
 }
 
 impl Inner {
+    /// Those of this moment.
+    fn settings(&self) -> Arc<Settings> {
+        // The pointer is whole whatever panicked beside it.
+        let settings = self.settings.read();
+        settings.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_settings(&self, settings: Arc<Settings>) {
+        let place = self.settings.write();
+        *place.unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
     async fn change<T: Send + 'static>(
         inner: Arc<Inner>,
         work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,

@@ -353,7 +353,8 @@ fn is_as_good_as_default(net: &IpNet) -> bool {
 /// The pools of a family: the settings', or the default of which the settings
 /// have none.
 fn pools(inner: &Inner, v6: bool) -> Result<Vec<Pool>> {
-    let set = inner.settings.pools.iter().copied();
+    let settings = inner.settings();
+    let set = settings.pools.iter().copied();
     let set: Vec<Pool> = set.filter(|p| p.net.addr().is_ipv6() == v6).collect();
     if !set.is_empty() {
         return Ok(set);

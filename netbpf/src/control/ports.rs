@@ -511,9 +511,10 @@ fn write_reserved(list: &str) -> Result<()> {
 pub fn sync_reserved(inner: &Inner, state: &mut State) -> Result<()> {
     let local = local_port_range();
     let published = state.endpoints.values().flat_map(|e| &e.ports);
+    let reserve = inner.settings().reserve_ports;
     // With `--no-reserve-ports` what an earlier daemon reserved is given back.
     let wanted: BTreeSet<u16> = published
-        .filter(|_| inner.settings.reserve_ports)
+        .filter(|_| reserve)
         .flat_map(|p| p.host_port.max(*local.start())..=p.host_port_end.min(*local.end()))
         .collect();
     // Nothing to read where nothing is to be kept or taken back.

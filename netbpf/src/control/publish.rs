@@ -34,7 +34,7 @@ pub fn publish(
     let choose = |state: &State| -> Result<_> {
         let before = state.endpoint_meant(name, spec.network.as_deref())?.clone();
         let sharing = Sharing::from(spec.share);
-        let mut chooser = Chooser::new(state, inner.settings.publish_ip, &before, sharing)?;
+        let mut chooser = Chooser::new(state, inner.settings().publish_ip, &before, sharing)?;
         for text in &spec.publish {
             chooser.choose(text)?;
         }
@@ -89,7 +89,7 @@ pub fn unpublish(
     let before = state.planned(&record);
     let mut removed: Vec<PortRecord> = Vec::new();
     for text in &spec.publish {
-        let port = find_published(&record, inner.settings.publish_ip, text)?;
+        let port = find_published(&record, inner.settings().publish_ip, text)?;
         record.ports.retain(|p| p.slot != port.slot);
         removed.push(port);
     }
@@ -171,7 +171,7 @@ pub fn update(
                 "port {text:?}: there is nothing to change: say allow, weight or affinity"
             )));
         }
-        let port = find_published(&named, inner.settings.publish_ip, text)?;
+        let port = find_published(&named, inner.settings().publish_ip, text)?;
         let place = place(&port);
         let service = state.service(&place);
         for (endpoint, _) in service.iter().flat_map(|s| &s.members) {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::Arc,
+    sync::{Arc, RwLock},
 };
 
 use tokio::sync::Mutex;
@@ -64,7 +64,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         state: state.clone(),
         store,
         datapath,
-        settings,
+        settings: RwLock::new(Arc::new(settings)),
         ipv6,
         bpffs,
         drains: Arc::default(),

@@ -34,13 +34,13 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
         }
     }
     let errors = everything(
-        &inner.settings,
+        &inner.settings(),
         Some(&inner.store),
         state,
         inner.ipv6,
         inner.bpffs,
     );
-    let done = finish(&inner.settings, errors, purge);
+    let done = finish(&inner.settings(), errors, purge);
     if done.is_err() {
         let note =
             "a teardown did not finish: containers have no network; `netbpf teardown` tries again";
@@ -53,7 +53,7 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
 /// After a first start that failed.
 pub fn undo_start(inner: &Inner, state: &mut State) {
     let store = Some(&*inner.store);
-    for error in everything(&inner.settings, store, state, inner.ipv6, inner.bpffs) {
+    for error in everything(&inner.settings(), store, state, inner.ipv6, inner.bpffs) {
         tracing::warn!(%error, "not taken back");
     }
 }

@@ -33,7 +33,7 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
             || plan::is_host_ifname(&link.name) && alias.starts_with("netbpf ")
     };
     let links: Vec<&Link> = links.iter().filter(|l| !ours(l)).collect();
-    let wanted = find(&links, &addresses, &inner.settings.uplinks);
+    let wanted = find(&links, &addresses, &inner.settings().uplinks);
     let before: HashMap<u32, Uplink> = state
         .uplinks
         .drain(..)
@@ -48,7 +48,7 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
         }
     }
     for mut uplink in wanted {
-        uplink.entry.xdp = inner.settings.xdp && uplink.entry.ethernet;
+        uplink.entry.xdp = inner.settings().xdp && uplink.entry.ethernet;
         let old = before.get(&uplink.entry.device.ifindex);
         match old.filter(|old| old.entry == uplink.entry && old.failed.is_none()) {
             Some(old) => uplink.early = old.early.clone(),

@@ -216,7 +216,7 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         true => "yes",
         false => "no: disabled on this host",
     };
-    let node = match inner.settings.node.as_str() {
+    let node = match inner.settings().node.as_str() {
         "" => process::hostname(),
         node => node.to_owned(),
     };
@@ -290,7 +290,7 @@ fn notes(inner: &Inner, state: &State) -> Vec<String> {
         )),
     }
     let is_there = |name: &str| state.uplinks.iter().any(|u| u.entry.device.name == name);
-    for name in inner.settings.uplinks.iter().filter(|n| !is_there(n)) {
+    for name in inner.settings().uplinks.iter().filter(|n| !is_there(n)) {
         notes.push(format!(
             "uplink {name} is awaited: there is no such device that is up and has an address"
         ));

@@ -156,6 +156,19 @@ impl Host {
     /// it answers.
     #[track_caller]
     pub fn start(&self, flags: &[&str]) {
+        // The benchmark runs it as users do.
+        let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,netbpf=debug".into());
+        self.start_logging(&log, flags);
+    }
+
+    /// The same where the daemon logs what its own settings say.
+    #[track_caller]
+    pub fn start_as_configured(&self, flags: &[&str]) {
+        self.start_logging("", flags);
+    }
+
+    #[track_caller]
+    fn start_logging(&self, rust_log: &str, flags: &[&str]) {
         {
             let mut daemon = self.0.daemon();
             assert!(daemon.child.is_none(), "the daemon of {} runs", self.role());
@@ -165,7 +178,9 @@ impl Host {
                 .append(true)
                 .open(self.log_path())
                 .expect("open the daemon's log");
-            daemon.child = Some(self.daemon_command(&daemon.flags).start(&log, &log));
+            let command = self.daemon_command(&daemon.flags);
+            let command = command.env("RUST_LOG", rust_log);
+            daemon.child = Some(command.start(&log, &log));
         }
         let wait = self.netbpf(&["status", "--wait", "10s"]);
         let output = wait.timeout(Duration::from_secs(15)).output();
@@ -186,9 +201,7 @@ impl Host {
         argv.extend(self.directory_flags());
         argv.extend(["--node".to_owned(), self.role().to_owned()]);
         argv.extend(flags.iter().cloned());
-        // The benchmark runs it as users do.
-        let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info,netbpf=debug".into());
-        self.run(&argv).env("RUST_LOG", &log)
+        self.run(&argv)
     }
 
     /// Runs the daemon where it is expected to refuse.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::Options;
+use crate::config::{Directories, Given, Options};
 
 /// Run the daemon
 #[derive(Debug, Args)]
@@ -13,20 +13,37 @@ Examples:
   netbpf daemon
   netbpf daemon --uplink eth0 --log-format json
   netbpf daemon --state-dir /srv/a --run-dir /run/a --bpffs /sys/fs/bpf/a --socket /run/a/sock
+  netbpf daemon --check-config          what it would run with, and who says so
 
 Every flag is a key of the file as well (--state-dir DIR is state-dir = \"DIR\",
 repeated flags are arrays) and an environment variable (NETBPF_STATE_DIR; lists
 by commas). The flag beats the environment, which beats the file.
 
 SIGTERM stops the daemon and leaves the datapath running; `netbpf teardown`
-removes it.")]
+removes it. SIGHUP or `netbpf reload` reads the file again.")]
 pub struct Daemon {
     /// File of the configuration [default: /etc/netbpf/netbpf.toml, which may be missing]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Print the configuration and where each value comes from, and start nothing
+    #[arg(long)]
+    pub check_config: bool,
     #[command(flatten)]
-    pub options: Box<Options>,
+    pub options: Given<Options>,
 }
+
+/// Let the daemon read its configuration again
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf reload
+  netbpf reload -j | jq '.needs_restart[].key'
+
+Applied at once are log-level, no-reserve-ports, pool, publish-ip, socket-group,
+teardown-on-exit and uplink. For the rest it is said that it needs a restart. A
+file that makes no sense changes nothing. What was given by flag or environment
+stays as it is. `systemctl reload netbpf` does the same.")]
+pub struct Reload {}
 
 /// Remove every link, program, map, route and pin; a running daemon ends
 #[derive(Debug, Args)]
@@ -45,29 +62,6 @@ pub struct Teardown {
     /// File of the daemon's configuration [default: /etc/netbpf/netbpf.toml, which may be missing]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The daemon's state directory [default: /var/lib/netbpf]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// The daemon's run directory [default: /run/netbpf]
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
-    /// The daemon's directory of pins [default: /sys/fs/bpf/netbpf]
-    #[arg(long, value_name = "DIR")]
-    pub bpffs: Option<PathBuf>,
-    /// The daemon's cgroup [default: the root of cgroup v2]
-    #[arg(long, value_name = "DIR", hide = true)]
-    pub cgroup: Option<PathBuf>,
-}
-
-impl Teardown {
-    /// The directories as the daemon's own flags.
-    pub fn options(&self) -> Options {
-        Options {
-            state_dir: self.state_dir.clone(),
-            run_dir: self.run_dir.clone(),
-            bpffs: self.bpffs.clone(),
-            cgroup: self.cgroup.clone(),
-            ..Options::default()
-        }
-    }
+    #[command(flatten)]
+    pub directories: Given<Directories>,
 }

@@ -1,5 +1,6 @@
 //! The commands: each asks the daemon and shows what it answers.
 
+mod daemon;
 mod each;
 mod endpoint;
 mod generate;
@@ -17,19 +18,25 @@ use super::{
     logging,
     output::Output,
 };
-use crate::{client::Client, config};
+use crate::{client::Client, config::Typed, daemon::Source};
 
 type Done = Result<(), Failure>;
 
-/// Runs the daemon in this process.
-pub fn daemon(args: Daemon, global: &Global) -> Done {
-    let config = config::load(*args.options, global.socket.clone(), args.config.as_deref())?;
-    let level = logging::Level::Daemon {
-        verbose: global.verbose,
-        quiet: global.quiet,
+/// Runs the daemon in this process, or says what it would run with.
+pub fn daemon(args: Daemon, global: &Global, output: &Output) -> Done {
+    let typed = Typed::new(args.options, global.socket.clone(), args.config);
+    let config = typed.load()?;
+    let directives = logging::of_daemon(global, &config);
+    if args.check_config {
+        return Ok(output.show(&config.shown())?);
+    }
+    let log = logging::start(config.log_format, &directives)?;
+    let global = global.clone();
+    let source = Source {
+        load: Box::new(move || typed.load()),
+        log: Box::new(move |config| log.set(&logging::of_daemon(&global, config))),
     };
-    logging::start(config.log_format, level)?;
-    Ok(crate::daemon::run(config.settings)?)
+    Ok(crate::daemon::run(config, source)?)
 }
 
 /// Runs any other command.
@@ -54,6 +61,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Status(status) => observe::status(status, &client, output).await,
         Command::Flows(_) => observe::flows(&client, output).await,
         Command::Drops(drops) => observe::drops(drops, &client, output).await,
+        Command::Reload(_) => daemon::reload(&client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
         Command::Completions(completions) => generate::completions(completions.shell, output),
         Command::Generate(generate) => generate::all(&generate.directory, output),

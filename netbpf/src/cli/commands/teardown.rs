@@ -12,7 +12,7 @@ use crate::{
         show::Nothing,
     },
     client::{Client, ClientError},
-    config,
+    config::Typed,
     control::Control,
     error::Error,
     settings::Settings,
@@ -22,11 +22,8 @@ use crate::{
 const END: Duration = Duration::from_secs(10);
 
 pub async fn run(args: Teardown, global: &Global, output: &Output) -> Done {
-    let config = config::load(
-        args.options(),
-        global.socket.clone(),
-        args.config.as_deref(),
-    )?;
+    let typed = Typed::new(args.directories, global.socket.clone(), args.config);
+    let config = typed.load()?;
     let removed = remove(&config.settings, args.purge);
     output.during("removing the datapath", removed).await?;
     Ok(output.show(&Nothing {})?)

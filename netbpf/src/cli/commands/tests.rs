@@ -39,7 +39,7 @@ impl Session {
         let path = dir.path().join("s.sock");
         let mut socket = Socket::bind(&path, "").unwrap();
         let listener = socket.listener().unwrap();
-        let api = Api::new(Fake::default());
+        let (api, _) = Api::new(Fake::default());
         tokio::spawn(serve(listener, api, std::future::pending()));
         Session {
             socket,

@@ -307,6 +307,11 @@ fn signals(roff: &mut Roff) {
         "Ends the daemon: requests that run are finished, 5 seconds at most, and the \
          datapath stays. A second one does not wait for them.",
     );
+    entry(
+        roff,
+        bold("SIGHUP"),
+        "The configuration is read again, as by netbpf reload; the log says what came of it.",
+    );
 }
 
 fn files(roff: &mut Roff) {

@@ -20,7 +20,7 @@ enum OneOrMany<T> {
 }
 
 /// The commands that print JSON, by their words, and `error` for what is on stderr.
-pub const ANSWERS: [(&str, SchemaOf); 18] = [
+pub const ANSWERS: [(&str, SchemaOf); 20] = [
     ("network create", schema_of::<NetworkInfo>),
     ("network ls", schema_of::<Vec<NetworkInfo>>),
     ("network inspect", schema_of::<NetworkInfo>),
@@ -37,6 +37,8 @@ pub const ANSWERS: [(&str, SchemaOf); 18] = [
     ("status", schema_of::<StatusInfo>),
     ("flows", schema_of::<Vec<FlowInfo>>),
     ("drops", schema_of::<Vec<DropInfo>>),
+    ("reload", schema_of::<ReloadInfo>),
+    ("daemon --check-config", schema_of::<Vec<SettingInfo>>),
     ("teardown", schema_of::<Nothing>),
     ("error", schema_of::<ErrorBody>),
 ];
@@ -45,7 +47,10 @@ pub const ANSWERS: [(&str, SchemaOf); 18] = [
 pub fn all() -> Vec<(String, Value)> {
     ANSWERS
         .iter()
-        .map(|(words, schema)| (words.replace(' ', "-"), document(words, *schema)))
+        .map(|(words, schema)| {
+            let name = words.replace("--", "").replace(' ', "-");
+            (name, document(words, *schema))
+        })
         .collect()
 }
 

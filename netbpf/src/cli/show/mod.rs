@@ -4,6 +4,7 @@ mod endpoint;
 mod network;
 mod observe;
 mod port;
+mod setting;
 
 use schemars::JsonSchema;
 use serde::Serialize;
