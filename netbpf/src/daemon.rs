@@ -24,9 +24,9 @@ use crate::{
     api::{self, Api, Service, Socket},
     config::Config,
     control::Control,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     settings::Settings,
-    sys::lock::NamespaceLock,
+    sys::{lock::NamespaceLock, process},
 };
 
 /// How long requests that run when the daemon is told to end may go on.
@@ -46,7 +46,14 @@ pub fn run(config: Config, source: Source) -> Result<()> {
     let lock = NamespaceLock::take()?;
     // If another daemon answers there, this is none of our business. Who connects
     // meanwhile waits for the answer.
-    let mut socket = Socket::bind(&settings.socket, &settings.socket_group)?;
+    let bound = Socket::bind(&settings.socket, &settings.socket_group);
+    let mut socket = bound.or_else(|error| match error.code {
+        Code::Conflict => Err(error),
+        // Who lacks all that a daemon needs lacks the permission, too.
+        _ => process::check_capabilities()
+            .map_err(Error::from)
+            .and(Err(error)),
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Requests are few and short; the packets are the kernel's business.
         .worker_threads(2)

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Code, Error};
 
@@ -69,13 +70,41 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
                 return Err(Rejection::new(StatusCode::REQUEST_TIMEOUT, error));
             }
         };
-        match Json::from_bytes(&bytes) {
-            Ok(Json(value)) => Ok(Body(value)),
-            Err(rejection) => {
-                Err(Error::invalid(format!("body: {}", reason(&rejection.body_text()))).into())
-            }
-        }
+        parse(&bytes).map(Body).map_err(Rejection::from)
     }
+}
+
+/// The value, or what is wrong with it: field, value, line and column.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut parser = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut parser);
+    let value = read.map_err(|e| {
+        let path = e.path().to_string();
+        let shown = value_at(bytes, e.path()).map_or(String::new(), |value| format!(" {value}"));
+        match path.as_str() {
+            "." => Error::invalid(format!("body: {}", e.inner())),
+            path => Error::invalid(format!("body: {path}{shown}: {}", e.inner())),
+        }
+    })?;
+    let end = parser.end();
+    end.map_err(|e| Error::invalid(format!("body: {e}")))?;
+    Ok(value)
+}
+
+/// What stands at that place, where it is short enough to be shown.
+fn value_at(bytes: &[u8], path: &serde_path_to_error::Path) -> Option<Value> {
+    use serde_path_to_error::Segment;
+
+    let body: Value = serde_json::from_slice(bytes).ok()?;
+    let value = path
+        .iter()
+        .try_fold(&body, |value, segment| match segment {
+            Segment::Seq { index } => value.get(index),
+            Segment::Map { key } => value.get(key),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })?;
+    let is_short = !value.is_object() && value.to_string().len() <= 100;
+    is_short.then(|| value.clone())
 }
 
 /// The query of the address.

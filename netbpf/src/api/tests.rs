@@ -250,13 +250,13 @@ async fn bad_bodies_are_told_where() {
         (
             "/v1/networks",
             r#"{"name":"a","subnets":["10.0.0.0/33"]}"#,
-            "subnets[0]: ",
+            "subnets[0] \"10.0.0.0/33\": ",
         ),
         ("/v1/networks", r#"{"name":"a",}"#, "line 1 column 13"),
         (
             "/v1/networks",
             "{\n\"name\":7}",
-            "name: invalid type: integer `7`, expected a string at line 2",
+            "name 7: invalid type: integer `7`, expected a string at line 2",
         ),
         ("/v1/networks", "", "line 1 column 0"),
         ("/v1/networks", "{}", "missing field `name`"),
@@ -264,7 +264,7 @@ async fn bad_bodies_are_told_where() {
         (
             "/v1/endpoints",
             r#"{"name":"a","netns":{"pid":1},"ips":["1.2.3"]}"#,
-            "ips[0]: ",
+            "ips[0] \"1.2.3\": ",
         ),
         ("/v1/endpoints", r#"{"name":"a"}"#, "missing field `netns`"),
         (
@@ -272,7 +272,7 @@ async fn bad_bodies_are_told_where() {
             r#"{"publish":["1"],"shares":true}"#,
             "unknown field `shares`",
         ),
-        ("/v1/teardown", r#"{"purge":1}"#, "purge: "),
+        ("/v1/teardown", r#"{"purge":1}"#, "purge 1: "),
     ];
     for (path, body, expected) in rows {
         let (status, code, message) = daemon.refused("POST", path, body).await;

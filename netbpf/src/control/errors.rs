@@ -12,8 +12,10 @@ impl From<SysError> for Error {
             SysError::NotFound { .. } => Code::NotFound,
             SysError::NotANamespace { .. }
             | SysError::NotACgroup { .. }
+            | SysError::Unseen { .. }
             | SysError::NotBpffs { .. } => Code::InvalidArgument,
             SysError::MissingCapability { .. } => Code::MissingCapability,
+            SysError::Unsupported { .. } => Code::UnsupportedKernel,
             SysError::Held { .. } => Code::Conflict,
             SysError::Io { .. } => Code::Internal,
         };

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 
+use netbpf_common::names;
 use tokio::sync::Mutex;
 
 use super::{
@@ -41,21 +42,9 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let place = here()?;
     let store = Store::open(&settings.state_dir, &settings.run_dir, &place.boot)?;
     let store = Arc::new(store);
-    let bpffs = prepare_bpffs(&settings, &store)?;
-    let pins = DirectoryLock::take(&settings.bpffs)?;
-    if store.meta(Meta::Place)?.as_ref() != Some(&place) {
-        store.put_meta(Meta::Place, &place)?;
-    }
+    let opened = open(&settings, &store, &place);
+    let (bpffs, pins, datapath) = opened.inspect_err(|_| store.discard_made())?;
     let ipv6 = sysctl::has_ipv6();
-    let datapath = Arc::new(Datapath::open(&Options {
-        bpffs: settings.bpffs.clone(),
-        max_flows: settings.max_flows,
-        max_endpoints: settings.max_endpoints,
-        masquerade_ports: masquerade_ports(&local_port_range()),
-        as_kernel: settings.as_kernel,
-        client_rate: settings.client_rate,
-        netns_cookie: netns::cookie()?,
-    })?);
     let mut state = State::new(host, store.meta(Meta::LastNetwork)?.unwrap_or(0));
     state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
     let state = Arc::new(Mutex::new(state));
@@ -75,8 +64,45 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     if reloaded.is_err() && is_first {
         // Nothing was there before that would have to go on.
         teardown::undo_start(&inner, &mut state.blocking_lock());
+        inner.store.discard_made();
     }
     reloaded.map(|()| inner)
+}
+
+type Opened = (Prepared, DirectoryLock, Arc<Datapath>);
+
+/// Opens the datapath; where it fails nothing new is left of it.
+fn open(settings: &Settings, store: &Store, place: &Place) -> Result<Opened> {
+    let prepared = bpffs::prepare(&settings.bpffs)?;
+    let pins = DirectoryLock::take(&settings.bpffs)?;
+    let open = || -> Result<_> {
+        let bpffs = remember(settings, store, prepared)?;
+        if store.meta(Meta::Place)?.as_ref() != Some(place) {
+            store.put_meta(Meta::Place, place)?;
+        }
+        let had_pins = settings.bpffs.join(names::CONFIG).exists();
+        let options = Options {
+            bpffs: settings.bpffs.clone(),
+            max_flows: settings.max_flows,
+            max_endpoints: settings.max_endpoints,
+            masquerade_ports: masquerade_ports(&local_port_range()),
+            as_kernel: settings.as_kernel,
+            client_rate: settings.client_rate,
+            netns_cookie: netns::cookie()?,
+        };
+        let datapath = Datapath::open(&options).inspect_err(|_| {
+            if !had_pins && let Err(error) = Datapath::teardown(&settings.bpffs) {
+                tracing::warn!(%error, "pins are left");
+            }
+        })?;
+        Ok((bpffs, Arc::new(datapath)))
+    };
+    let (bpffs, datapath) = open().inspect_err(|_| {
+        if let Err(error) = bpffs::release(&settings.bpffs, prepared) {
+            tracing::warn!(%error, "the directory of pins is left");
+        }
+    })?;
+    Ok((bpffs, pins, datapath))
 }
 
 /// Where this process is.
@@ -89,8 +115,7 @@ pub fn here() -> Result<Place> {
 
 /// How the directory came to be is kept over restarts: the mount or directory
 /// that an earlier daemon made is found by this one.
-fn prepare_bpffs(settings: &Settings, store: &Store) -> Result<Prepared> {
-    let prepared = bpffs::prepare(&settings.bpffs)?;
+fn remember(settings: &Settings, store: &Store, prepared: Prepared) -> Result<Prepared> {
     let path = &settings.bpffs;
     let known: Option<(std::path::PathBuf, Prepared)> = store.meta(Meta::Bpffs)?;
     match known {

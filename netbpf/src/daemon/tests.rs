@@ -108,7 +108,7 @@ fn second_daemon_is_refused_before_it_touches_anything() {
     let settings = settings(dir.path());
     let _first = Socket::bind(&settings.socket, "").unwrap();
     let refused = run(config(settings), unread());
-    assert_eq!(refused.unwrap_err().code, crate::error::Code::Conflict);
+    assert_eq!(refused.unwrap_err().code, Code::Conflict);
 }
 
 /// A life in a process of its own, so that signals reach nobody else; it

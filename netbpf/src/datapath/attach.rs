@@ -19,6 +19,7 @@ use super::{
     kernel::Kernel,
     load::chain,
     pins::{self, Direction, Hook},
+    refusal,
     types::{AttachKind, DatapathError, Device},
 };
 
@@ -137,7 +138,11 @@ fn clsact(
     match tc::qdisc_add_clsact(&device.name) {
         Ok(()) => pins::note_qdisc(bpffs, device.ifindex)?,
         // EEXIST, in whichever clothes: the filter below tells what is wrong.
-        Err(TcError::AlreadyAttached | TcError::NetlinkError(_)) => {}
+        Err(error @ (TcError::AlreadyAttached | TcError::NetlinkError(_))) => {
+            if let Some(refused) = refusal::of_clsact(&error) {
+                return Err(refused);
+            }
+        }
         Err(error) => return Err(gone_or(device, error.into(), step)),
     }
     // The pin first: teardown knows the filter by it, whenever we are killed.

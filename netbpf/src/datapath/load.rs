@@ -16,7 +16,7 @@ use netbpf_common::{abi::ABI, maps::Config, names};
 use super::{
     GATEWAY_MAC, Result,
     kernel::Kernel,
-    pins,
+    pins, refusal,
     types::{DatapathError, Options},
 };
 
@@ -48,7 +48,7 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
     }
     let mut ebpf = loader
         .load(OBJECT)
-        .map_err(|error| DatapathError::other("load the eBPF object", chain(&error)))?;
+        .map_err(|error| refusal::of_maps(&error))?;
     set_config(&mut ebpf, options)?;
 
     pins::make_directories(&options.bpffs)?;
@@ -80,7 +80,7 @@ fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
             ));
         }
     };
-    loaded.map_err(|error| refused(name, &error))?;
+    loaded.map_err(|error| refusal::of_program(name, &error))?;
     pins::replace(&pins::program(bpffs, name), |path| {
         program.pin(path).map_err(|error| chain(&error))
     })
@@ -197,24 +197,6 @@ fn fib_flags(kernel: Kernel) -> u32 {
         flags |= FIB_LOOKUP_SRC;
     }
     flags
-}
-
-fn refused(program: &str, error: &ProgramError) -> DatapathError {
-    match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            let from = log.len().saturating_sub(4000);
-            let tail = log.get(from..).unwrap_or(&log);
-            DatapathError::Verifier {
-                program: program.into(),
-                message: format!("{io_error}; the verifier's last words:\n{tail}"),
-            }
-        }
-        other => DatapathError::other(format!("load program {program}"), chain(other)),
-    }
 }
 
 /// An error with its causes in one line.

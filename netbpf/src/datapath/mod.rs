@@ -14,6 +14,7 @@ mod load;
 mod marks;
 mod pins;
 mod places;
+mod refusal;
 mod services;
 mod tables;
 mod types;

@@ -236,7 +236,7 @@ pub enum DatapathError {
     Verifier { program: String, message: String },
     #[error("this process lacks {capability}")]
     MissingCapability { capability: &'static str },
-    #[error("this kernel lacks {feature}")]
+    #[error("this kernel lacks {feature}: netbpf needs Linux 6.1 or newer")]
     UnsupportedKernel { feature: String },
     #[error("map {map} is full ({max_entries} entries)")]
     Full { map: &'static str, max_entries: u32 },

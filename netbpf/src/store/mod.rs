@@ -131,6 +131,8 @@ fn open_file(path: &Path) -> io::Result<File> {
 pub struct Store {
     durable: Table,
     volatile: Table,
+    /// Files that were not there before.
+    made: Vec<PathBuf>,
 }
 
 impl Store {
@@ -147,11 +149,28 @@ impl Store {
                 reason: e.to_string(),
             })?;
         }
-        let durable = Table::open(state_dir.join(DURABLE), create_durable)?;
         let name = volatile_name(boot_id);
-        let volatile = Table::open(run_dir.join(&name), create_volatile)?;
+        let paths = [state_dir.join(DURABLE), run_dir.join(&name)];
+        let made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
+        let [durable_path, volatile_path] = paths;
+        let durable = Table::open(durable_path.clone(), create_durable)?;
+        let volatile = Table::open(volatile_path, create_volatile).inspect_err(|_| {
+            if made.contains(&durable_path) {
+                remove(&durable_path);
+            }
+        })?;
         remove_other_boots(run_dir, &name);
-        Ok(Store { durable, volatile })
+        Ok(Store {
+            durable,
+            volatile,
+            made,
+        })
+    }
+
+    /// Removes the files that this store has made: the daemon did not come to use
+    /// them. They are still locked, so that they are nobody else's.
+    pub fn discard_made(&self) {
+        self.made.iter().for_each(|path| remove(path));
     }
 
     /// Opens what there is of a store and makes nothing: a file that is not there
@@ -173,6 +192,7 @@ impl Store {
                 true => Table::open(volatile, create_volatile)?,
                 false => Table::open(volatile, in_memory)?,
             },
+            made: Vec::new(),
         }))
     }
 
@@ -223,6 +243,11 @@ impl Store {
             Meta::ReservedPorts | Meta::Bpffs => &self.volatile,
         }
     }
+}
+
+/// Removes a file that nobody needs; that it stays harms nobody.
+fn remove(path: &Path) {
+    let _ = fs::remove_file(path);
 }
 
 /// Removes what endpoints of earlier boots left.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::statfs,
 };
@@ -40,7 +41,7 @@ pub fn prepare(path: &Path) -> Result<Prepared> {
         }
         Ok(_) => mount_on(path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => make(path),
-        Err(e) => Err(SysError::io(format!("look at {}", path.display()), e)),
+        Err(e) => refuse(path, &format!("it cannot be looked at ({e})")),
     }
 }
 
@@ -54,16 +55,31 @@ fn make(path: &Path) -> Result<Prepared> {
         );
     }
     if in_bpffs {
-        Ok(Prepared::Made)
-    } else {
-        mount_on(path)
+        return Ok(Prepared::Made);
     }
+    let mounted = mount_on(path);
+    if mounted.is_err() {
+        // What was made for it, from the innermost.
+        let made = path.ancestors().take_while(|p| Some(*p) != existing);
+        for directory in made {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+    mounted
 }
 
 fn mount_on(path: &Path) -> Result<Prepared> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
-        .map_err(|e| SysError::io(format!("mount a bpffs on {}", path.display()), e))?;
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700")).map_err(|e| match e {
+        Errno::ENODEV => SysError::Unsupported {
+            feature: "the file system bpf (CONFIG_BPF_SYSCALL)",
+        },
+        Errno::EPERM => SysError::MissingCapability {
+            capability: "CAP_SYS_ADMIN in the user namespace of its mounts",
+            purpose: "mount a bpffs",
+        },
+        e => SysError::io(format!("mount a bpffs on {}", path.display()), e),
+    })?;
     Ok(Prepared::Mounted)
 }
 
@@ -84,7 +100,7 @@ pub fn release(path: &Path, prepared: Prepared) -> Result<()> {
             _ => Ok(()),
         },
         Prepared::Mounted => match umount2(path, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
             Err(e) => Err(SysError::io(format!("unmount {}", path.display()), e)),
         },
     }

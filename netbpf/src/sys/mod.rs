@@ -31,10 +31,14 @@ pub enum SysError {
     NotANamespace { path: PathBuf },
     #[error("{path} is not a cgroup of version 2")]
     NotACgroup { path: PathBuf },
+    #[error("namespace {path} cannot be opened: the kernel denies the permission")]
+    Unseen { path: PathBuf },
     #[error("{path} can hold no pins: {reason}")]
     NotBpffs { path: PathBuf, reason: String },
     #[error("{reason}")]
     Held { reason: String },
+    #[error("this kernel lacks {feature}")]
+    Unsupported { feature: &'static str },
     #[error("this process lacks {capability}, which it needs to {purpose}")]
     MissingCapability {
         capability: &'static str,

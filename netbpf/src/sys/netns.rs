@@ -14,7 +14,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
-use super::{Result, SysError};
+use super::{Result, SysError, process};
 
 /// Which namespace it is, as long as it lives: the inode of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,6 +61,7 @@ impl Namespace {
             io::ErrorKind::NotFound => SysError::NotFound {
                 what: format!("namespace {}", path.display()),
             },
+            io::ErrorKind::PermissionDenied => unseen(path),
             _ => SysError::io(format!("open namespace {}", path.display()), e),
         };
         // Only looked at, until it is known to be of nsfs: to open a FIFO or a
@@ -142,6 +143,19 @@ pub fn find(id: NamespaceId) -> Option<Namespace> {
         })
         .filter_map(|entry| Namespace::open(&entry.path().join("ns/net")).ok())
         .find(|namespace| namespace.id == id)
+}
+
+/// Of another's process, which takes the right to trace it.
+fn unseen(path: &Path) -> SysError {
+    const CAP_SYS_PTRACE: u32 = 19;
+    let path = path.into();
+    match process::has_capability(CAP_SYS_PTRACE) {
+        false => SysError::MissingCapability {
+            capability: "CAP_SYS_PTRACE",
+            purpose: "open the namespaces of other users' processes",
+        },
+        true => SysError::Unseen { path },
+    }
 }
 
 fn is_on_nsfs(file: &File) -> bool {

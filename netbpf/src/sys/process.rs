@@ -19,9 +19,7 @@ pub fn check_capabilities() -> Result<()> {
             "enter the namespaces of containers and load programs",
         ),
     ];
-    let status = fs::read_to_string("/proc/thread-self/status")
-        .map_err(|e| SysError::io("read /proc/thread-self/status", e))?;
-    let effective = effective_capabilities(&status).unwrap_or(0);
+    let effective = effective()?;
     match NEEDED
         .iter()
         .find(|(_, bit, _)| effective & (1 << bit) == 0)
@@ -32,6 +30,17 @@ pub fn check_capabilities() -> Result<()> {
         }),
         None => Ok(()),
     }
+}
+
+/// Whether this thread has it; `false` where that cannot be known.
+pub fn has_capability(bit: u32) -> bool {
+    effective().is_ok_and(|effective| effective & (1 << bit) != 0)
+}
+
+fn effective() -> Result<u64> {
+    let status = fs::read_to_string("/proc/thread-self/status")
+        .map_err(|e| SysError::io("read /proc/thread-self/status", e))?;
+    Ok(effective_capabilities(&status).unwrap_or(0))
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {

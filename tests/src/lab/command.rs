@@ -27,6 +27,17 @@ pub struct Cmd {
     environment: Vec<(String, String)>,
     stdin: Option<String>,
     timeout: Duration,
+    refusals: Vec<Refusal>,
+}
+
+/// A system call that the kernel refuses to a command: how one that lacks it, or
+/// what it is asked for, would answer.
+#[derive(Clone, Copy)]
+pub struct Refusal {
+    pub call: i64,
+    /// Only with this as the first argument.
+    pub first: Option<u32>,
+    pub errno: i32,
 }
 
 /// How a command ended.
@@ -47,7 +58,14 @@ impl Cmd {
             environment: Vec::new(),
             stdin: None,
             timeout: Duration::from_secs(10),
+            refusals: Vec::new(),
         }
+    }
+
+    /// Runs it with this system call refused.
+    pub fn refusing(mut self, refusal: Refusal) -> Cmd {
+        self.refusals.push(refusal);
+        self
     }
 
     /// Runs it in the network namespace at this path.
@@ -158,11 +176,15 @@ impl Cmd {
                 .open(&procs)
                 .unwrap_or_else(|e| panic!("{}: {e}", procs.display()))
         });
+        let filter = seccomp::filter(&self.refusals);
         // SAFETY: between fork and exec only prctl and write are called, which
         // are async-signal-safe and allocate nothing.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if !filter.is_empty() {
+                    seccomp::set(&filter)?;
+                }
                 if let Some(mut procs) = cgroup.as_ref() {
                     procs.write_all(b"0")?;
                 }
@@ -253,6 +275,71 @@ impl Drop for Background {
         if let Some(mut child) = self.child.take() {
             _ = child.kill();
             _ = child.wait();
+        }
+    }
+}
+
+/// System calls refused, by a program of classic BPF (`linux/seccomp.h`).
+mod seccomp {
+    use std::io;
+
+    use super::Refusal;
+
+    /// Offsets in `struct seccomp_data`.
+    const CALL: u32 = 0;
+    const FIRST: u32 = 16;
+
+    pub fn filter(refusals: &[Refusal]) -> Vec<libc::sock_filter> {
+        if refusals.is_empty() {
+            return Vec::new();
+        }
+        let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
+        let answer = |what| statement(libc::BPF_RET | libc::BPF_K, what);
+        let mut program = Vec::new();
+        for refusal in refusals {
+            let errno = libc::SECCOMP_RET_ERRNO | refusal.errno as u32;
+            program.push(load(CALL));
+            match refusal.first {
+                None => program.push(jump(refusal.call as u32, 0, 1)),
+                Some(first) => {
+                    program.push(jump(refusal.call as u32, 0, 3));
+                    program.push(load(FIRST));
+                    program.push(jump(first, 0, 1));
+                }
+            }
+            program.push(answer(errno));
+        }
+        program.push(answer(libc::SECCOMP_RET_ALLOW));
+        program
+    }
+
+    fn statement(code: u32, k: u32) -> libc::sock_filter {
+        libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf: 0,
+            k,
+        }
+    }
+
+    /// Skips so many statements where it is equal, and where it is not.
+    fn jump(k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+        let code = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        libc::sock_filter { code, jt, jf, k }
+    }
+
+    /// For the calling thread and what it executes.
+    pub fn set(filter: &[libc::sock_filter]) -> io::Result<()> {
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_ptr().cast_mut(),
+        };
+        // SAFETY: the program is alive during the call, which copies it.
+        let done =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
+        match done {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 }

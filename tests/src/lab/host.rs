@@ -196,9 +196,26 @@ impl Host {
         assert!(ended.is_none(), "the daemon has ended: {ended:?}");
     }
 
+    /// The daemon as a command, for those that are expected to end. `before` is what
+    /// runs it: `setpriv` and its like.
+    pub fn daemon(&self, before: &[&str], flags: &[&str]) -> Cmd {
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        self.daemon_command_of(before, &flags)
+    }
+
     fn daemon_command(&self, flags: &[String]) -> Cmd {
-        let mut argv = vec![self.binary().display().to_string(), "daemon".into()];
-        argv.extend(self.directory_flags());
+        self.daemon_command_of(&[], flags)
+    }
+
+    fn daemon_command_of(&self, before: &[&str], flags: &[String]) -> Cmd {
+        let mut argv: Vec<String> = before.iter().map(|&word| word.to_owned()).collect();
+        argv.extend([self.binary().display().to_string(), "daemon".into()]);
+        // What is asked for comes in place of our own.
+        for flag in self.directory_flags().chunks(2) {
+            if !flags.contains(&flag[0]) {
+                argv.extend_from_slice(flag);
+            }
+        }
         argv.extend(["--node".to_owned(), self.role().to_owned()]);
         argv.extend(flags.iter().cloned());
         self.run(&argv)

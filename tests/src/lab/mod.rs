@@ -5,6 +5,7 @@
 //! A failing test prints the daemon's log, its status and drops, and the
 //! addresses and routes of every namespace.
 
+mod api;
 mod command;
 mod container;
 mod drops;
@@ -33,7 +34,8 @@ use std::{
     time::Duration,
 };
 
-pub use command::{Background, Cmd, Output};
+pub use api::{Answer, call};
+pub use command::{Background, Cmd, Output, Refusal};
 pub use container::{Container, address_of};
 pub use drops::Drops;
 pub use flood::Flood;

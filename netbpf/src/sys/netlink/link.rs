@@ -144,6 +144,12 @@ impl Netlink {
             RouteNetlinkMessage::NewLink(message),
             NLM_F_CREATE | NLM_F_EXCL,
         )
+        .map_err(|error| match error.errno() {
+            Some(libc::EOPNOTSUPP) => SysError::Unsupported {
+                feature: "veth devices (CONFIG_VETH)",
+            },
+            _ => error,
+        })
     }
 
     /// Gives our end its alias, keeps IPv6 from giving it a link-local address,
