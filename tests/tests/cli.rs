@@ -6,7 +6,7 @@
 
 use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo};
 use netbpf_tests::lab::{
-    has_tools, names::FRONT, street, street_with_networks, street_without_daemon,
+    Cmd, has_tools, names::FRONT, street, street_with_networks, street_without_daemon,
 };
 
 #[test]
@@ -365,7 +365,7 @@ fn tables_fit_the_terminal_and_are_whole_elsewhere() {
                 socket.display()
             );
             let script = ["script", "-qec", &line, "/dev/null"];
-            let text = netbpf_tests::lab::Cmd::new(&script).ok();
+            let text = Cmd::new(&script).ok();
             for line in text.lines() {
                 let width = line.trim_end().chars().count();
                 // A key and a word that is too long stay together.
@@ -382,4 +382,39 @@ fn tables_fit_the_terminal_and_are_whole_elsewhere() {
             }
         }
     }
+}
+
+#[test]
+fn progress_and_colour_are_for_terminals() {
+    if !has_tools("progress_and_colour", &["script"]) {
+        return;
+    }
+    let street = street_without_daemon("progress_and_colour");
+    let (binary, socket) = (netbpf_tests::lab::binary(), street.host.socket());
+    let typed = |line: &str| {
+        let line = format!("{} --socket {} {line}", binary.display(), socket.display());
+        Cmd::new(&["script", "-qec", &line, "/dev/null"])
+    };
+    let wait = "status --wait 2s";
+    let seen = typed(wait).exits(3).stdout;
+    assert!(seen.contains("waiting for the daemon on"), "{seen}");
+    // The line is gone when the error is told.
+    let last = seen.rsplit("\u{1b}[K").next().unwrap_or_default();
+    assert!(
+        last.starts_with("netbpf: ") && !last.contains("waiting"),
+        "{seen:?}"
+    );
+    for quietly in ["-j status --wait 2s", "-q status --wait 2s"] {
+        let seen = typed(quietly).exits(3).stdout;
+        assert!(!seen.contains('\u{1b}'), "{seen:?}");
+    }
+    let output = street.host.netbpf(&["status", "--wait", "1s"]).exits(3);
+    assert_eq!(output.stderr.lines().count(), 1, "{output}");
+
+    assert!(typed("help attach").ok().contains("\u{1b}["));
+    let plain = typed("help attach").env("NO_COLOR", "1").ok();
+    assert!(
+        plain.contains("--netns") && !plain.contains('\u{1b}'),
+        "{plain:?}"
+    );
 }

@@ -1,7 +1,12 @@
 //! What the commands print with `-j` is what docs/schemas promises: no more, no
 //! less.
 
-use std::path::Path;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use netbpf_tests::lab::{
     Family, Host, UdpEcho,
@@ -10,10 +15,13 @@ use netbpf_tests::lab::{
 };
 use serde_json::{Value, json};
 
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas")
+}
+
 fn schema(name: &str) -> Value {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
-    let path = docs.join(format!("{name}.json"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let path = docs().join(format!("{name}.json"));
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -48,12 +56,26 @@ fn is_valid(name: &str, answer: &Value) {
     );
 }
 
+/// Those that something was held against.
+static HELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 /// Runs the command with `-j` and holds what it prints against its schema.
 #[track_caller]
 fn holds(host: &Host, name: &str, arguments: &[&str]) -> Value {
     let answer: Value = host.json(arguments);
     is_valid(name, &answer);
+    HELD.lock().expect("no panic").insert(name.to_owned());
     answer
+}
+
+/// Of every command, as the directory has them.
+fn all_names() -> BTreeSet<String> {
+    let entries = fs::read_dir(docs()).expect("docs/schemas").flatten();
+    let names = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some(name.strip_suffix(".json")?.to_owned())
+    });
+    names.filter(|name| name != "error").collect()
 }
 
 #[track_caller]
@@ -98,7 +120,10 @@ fn answers_are_those_of_their_schemas() {
     something(&holds(host, "ps", &["ps"]));
     assert!(holds(host, "inspect", &["inspect", "web"]).is_array());
     assert!(holds(host, "inspect", &["inspect", "web", "--network", "front"]).is_object());
-    holds(host, "publish", &["publish", "web", "-p", "8443:443"]);
+    let long = "published=8443,target=443,allow=198.51.100.0/24,weight=3,affinity=client";
+    holds(host, "publish", &["publish", "web", "-p", long]);
+    let long = "published=8443,target=443,weight=5";
+    holds(host, "update", &["update", "web", "-p", long]);
     holds(host, "unpublish", &["unpublish", "web", "-p", "8443:443"]);
     something(&holds(host, "port", &["port"]));
     holds(host, "status", &["status"]);
@@ -134,6 +159,8 @@ fn answers_are_those_of_their_schemas() {
     something(&holds(host, "daemon-check-config", &check));
     holds(host, "teardown", &["teardown"]);
     host.wait_ended();
+    let held = HELD.lock().expect("no panic").clone();
+    assert_eq!(held, all_names(), "every command has its turn");
 }
 
 #[test]

@@ -18,6 +18,8 @@ use tokio::{
 /// containers at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections at a time, with one request each; more wait to be accepted.
+    pub connections: usize,
     /// Requests that are worked on at a time; more wait.
     pub running: u32,
     /// Requests that wait at most.
@@ -32,6 +34,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
+            connections: 512,
             running: 256,
             waiting: 1024,
             burst: 2000,
@@ -72,6 +75,10 @@ impl Busy {
             running: Arc::new(Semaphore::new(limits.running as usize)),
             changes: Arc::new(Mutex::new(Bucket::full(limits, Instant::now()))),
         }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Lets a request in, or says when to come again.
@@ -159,6 +166,7 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
+        connections: 1,
         running: 1,
         waiting: 1,
         burst: 3,

@@ -19,9 +19,6 @@ use tracing::{debug, warn};
 
 use super::{Api, Service, router};
 
-/// Connections at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 512;
-
 /// A connection on which no request comes for that long is closed, so that those
 /// who forget theirs keep nobody out.
 const IDLE: Duration = Duration::from_secs(30);
@@ -33,9 +30,9 @@ pub async fn serve<S: Service>(
     api: Api<S>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(api.busy.limits().connections));
     let router = router(api);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut stop = pin!(stop);
     loop {
         // The semaphore is never closed.

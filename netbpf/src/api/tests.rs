@@ -373,6 +373,53 @@ async fn one_connection_takes_several_requests() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_requests_is_closed() {
+    let daemon = start();
+    let mut stream = UnixStream::connect(daemon.path()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let patience = began.elapsed();
+    assert!((10..120).contains(&patience.as_secs()), "{patience:?}");
+    daemon.client.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn more_connections_than_there_are_places_wait() {
+    let daemon = start_with(Limits {
+        connections: 2,
+        ..Limits::default()
+    });
+    let first = UnixStream::connect(daemon.path()).await.unwrap();
+    let _second = UnixStream::connect(daemon.path()).await.unwrap();
+    let asked = daemon.client.status();
+    let asked = tokio::time::timeout(Duration::from_millis(50), asked).await;
+    assert!(asked.is_err(), "it waits");
+    drop(first);
+    daemon.client.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_open_connection_does_not_hold_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let mut socket = Socket::bind(&path, "").unwrap();
+    let (api, _) = Api::new(Fake::default());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let listener = socket.listener().unwrap();
+    let server = tokio::spawn(serve(listener, api, async {
+        let _ = stopped.await;
+    }));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    let request = "GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut buffer = [0; 4096];
+    assert!(stream.read(&mut buffer).await.unwrap() > 0);
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_daemon_that_goes_away_is_told() {
     let dir = tempfile::tempdir().unwrap();

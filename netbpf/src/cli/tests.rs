@@ -343,8 +343,25 @@ fn help_names_what_is_there_and_nothing_else() {
     ] {
         assert!(text.contains(there), "{there}");
     }
-    for later in ["overlay", "--vni", "--etcd", "capture", "flush", "gress-rate"] {
+    for later in [
+        "overlay",
+        "--vni",
+        "--etcd",
+        "capture",
+        "flush",
+        "gress-rate",
+    ] {
         assert!(!text.contains(later), "{later}");
+    }
+}
+
+#[test]
+fn help_of_reload_names_what_changes_live() {
+    let mut root = Cli::command();
+    let reload = root.find_subcommand_mut("reload").unwrap();
+    let help = reload.render_long_help().to_string();
+    for key in crate::config::LIVE {
+        assert!(help.contains(key), "{key}");
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 pub type Values = BTreeMap<&'static str, Value>;
 
 /// What changes while the daemon runs; the rest needs a restart.
-const LIVE: [&str; 7] = [
+pub const LIVE: [&str; 7] = [
     "log-level",
     "no-reserve-ports",
     "pool",

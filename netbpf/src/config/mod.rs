@@ -21,7 +21,7 @@ use clap::{ArgAction, Args, Command, FromArgMatches};
 
 use self::source::Entry;
 pub use self::{
-    effective::Values,
+    effective::{LIVE, Values},
     options::{Directories, LogLevel, NotYet, Options},
     source::{Given, Origin},
 };

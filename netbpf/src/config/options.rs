@@ -34,9 +34,9 @@ pub struct Directories {
     /// [default: /sys/fs/bpf/netbpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// For hooks to come, on the processes of this cgroup and below: does nothing yet
+    /// Cgroup of the programs that reach published ports on the host itself
     /// [default: the root of cgroup v2]
-    #[arg(long, value_name = "DIR", hide = true)]
+    #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 }
 

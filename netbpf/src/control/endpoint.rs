@@ -14,6 +14,7 @@ use super::{
     apply::Apply,
     errors::check_name,
     ipam::Refused,
+    mac,
     network::DEFAULT,
     now,
     plan::{self, ContainerFound},
@@ -23,7 +24,6 @@ use super::{
     uplinks, view,
 };
 use crate::{
-    datapath::GATEWAY_MAC,
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
     store::{Draining, EndpointRecord, EndpointState},
@@ -182,8 +182,8 @@ fn settle(
     }
     let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips)?;
     let mac = match &spec.mac {
-        Some(text) => parse_mac(text)?,
-        None => make_mac(ipv4)?,
+        Some(text) => mac::parse(text)?,
+        None => mac::make(ipv4)?,
     };
     let index = state.next_index(inner.settings().max_endpoints, |i| {
         inner.reaper.is_pending(i)
@@ -589,44 +589,6 @@ fn v6(address: IpAddr) -> Option<std::net::Ipv6Addr> {
     }
 }
 
-/// `xx:xx:xx:xx:xx:xx`, unicast and not all zero.
-fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    let parsed = mac.iter_mut().all(|byte| match parts.next() {
-        Some(part) if part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()) => {
-            u8::from_str_radix(part, 16).map(|b| *byte = b).is_ok()
-        }
-        _ => false,
-    });
-    if !parsed || parts.next().is_some() {
-        return Err(Error::invalid(format!(
-            "MAC address {text:?} is not of the form xx:xx:xx:xx:xx:xx"
-        )));
-    }
-    if mac[0] & 1 != 0 || mac == [0; 6] {
-        return Err(Error::invalid(format!(
-            "MAC address {text:?} cannot be a device's"
-        )));
-    }
-    if mac == GATEWAY_MAC {
-        return Err(Error::invalid(format!(
-            "MAC address {text:?} is that of every gateway"
-        )));
-    }
-    Ok(mac)
-}
-
-/// 02:42 and the IPv4 address, or random where there is none: locally
-/// administered, and unlike any other endpoint's.
-fn make_mac(ipv4: Option<IpNet>) -> Result<[u8; 6]> {
-    let rest = match ipv4.map(|net| net.addr()) {
-        Some(IpAddr::V4(address)) => address.octets(),
-        _ => process::random()?,
-    };
-    Ok([0x02, 0x42, rest[0], rest[1], rest[2], rest[3]])
-}
-
 /// Endpoints whose devices are no longer there.
 pub fn check_devices(inner: &Inner, state: &mut State) -> Result<()> {
     let present: BTreeSet<u32> = state.host.links()?.iter().map(|l| l.ifindex).collect();
@@ -660,40 +622,5 @@ fn keep_forwarding(record: &EndpointRecord, ipv6: bool) {
         if let Err(error) = sysctl::write(&name, "1") {
             tracing::warn!(device = record.host_ifname, family, %error, "and it stays off");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn macs_are_those_of_devices() {
-        assert_eq!(
-            parse_mac("02:42:0a:00:00:FF").unwrap(),
-            [2, 0x42, 10, 0, 0, 255]
-        );
-        for bad in [
-            "",
-            "02:42:0a:00:00",
-            "02:42:0a:00:00:02:03",
-            "02-42-0a-00-00-02",
-            "01:00:5e:00:00:01",
-            "02:6e:65:74:62:70",
-            "00:00:00:00:00:00",
-            "2:42:a:0:0:2",
-            "0g:42:0a:00:00:02",
-        ] {
-            let error = parse_mac(bad).expect_err(bad);
-            assert_eq!(error.code, Code::InvalidArgument);
-            assert!(error.message.contains(&format!("{bad:?}")));
-        }
-    }
-
-    #[test]
-    fn a_mac_is_made_of_the_address() {
-        let mac = make_mac(Some("10.1.2.3/24".parse().unwrap())).unwrap();
-        assert_eq!(mac, [2, 0x42, 10, 1, 2, 3]);
-        assert_eq!(make_mac(None).unwrap()[..2], [2, 0x42]);
     }
 }

@@ -13,6 +13,7 @@ mod errors;
 mod follow;
 mod host;
 mod ipam;
+mod mac;
 mod network;
 mod plan;
 mod ports;

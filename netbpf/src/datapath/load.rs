@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, MapData, MapInfo},
-    programs::{Program, ProgramError},
+    programs::Program,
     util::nr_cpus,
 };
 use netbpf_common::{abi::ABI, maps::Config, names};

@@ -1,15 +1,12 @@
 //! What the product says of itself: the OpenAPI document and the schemas.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ebpf_build::Places;
 
 use super::Page;
-use crate::{
-    step::Step,
-    test::{Profile, build_netbpf},
-};
+use crate::test::{Profile, build_netbpf};
 
 pub fn pages(places: &Places) -> Result<Vec<Page>> {
     let binary = build_netbpf(places, Profile::Debug)?;
@@ -18,9 +15,18 @@ pub fn pages(places: &Places) -> Result<Vec<Page>> {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot empty {}", directory.display()))?;
     }
-    let mut generate = std::process::Command::new(binary);
-    generate.arg("--quiet").arg("generate").arg(&directory);
-    Step::new(&places.root, "generate")?.run(&mut generate, "its log says what")?;
+    let made = Command::new(&binary)
+        .arg("generate")
+        .arg(&directory)
+        .output();
+    let made = made.with_context(|| format!("cannot run {}", binary.display()))?;
+    if !made.status.success() {
+        bail!(
+            "{} generate: {}",
+            binary.display(),
+            String::from_utf8_lossy(&made.stderr)
+        );
+    }
     let mut pages = vec![page(&directory, "openapi.json")?];
     let schemas = directory.join("schemas");
     let entries =

@@ -16,10 +16,14 @@ Examples:
   netbpf attach --name web --pid $(docker inspect -f '{{.State.Pid}}' web) -p 127.0.0.1:8080:80/tcp
   netbpf attach --name game --netns game -p 7000-7010:7000-7010/udp
 
-A port SPEC is [[HOST_IP:]HOST_PORT[-LAST]:]CONTAINER_PORT[-LAST][/tcp|/udp|/sctp]:
-without a host port a free one is taken, without an address it is all of the host's. The
-long form is published=8080,target=80,protocol=tcp,host_ip=192.0.2.1,allow=CIDR,weight=N,
-affinity=client.
+A port SPEC is, without a host port a free one, without an address all of the host's:
+
+  [[HOST_IP:]HOST_PORT[-LAST]:]CONTAINER_PORT[-LAST][/tcp|/udp|/sctp]
+
+or the long form, in which all but the target may be left out:
+
+  published=8080,target=80,protocol=tcp,host_ip=192.0.2.1,
+  allow=198.51.100.0/24,weight=3,affinity=client
 
 A container in several networks is attached once to each, under one name.")]
 pub struct Attach {

@@ -52,6 +52,9 @@ fn page(command: &Command) -> String {
     render(|man, to| man.render_title(to));
     render(|man, to| man.render_name_section(to));
     let mut roff = Roff::new();
+    // Words with many brackets and dots leave holes in lines that are justified.
+    roff.control("ad", ["l"]);
+    roff.control("nh", []);
     synopsis(&mut roff, command);
     description(&mut roff, command);
     commands(&mut roff, command);
@@ -119,8 +122,14 @@ fn description(roff: &mut Roff, command: &Command) {
     let about = command.get_about().map(ToString::to_string);
     roff.text([roman(format!("{}.", about.unwrap_or_default()))]);
     for note in paragraphs_of_help(command) {
-        if !note.starts_with(EXAMPLES) {
-            paragraph(roff, &note);
+        match note.starts_with("  ") {
+            _ if note.starts_with(EXAMPLES) => {}
+            // As it is written.
+            true => {
+                roff.control("PP", []);
+                preformatted(roff, &note);
+            }
+            false => paragraph(roff, &note),
         }
     }
 }
