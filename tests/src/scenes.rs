@@ -75,7 +75,7 @@ pub fn publish(test: &str, flags: &[&str]) {
 pub fn source_addresses(test: &str, flags: &[&str]) {
     let street = street_with_networks(test, flags);
     let web = street.front("web", &[]);
-    street.host.address("up0", &HOST_WIRE_B);
+    street.host.gain("up0", &HOST_WIRE_B);
     street
         .client
         .address("eth0", &[CLIENT_WIRE_B, FAR_WIRE].concat());

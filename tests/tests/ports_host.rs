@@ -83,7 +83,7 @@ fn the_host_reaches_a_port_on_each_of_its_addresses_as_itself() {
 fn sockets_that_are_bound_keep_their_address() {
     let shop = shop("bound_sockets", &[]);
     let host = &shop.street.host;
-    host.address("up0", &HOST_WIRE_B);
+    host.gain("up0", &HOST_WIRE_B);
     let drops = host.drops();
     for family in Family::BOTH {
         let (own, other) = (family.ip(HOST), family.ip(netbpf_tests::lab::names::HOST_B));

@@ -111,7 +111,7 @@ fn exposed_ports_get_free_host_ports() {
 #[test]
 fn a_port_on_one_host_address_is_not_on_the_others() {
     let street = street_with_networks("one_host_address", &[]);
-    street.host.address("up0", &HOST_WIRE_B);
+    street.host.gain("up0", &HOST_WIRE_B);
     for family in Family::BOTH {
         let via = format!("via {}", family.ip(HOST));
         street.client.route(&family.ip(HOST_B).to_string(), &via);

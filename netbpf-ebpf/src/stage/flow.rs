@@ -92,21 +92,24 @@ pub fn follow<F: Family>(
         return Err(DropReason::Fragment);
     }
 
-    // All that decides where the packet goes is copied before it is trusted: an
-    // entry of an LRU table may have become another flow's since it was found.
-    room.new = NewTuple {
-        src: flow.src,
-        dst: flow.dst,
-        sport: flow.sport,
-        dport: flow.dport,
-    };
-    let (mac, flags, kind, mtu) = (flow.mac, flow.flags, flow.kind, flow.mtu);
-    let delivered = Coded::deliver(flow.ifindex, flow.endpoint);
-    let settled = flags & FLOW_ESTABLISHED != 0;
-    let held = core::ptr::from_mut(flow);
-    if !settled && F::transient().get_ptr_mut(key) != Some(held) {
-        return Err(DropReason::NoFlow);
+    let mut taken = take::<F>(flow, room);
+    if !is_held::<F>(key, flow, taken.flags) {
+        // It changed tables under the other direction's packet, which is fine; a
+        // second time it did not.
+        flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
+        taken = take::<F>(flow, room);
+        if !is_held::<F>(key, flow, taken.flags) {
+            return Err(DropReason::NoFlow);
+        }
     }
+    let Taken {
+        mac,
+        flags,
+        kind,
+        mtu,
+        delivered,
+    } = taken;
+    let settled = flags & FLOW_ESTABLISHED != 0;
     // Not atomic: packets of one direction are mostly on one CPU; where they
     // are not, a count may be lost, never anything else.
     flow.packets += skb.segments();
@@ -132,6 +135,41 @@ pub fn follow<F: Family>(
         deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
     }
     Ok(Found::Sent(verdict))
+}
+
+/// What decides where a packet goes, besides its new tuple.
+struct Taken {
+    mac: [u8; 6],
+    flags: u8,
+    kind: u8,
+    mtu: u16,
+    delivered: Coded,
+}
+
+/// Copies all that decides where the packet goes, before it is trusted: an entry of an
+/// LRU table may have become another flow's since it was found.
+#[inline(always)]
+fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
+    room.new = NewTuple {
+        src: flow.src,
+        dst: flow.dst,
+        sport: flow.sport,
+        dport: flow.dport,
+    };
+    Taken {
+        mac: flow.mac,
+        flags: flow.flags,
+        kind: flow.kind,
+        mtu: flow.mtu,
+        delivered: Coded::deliver(flow.ifindex, flow.endpoint),
+    }
+}
+
+/// Is what was copied of the entry the flow's still?
+#[inline(always)]
+fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u8) -> bool {
+    flags & FLOW_ESTABLISHED != 0
+        || F::transient().get_ptr_mut(key) == Some(core::ptr::from_mut(flow))
 }
 
 /// Its port was taken back, or published anew, since.

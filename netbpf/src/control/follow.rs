@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::mpsc::{self, Receiver, Sender},
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
 use super::{Inner, endpoint, plan, publish, sources, uplinks};
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Events that come in this time are looked at together.
+/// Events that come in this time after others are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Events can be lost; a look at everything finds what they did not tell.
 const CHECK: Duration = Duration::from_secs(3);
@@ -78,8 +78,10 @@ fn concerns_us(event: &Event) -> bool {
 }
 
 async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
+    let mut next = Instant::now();
     while let Some(mut batch) = receiver.recv().await {
-        sleep(DEBOUNCE).await;
+        // What comes alone is followed at once.
+        sleep_until(next).await;
         while let Ok(more) = receiver.try_recv() {
             batch.extend(more);
         }
@@ -117,6 +119,7 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
             }
         });
         report("following changes", done.await);
+        next = Instant::now() + DEBOUNCE;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::IpAddr,
     ops::Deref,
     path::{Path, PathBuf},
     process::Child,
@@ -9,11 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netbpf::model::EndpointInfo;
+use netbpf::model::{EndpointInfo, StatusInfo};
 use nix::{mount::MsFlags, sys::signal::Signal};
 use serde::de::DeserializeOwned;
 
-use super::{Cmd, Container, Drops, Namespace, Output, command, names::Net, sweep, wait::until};
+use super::{
+    Cmd, Container, Drops, Namespace, Output, command,
+    names::Net,
+    sweep,
+    wait::{until, within},
+};
 
 /// The binary under test: `NETBPF_BIN`, else what `cargo build` made.
 pub fn binary() -> PathBuf {
@@ -321,6 +327,21 @@ impl Host {
         argv.extend(self.directory_flags());
         argv.extend(flags.iter().map(|&flag| flag.to_owned()));
         self.run(&argv).ok();
+    }
+
+    /// Adds addresses to a device, and waits until the daemon knows of them.
+    #[track_caller]
+    pub fn gain(&self, device: &str, addresses: &[&str]) {
+        self.address(device, addresses);
+        let wanted: Vec<IpAddr> = addresses
+            .iter()
+            .filter_map(|address| address.split('/').next()?.parse().ok())
+            .collect();
+        within(Duration::from_secs(5), "the daemon knows the address", || {
+            let status: StatusInfo = self.json(&["status"]);
+            let mut uplinks = status.uplinks.iter();
+            uplinks.any(|uplink| wanted.iter().all(|ip| uplink.addresses.contains(ip)))
+        });
     }
 
     /// Makes a network of both families.
