@@ -45,6 +45,7 @@ const DROP: u64 = 7;
 const TO_PORT: u64 = 8;
 const TO_MASQUERADE: u64 = 9;
 const TO_ND: u64 = 10;
+const TO_QUOTED: u64 = 11;
 
 /// The largest endpoint index that a coded verdict holds.
 pub const MAX_ENDPOINT: u32 = 0xffff;
@@ -60,6 +61,9 @@ impl Coded {
     pub const TO_MASQUERADE: Coded = Coded(TO_MASQUERADE);
     /// No end yet: the step that answers neighbour discovery is next.
     pub const TO_ND: Coded = Coded(TO_ND);
+
+    /// No end yet: the step that translates ICMP errors is next.
+    pub const TO_QUOTED: Coded = Coded(TO_QUOTED);
 
     #[inline(always)]
     pub const fn deliver(ifindex: u32, endpoint: u32) -> Coded {

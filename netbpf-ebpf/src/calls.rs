@@ -10,9 +10,9 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, V4, V6, scratch},
-    programs::HEADERS,
+    programs::{HEADERS, QUOTED},
     stage::{
-        Step, arp, flow, masquerade, nd,
+        Step, arp, flow, icmp_error, masquerade, nd,
         port::{self, Client},
         refuse, route,
     },
@@ -35,7 +35,7 @@ fn reason(number: u32) -> DropReason {
 macro_rules! of_family {
     (
         $family:ty, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
-        $try_outside:ident, $try_source:ident
+        $try_outside:ident, $try_source:ident, $quoted:ident
     ) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -84,6 +84,17 @@ macro_rules! of_family {
             )
         }
 
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $quoted(skb: *mut __sk_buff, sender: u32) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            skb.pull(QUOTED);
+            code(
+                scratch::<$family>()
+                    .and_then(|(p, room)| icmp_error::follow::<$family>(skb, p, room, sender)),
+            )
+        }
+
         /// Tries an outside port.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -116,7 +127,8 @@ of_family!(
     refuse_v4,
     advance_v4,
     try_outside_v4,
-    try_source_v4
+    try_source_v4,
+    quoted_v4
 );
 of_family!(
     V6,
@@ -126,7 +138,8 @@ of_family!(
     refuse_v6,
     advance_v6,
     try_outside_v6,
-    try_source_v6
+    try_source_v6,
+    quoted_v6
 );
 
 /// Neighbour discovery from a container.

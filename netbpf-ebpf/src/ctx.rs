@@ -199,6 +199,15 @@ impl Skb {
         if ret == 0 { Ok(()) } else { Err(HELPER) }
     }
 
+    /// Updates the checksum at `offset` for a difference of what it covers, as
+    /// [`sum_diff`] gives it.
+    #[inline(always)]
+    pub fn diff_checksum(&self, offset: usize, diff: u32) -> Result<(), DropReason> {
+        // SAFETY: the helper checks the offset.
+        let ret = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, diff.into(), 0) };
+        if ret == 0 { Ok(()) } else { Err(HELPER) }
+    }
+
     /// Updates the checksum at `offset` for a 16-bit field (network byte order)
     /// of the transport header.
     #[inline(always)]

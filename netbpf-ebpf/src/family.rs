@@ -150,9 +150,15 @@ pub trait Family: Sized {
     fn socket_set(tuple: &mut bpf_sock_tuple, remote: (Self::Addr, u16), local: (Self::Addr, u16));
 
     /// Rewrites the addresses of the network header at `l3`, and lowers the hop
-    /// limit by one. Checksums of the network header are kept right, those of
-    /// the transport header are not touched.
-    fn rewrite(skb: &Skb, l3: usize, src: Self::Addr, dst: Self::Addr) -> Result<(), DropReason>;
+    /// limit by `hops` (0 or 1). Checksums of the network header are kept right, those
+    /// of the transport header are not touched.
+    fn rewrite(
+        skb: &Skb,
+        l3: usize,
+        hops: u8,
+        src: Self::Addr,
+        dst: Self::Addr,
+    ) -> Result<(), DropReason>;
     /// Lowers the hop limit by one.
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason>;
     /// What the change of both addresses makes to a checksum with pseudo header.
@@ -166,6 +172,7 @@ pub trait Family: Sized {
     fn call_masquerade(skb: &Skb) -> Coded;
     fn call_port(skb: &Skb, client: Client) -> Coded;
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded;
+    fn call_quoted(skb: &Skb, sender: u32) -> Coded;
     fn call_advance(seen: u8, opens: bool) -> Coded;
     fn call_try_outside(skb: &Skb, candidate: u16) -> u32;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
@@ -217,6 +224,10 @@ impl Family for V4 {
     #[inline(always)]
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded {
         Coded::from_bits(calls::refuse_v4(skb.raw(), reason as u32))
+    }
+    #[inline(always)]
+    fn call_quoted(skb: &Skb, sender: u32) -> Coded {
+        Coded::from_bits(calls::quoted_v4(skb.raw(), sender))
     }
     #[inline(always)]
     fn call_advance(seen: u8, opens: bool) -> Coded {
@@ -313,7 +324,7 @@ impl Family for V4 {
             };
     }
     #[inline(always)]
-    fn rewrite(skb: &Skb, l3: usize, src: Addr4, dst: Addr4) -> Result<(), DropReason> {
+    fn rewrite(skb: &Skb, l3: usize, hops: u8, src: Addr4, dst: Addr4) -> Result<(), DropReason> {
         use packet::Read as _;
         // TTL, protocol, checksum, source, destination: 12 bytes from TTL on.
         let b = skb
@@ -321,7 +332,7 @@ impl Family for V4 {
             .ok_or(DropReason::Malformed)?;
         let word = |b: &[u8], i: usize| u32::from(u16::from_be_bytes([b[i], b[i + 1]]));
         let new = [
-            b[0].wrapping_sub(1),
+            b[0].wrapping_sub(hops),
             b[1],
             0,
             0,
@@ -408,6 +419,10 @@ impl Family for V6 {
     #[inline(always)]
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded {
         Coded::from_bits(calls::refuse_v6(skb.raw(), reason as u32))
+    }
+    #[inline(always)]
+    fn call_quoted(skb: &Skb, sender: u32) -> Coded {
+        Coded::from_bits(calls::quoted_v6(skb.raw(), sender))
     }
     #[inline(always)]
     fn call_advance(seen: u8, opens: bool) -> Coded {
@@ -504,8 +519,10 @@ impl Family for V6 {
             };
     }
     #[inline(always)]
-    fn rewrite(skb: &Skb, l3: usize, src: Addr6, dst: Addr6) -> Result<(), DropReason> {
-        Self::lower_hop_limit(skb, l3)?;
+    fn rewrite(skb: &Skb, l3: usize, hops: u8, src: Addr6, dst: Addr6) -> Result<(), DropReason> {
+        if hops != 0 {
+            Self::lower_hop_limit(skb, l3)?;
+        }
         skb.write(l3 + ipv6::SRC, src)?;
         skb.write(l3 + ipv6::DST, dst)
     }

@@ -99,14 +99,14 @@ impl Way {
     }
 
     pub fn echo_request(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
-        self.icmp(true, id, seq, payload)
+        self.echo(true, id, seq, payload)
     }
 
     pub fn echo_reply(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
-        self.icmp(false, id, seq, payload)
+        self.echo(false, id, seq, payload)
     }
 
-    fn icmp(&self, request: bool, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
+    fn echo(&self, request: bool, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
         let header = etherparse::IcmpEchoHeader { id, seq };
         let mut frame = Vec::new();
         let headers = self.headers();
@@ -167,14 +167,16 @@ impl Way {
         frame
     }
 
-    /// An ICMPv6 message by its numbers; `head` are the four bytes after the
-    /// checksum.
-    fn icmpv6(&self, kind: u8, head: [u8; 4], body: &[u8]) -> Vec<u8> {
+    /// An ICMP message of the family by its numbers; `head` are the four bytes after
+    /// the checksum.
+    pub fn icmp(&self, kind: u8, code: u8, head: [u8; 4], body: &[u8]) -> Vec<u8> {
+        let headers = self.headers();
         let mut frame = Vec::new();
-        self.headers()
-            .icmpv6_raw(kind, 0, head)
-            .write(&mut frame, body)
-            .expect("a packet");
+        let written = match self.from {
+            IpAddr::V4(_) => headers.icmpv4_raw(kind, code, head).write(&mut frame, body),
+            IpAddr::V6(_) => headers.icmpv6_raw(kind, code, head).write(&mut frame, body),
+        };
+        written.expect("a packet");
         frame
     }
 }
@@ -218,7 +220,7 @@ pub fn neighbour_solicitation(from_mac: Mac, from: Ipv6Addr, wanted: Ipv6Addr) -
     body.extend(from_mac);
     Way::new(from_mac, to_mac, from.into(), to.into())
         .hops(255)
-        .icmpv6(135, [0; 4], &body)
+        .icmp(135, 0, [0; 4], &body)
 }
 
 /// "`claimed` is at `from_mac`", sent by `from`; solicited and override.
@@ -234,7 +236,7 @@ pub fn neighbour_advertisement(
     body.extend(from_mac);
     Way::new(from_mac, to_mac, from.into(), to.into())
         .hops(255)
-        .icmpv6(136, [0x60, 0, 0, 0], &body)
+        .icmp(136, 0, [0x60, 0, 0, 0], &body)
 }
 
 /// The same frame with an 802.1Q tag.

@@ -4,8 +4,13 @@ pub const CHECKSUM: usize = 2;
 /// Identifier of echo messages.
 pub const ID: usize = 4;
 
+/// Bytes in front of the packet that an error quotes.
+pub const LEN: usize = 8;
+
 pub const ECHO_REPLY: u8 = 0;
 pub const UNREACHABLE: u8 = 3;
+/// Not an error, though it quotes a packet (RFC 1122 section 3.2.2.2).
+pub const REDIRECT: u8 = 5;
 pub const ECHO_REQUEST: u8 = 8;
 pub const TIME_EXCEEDED: u8 = 11;
 
@@ -34,4 +39,11 @@ pub const fn is_error(protocol: u8, kind: u8) -> bool {
         super::IPPROTO_ICMPV6 => kind < 128,
         _ => false,
     }
+}
+
+/// An error about a packet that it quotes, unknown ones of ICMPv6 included (RFC 4443
+/// section 2.4 (a)): it belongs to the flow of that packet.
+#[inline(always)]
+pub const fn is_about_flow(protocol: u8, kind: u8) -> bool {
+    is_error(protocol, kind) && !(protocol == super::IPPROTO_ICMP && kind == REDIRECT)
 }

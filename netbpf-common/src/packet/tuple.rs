@@ -96,6 +96,17 @@ pub fn transport(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Opti
     }
 }
 
+/// The transport header as an ICMP error quotes it: eight bytes are enough (RFC 792).
+#[inline(always)]
+pub fn quoted(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Option<Transport> {
+    let kind = match protocol {
+        IPPROTO_TCP => TransportKind::Tcp,
+        IPPROTO_SCTP => TransportKind::Sctp,
+        _ => return transport(packet, protocol, l4),
+    };
+    Some(ports(&packet.bytes::<8>(l4)?, kind, 0))
+}
+
 impl Transport {
     /// The packet has ports, or the identifier of an echo, by which a flow is found.
     #[inline(always)]
@@ -122,6 +133,21 @@ fn ports<const N: usize>(b: &[u8; N], kind: TransportKind, flags: u8) -> Transpo
 }
 
 impl<A: Copy> Ip<A> {
+    /// The key under which the flow of a packet that was sent is found by whoever it
+    /// was sent to: the tuple turned round.
+    #[inline(always)]
+    pub fn key_of_answer(&self, transport: &Transport, arrival: u16) -> FlowKey<A> {
+        FlowKey {
+            src: self.dst,
+            dst: self.src,
+            sport: transport.dport,
+            dport: transport.sport,
+            protocol: self.protocol,
+            reserved: 0,
+            arrival,
+        }
+    }
+
     /// The key under which the packet's flow is found.
     #[inline(always)]
     pub fn key(&self, transport: &Transport, arrival: u16) -> FlowKey<A> {
@@ -146,6 +172,15 @@ mod tests {
         let request = transport(&[8, 0, 0, 0, 0x12, 0x34, 0, 1][..], IPPROTO_ICMP, 0).unwrap();
         let reply = transport(&[0, 0, 0, 0, 0x12, 0x34, 0, 1][..], IPPROTO_ICMP, 0).unwrap();
         assert_eq!((request.sport, request.dport), (reply.dport, reply.sport));
+    }
+
+    #[test]
+    fn eight_bytes_of_a_quoted_segment_are_enough() {
+        let quote = &[0x1f, 0x90, 0, 80, 0, 0, 0, 1][..];
+        assert!(transport(quote, IPPROTO_TCP, 0).is_none());
+        let t = quoted(quote, IPPROTO_TCP, 0).unwrap();
+        assert_eq!((t.sport, t.dport), (8080, 80));
+        assert!(quoted(&quote[..7], IPPROTO_TCP, 0).is_none());
     }
 
     #[test]

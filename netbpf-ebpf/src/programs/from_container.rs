@@ -1,6 +1,6 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! anti-spoof → parse → ARP/ND → flow → endpoint → local → masquerade or route
+//! anti-spoof → parse → ARP/ND → flow or ICMP error → endpoint → local → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -11,7 +11,7 @@ use netbpf_common::{
         flows::arrival_container,
     },
     packet::{
-        Read as _, eth,
+        Read as _, eth, icmp,
         tuple::{self, NO_TRANSPORT},
     },
     verdict::{Coded, Kind},
@@ -68,6 +68,12 @@ pub fn from_container(ctx: TcContext) -> i32 {
 fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     let own = veth.endpoint;
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
+    if verdict == Coded::TO_QUOTED {
+        verdict = F::call_quoted(skb, own);
+        if verdict == Coded::PASS {
+            verdict = Coded::from_bits(last_steps::<F>(skb, veth));
+        }
+    }
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Container));
         if verdict == Coded::PASS {
@@ -150,12 +156,31 @@ fn way<F: Family>(
         return Err(DropReason::LinkLocal);
     }
 
+    if icmp::is_about_flow(ip.protocol, t.flags) {
+        return Ok(Coded::TO_QUOTED);
+    }
     if t.identifies_flow()
         && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, veth.endpoint)?
     {
         return Ok(verdict);
     }
+    rest::<F>(skb, veth, p, room)
+}
 
+/// The way of an ICMP error that is about no flow.
+#[inline(never)]
+fn last_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
+    let verdict = match scratch::<F>() {
+        Ok((p, room)) => rest::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop),
+        Err(reason) => Coded::drop(reason),
+    };
+    verdict.to_bits()
+}
+
+/// The way of a packet that belongs to no flow.
+#[inline(always)]
+fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
+    let ip = &p.ip;
     if let Some(to) = local::endpoint::<F>(room, ip.dst, veth.scope) {
         local::policy(veth, to)?;
         let verdict = Coded::deliver(to.ifindex, to.endpoint);

@@ -1,13 +1,13 @@
 //! TC ingress of an uplink: replies to masqueraded flows, published ports, and
 //! the host's own traffic, which passes.
 //!
-//! parse → flow → local → port, or endpoint of a routed network → the host
+//! parse → flow → local → port or ICMP error, or endpoint of a routed network → the host
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     drop::DropReason,
     maps::{flows::ARRIVAL_UPLINK, locals::LOCAL_GATEWAY},
-    packet::eth,
+    packet::{eth, icmp},
     verdict::{Coded, Kind},
 };
 
@@ -56,6 +56,8 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Uplink));
+    } else if verdict == Coded::TO_QUOTED {
+        verdict = F::call_quoted(skb, 0);
     }
     finish(skb, refuse::<F>(skb, l3, verdict, 0))
 }
@@ -106,6 +108,9 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if let Some(own) = local::host::<F>(room, ip.dst) {
         if own.flags & LOCAL_GATEWAY != 0 {
             return Err(DropReason::GatewayAddress);
+        }
+        if icmp::is_about_flow(ip.protocol, p.t.flags) {
+            return Ok(Coded::TO_QUOTED);
         }
         if !port::may_begin(&p.t) {
             return Ok(Coded::PASS);

@@ -7,7 +7,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     maps::flows::ARRIVAL_HOST,
-    packet::eth,
+    packet::{eth, icmp},
     verdict::{Coded, Kind},
 };
 
@@ -42,6 +42,8 @@ fn ip<F: Family>(skb: &Skb) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb));
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Host));
+    } else if verdict == Coded::TO_QUOTED {
+        verdict = F::call_quoted(skb, 0);
     }
     if verdict == Coded::PASS {
         return emit::NEXT;
@@ -54,9 +56,13 @@ fn first_steps<F: Family>(skb: &Skb) -> u64 {
     let Ok((p, room)) = scratch::<F>() else {
         return Coded::PASS.to_bits();
     };
-    if parse::<F>(skb, eth::LEN, p, ARRIVAL_HOST).is_none()
-        || !port::is_published(p.ip.protocol, F::VERSION, p.t.dport)
-    {
+    if parse::<F>(skb, eth::LEN, p, ARRIVAL_HOST).is_none() {
+        return Coded::PASS.to_bits();
+    }
+    if icmp::is_about_flow(p.ip.protocol, p.t.flags) {
+        return Coded::TO_QUOTED.to_bits();
+    }
+    if !port::is_published(p.ip.protocol, F::VERSION, p.t.dport) {
         return Coded::PASS.to_bits();
     }
     room.answer_from = p.ip.dst;

@@ -24,6 +24,9 @@ use crate::{
 /// header with options, and a transport header.
 pub const HEADERS: u32 = 128;
 
+/// The same of an ICMP error and of the packet that it quotes.
+pub const QUOTED: u32 = 192;
+
 /// Ifindex of `lo` in every network namespace.
 pub const LOOPBACK: u32 = 1;
 

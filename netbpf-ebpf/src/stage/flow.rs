@@ -102,14 +102,6 @@ pub fn follow<F: Family>(
             return Err(DropReason::NoFlow);
         }
     }
-    let Taken {
-        mac,
-        flags,
-        kind,
-        mtu,
-        delivered,
-    } = taken;
-    let settled = flags & FLOW_ESTABLISHED != 0;
     // Not atomic: packets of one direction are mostly on one CPU; where they
     // are not, a count may be lost, never anything else.
     flow.packets += skb.segments();
@@ -117,30 +109,55 @@ pub fn follow<F: Family>(
     if flow.last_seen != time {
         flow.last_seen = time;
     }
-    let mut verdict = delivered;
-    if flags & FLOW_TO_CONTAINER != 0 {
-        check_mtu(skb, mtu.into()).inspect_err(|_| room.mtu = mtu.into())?;
-    } else if flags & FLOW_TO_HOST != 0 {
-        verdict = Coded::TO_LOOPBACK;
-    } else {
-        let asked = outward::<F>(skb, flow, room, time)?;
-        // Once a second, and when the flow settles: it may then be silent for long.
-        if settled && kind == KIND_MASQUERADE && (moved || asked) {
-            masquerade::keep::<F>(p, room, time);
-        }
-        verdict = deliver::forward::<F>(room);
+    let verdict = direct::<F>(skb, flow, &taken, room, time)?;
+    let settled = taken.flags & FLOW_ESTABLISHED != 0;
+    // Once a second, and when the flow settles: it may then be silent for long.
+    if settled
+        && taken.flags & (FLOW_TO_CONTAINER | FLOW_TO_HOST) == 0
+        && taken.kind == KIND_MASQUERADE
+        && (moved || room.way.asked != 0)
+    {
+        masquerade::keep::<F>(p, room, time);
     }
     translate::rewrite::<F>(skb, p, &room.new)?;
-    if flags & FLOW_TO_CONTAINER != 0 {
-        deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
-    }
+    address::<F>(skb, p.l3, &taken)?;
     Ok(Found::Sent(verdict))
 }
 
+/// The way that a packet of the flow goes; outward, it stands in the room.
+#[inline(always)]
+pub fn direct<F: Family>(
+    skb: &Skb,
+    flow: &mut Flow<F::Addr>,
+    taken: &Taken,
+    room: &mut Room<F::Addr>,
+    time: Ticks,
+) -> Step {
+    if taken.flags & FLOW_TO_CONTAINER != 0 {
+        let mtu = taken.mtu.into();
+        check_mtu(skb, mtu).inspect_err(|_| room.mtu = mtu)?;
+        return Ok(taken.delivered);
+    }
+    if taken.flags & FLOW_TO_HOST != 0 {
+        return Ok(Coded::TO_LOOPBACK);
+    }
+    outward::<F>(skb, flow, room, time)?;
+    Ok(deliver::forward::<F>(room))
+}
+
+/// Puts the Ethernet header for a container on what goes into one.
+#[inline(always)]
+pub fn address<F: Family>(skb: &Skb, l3: usize, taken: &Taken) -> Step<()> {
+    if taken.flags & FLOW_TO_CONTAINER != 0 {
+        deliver::address(skb, l3, taken.mac, F::ETHERTYPE)?;
+    }
+    Ok(())
+}
+
 /// What decides where a packet goes, besides its new tuple.
-struct Taken {
+pub struct Taken {
     mac: [u8; 6],
-    flags: u8,
+    pub flags: u8,
     kind: u8,
     mtu: u16,
     delivered: Coded,
@@ -149,7 +166,7 @@ struct Taken {
 /// Copies all that decides where the packet goes, before it is trusted: an entry of an
 /// LRU table may have become another flow's since it was found.
 #[inline(always)]
-fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
+pub fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
     room.new = NewTuple {
         src: flow.src,
         dst: flow.dst,
@@ -167,14 +184,14 @@ fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
 
 /// Is what was copied of the entry the flow's still?
 #[inline(always)]
-fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u8) -> bool {
+pub fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u8) -> bool {
     flags & FLOW_ESTABLISHED != 0
         || F::transient().get_ptr_mut(key) == Some(core::ptr::from_mut(flow))
 }
 
 /// Its port was taken back, or published anew, since.
 #[inline(always)]
-fn is_ended<A>(flow: &Flow<A>) -> bool {
+pub fn is_ended<A>(flow: &Flow<A>) -> bool {
     is_of_port(flow.kind) && !port::is_current(flow.slot.into(), flow.generation)
 }
 
@@ -200,14 +217,14 @@ fn is_expired<A>(flow: &Flow<A>, protocol: u8, time: Ticks) -> bool {
 }
 
 /// Leaves the way out of an outward half in the room: the one asked for within the
-/// last second, or asked again; whether it was.
+/// last second, or asked again.
 #[inline(always)]
 fn outward<F: Family>(
     skb: &Skb,
     flow: &mut Flow<F::Addr>,
     room: &mut Room<F::Addr>,
     time: Ticks,
-) -> Step<bool> {
+) -> Step<()> {
     let ask = flow.ifindex == 0 || since(time, flow.checked) >= TICKS_PER_SECOND;
     let mtu;
     if ask {
@@ -230,8 +247,8 @@ fn outward<F: Family>(
         room.way.ethernet = u32::from(flow.flags & FLOW_ETHERNET);
         mtu = u32::from(flow.mtu);
     }
-    check_mtu(skb, mtu).inspect_err(|_| room.mtu = mtu)?;
-    Ok(ask)
+    room.way.asked = u32::from(ask);
+    check_mtu(skb, mtu).inspect_err(|_| room.mtu = mtu)
 }
 
 /// Does the frame fit? 0: whatever its size.

@@ -47,6 +47,8 @@ pub struct Way<A> {
     pub foreign: u32,
     /// Not 0: the device carries Ethernet frames.
     pub ethernet: u32,
+    /// Not 0: the FIB was asked for this packet.
+    pub asked: u32,
 }
 
 impl<A> Way<A> {
@@ -161,6 +163,7 @@ pub fn ask<F: Family>(skb: &Skb, room: &mut Room<F::Addr>) -> Step {
         src: chosen,
         foreign: u32::from(room.fib.family != F::AF),
         ethernet: uplink.flags & UPLINK_ETHERNET,
+        asked: 1,
     };
     Ok(Coded::PASS)
 }

@@ -45,7 +45,7 @@ pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr
                 skb.field_checksum(check, t.dport, new.dport, udp)?;
             }
             let (s, d) = (new.sport.to_be_bytes(), new.dport.to_be_bytes());
-            F::rewrite(skb, l3, new.src, new.dst)?;
+            F::rewrite(skb, l3, 1, new.src, new.dst)?;
             skb.write(l4, [s[0], s[1], d[0], d[1]])
         }
         TransportKind::EchoRequest | TransportKind::EchoReply => {
@@ -60,12 +60,12 @@ pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr
             if from != to {
                 skb.field_checksum(check, from, to, false)?;
             }
-            F::rewrite(skb, l3, new.src, new.dst)?;
+            F::rewrite(skb, l3, 1, new.src, new.dst)?;
             skb.write(l4 + icmp::ID, to.to_be_bytes())
         }
         // Its checksum is a CRC over ports and payload, not over the addresses.
         TransportKind::Sctp if new.sport == t.sport && new.dport == t.dport => {
-            F::rewrite(skb, l3, new.src, new.dst)
+            F::rewrite(skb, l3, 1, new.src, new.dst)
         }
         _ => Err(DropReason::Protocol),
     }

@@ -337,11 +337,15 @@ impl Host {
             .iter()
             .filter_map(|address| address.split('/').next()?.parse().ok())
             .collect();
-        within(Duration::from_secs(5), "the daemon knows the address", || {
-            let status: StatusInfo = self.json(&["status"]);
-            let mut uplinks = status.uplinks.iter();
-            uplinks.any(|uplink| wanted.iter().all(|ip| uplink.addresses.contains(ip)))
-        });
+        within(
+            Duration::from_secs(5),
+            "the daemon knows the address",
+            || {
+                let status: StatusInfo = self.json(&["status"]);
+                let mut uplinks = status.uplinks.iter();
+                uplinks.any(|uplink| wanted.iter().all(|ip| uplink.addresses.contains(ip)))
+            },
+        );
     }
 
     /// Makes a network of both families.

@@ -12,13 +12,16 @@ pub struct Needed {
     pub package: &'static str,
 }
 
-const NEEDED: [Needed; 8] = [
+const NEEDED: [Needed; 11] = [
     needed("cc", "gcc"),
     needed("ip", "iproute2"),
     needed("nsenter", "util-linux"),
     needed("ping", "iputils-ping"),
     needed("curl", "curl"),
     needed("iperf3", "iperf3"),
+    needed("traceroute", "traceroute"),
+    needed("tracepath", "iputils-tracepath"),
+    needed("mtr", "mtr-tiny"),
     needed("python3", "python3-minimal"),
     needed("groff", "groff-base"),
 ];

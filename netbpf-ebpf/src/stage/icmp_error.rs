@@ -1,0 +1,134 @@
+//! ICMP errors about packets of known flows: translated outside, and inside, where
+//! they quote the packet (RFC 5508 section 4). They keep no
+//! flow alive and end none (RFC 5508 REQ-6).
+
+use netbpf_common::{
+    drop::DropReason,
+    packet::{
+        Read as _, checksum, icmp, tcp,
+        tuple::{self, Ip, Transport, TransportKind},
+    },
+    verdict::Coded,
+};
+
+use super::{Step, flow, translate::NewTuple};
+use crate::{
+    ctx::{Skb, now},
+    family::{Family, Packet, Room},
+};
+
+/// Follows the flow of the quoted packet. `PASS`: the error is about none of ours.
+/// `sender`: as in [`flow::follow`].
+#[inline(always)]
+pub fn follow<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+    sender: u32,
+) -> Step {
+    let l4 = p.ip.l4 & 0x3fff;
+    let Some(quote) = F::parse(skb, l4 + icmp::LEN) else {
+        return Ok(Coded::PASS);
+    };
+    // Whatever else it is, it has no ports by which to find a flow.
+    if quote.opaque || quote.later_fragment {
+        return Ok(Coded::PASS);
+    }
+    let Some(t) = tuple::quoted(skb, quote.protocol, quote.l4 & 0x3fff) else {
+        return Ok(Coded::PASS);
+    };
+    if !t.identifies_flow() {
+        return Ok(Coded::PASS);
+    }
+    room.forward_key = quote.key_of_answer(&t, p.key.arrival);
+    let Some(found) = flow::find::<F>(&room.forward_key) else {
+        return Ok(Coded::PASS);
+    };
+    let taken = flow::take::<F>(found, room);
+    let key = room.forward_key;
+    if found.sender != sender
+        || flow::is_ended(found)
+        || !flow::is_held::<F>(&key, found, taken.flags)
+    {
+        return Ok(Coded::PASS);
+    }
+    if p.ip.hop_limit <= 1 {
+        return Err(DropReason::HopLimit);
+    }
+    let verdict = flow::direct::<F>(skb, found, &taken, room, now())?;
+    rewrite_quote::<F>(skb, l4 + icmp::CHECKSUM, &quote, &t, &room.new)?;
+    // A router on the way complains under its own address, the peer under the one
+    // that the receiver knows it by.
+    let src = if p.ip.src == quote.dst {
+        room.new.src
+    } else {
+        p.ip.src
+    };
+    let (l3, dst) = (p.l3 & 0xf, room.new.dst);
+    if F::IS_V6 {
+        let diff = F::addr_diff((p.ip.src, p.ip.dst), (src, dst));
+        skb.pseudo_checksum(l4 + icmp::CHECKSUM, diff, false, true)?;
+    }
+    F::rewrite(skb, l3, 1, src, dst)?;
+    flow::address::<F>(skb, p.l3, &taken)?;
+    Ok(verdict)
+}
+
+/// Makes the quoted packet the one that the receiver of the error has sent. `check` is
+/// where the checksum of the error stands.
+#[inline(always)]
+fn rewrite_quote<F: Family>(
+    skb: &Skb,
+    check: usize,
+    quote: &Ip<F::Addr>,
+    t: &Transport,
+    new: &NewTuple<F::Addr>,
+) -> Step<()> {
+    let l4 = quote.l4 & 0x3fff;
+    let diff = F::addr_diff((quote.src, quote.dst), (new.dst, new.src));
+    let ports = [(t.sport, new.dport), (t.dport, new.sport)];
+    // Where the transport checksum stands, and what of the change it covers.
+    let (own_check, addresses) = match t.kind {
+        TransportKind::Tcp => (tcp::CHECKSUM, true),
+        TransportKind::Udp => (tcp::UDP_CHECKSUM, true),
+        TransportKind::EchoRequest | TransportKind::EchoReply => (icmp::CHECKSUM, F::IS_V6),
+        // Its checksum covers ports, which never change.
+        _ => (0, false),
+    };
+    // Of IPv4, the header's own checksum makes up for its addresses.
+    if F::IS_V6 {
+        skb.diff_checksum(check, diff)?;
+    }
+    // Eight bytes of a segment do not reach to its checksum.
+    if own_check != 0
+        && let Some(old) = skb.u16(l4 + own_check)
+        && !(matches!(t.kind, TransportKind::Udp) && old == 0)
+    {
+        let mut sum = u32::from(!old.to_be());
+        if addresses {
+            sum += checksum::fold(diff);
+        }
+        for (from, to) in ports {
+            sum += u32::from(!from.to_be()) + u32::from(to.to_be());
+        }
+        let mut fresh = u16::from_be(checksum::finish(sum));
+        if fresh == 0 && matches!(t.kind, TransportKind::Udp) {
+            fresh = 0xffff;
+        }
+        skb.field_checksum(check, old, fresh, false)?;
+        skb.store(l4 + own_check, &fresh.to_be_bytes())?;
+    }
+    for (from, to) in ports {
+        if from != to {
+            skb.field_checksum(check, from, to, false)?;
+        }
+    }
+    let (s, d) = (new.dport.to_be_bytes(), new.sport.to_be_bytes());
+    match t.kind {
+        TransportKind::EchoRequest => skb.store(l4 + icmp::ID, &s)?,
+        TransportKind::EchoReply => skb.store(l4 + icmp::ID, &d)?,
+        _ => skb.store(l4, &[s[0], s[1], d[0], d[1]])?,
+    }
+    let l3 = (check - icmp::CHECKSUM + icmp::LEN) & 0x3fff;
+    F::rewrite(skb, l3, 0, new.dst, new.src)
+}
