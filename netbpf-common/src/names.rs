@@ -25,6 +25,9 @@ pub const MAPPINGS4: &str = "mappings4";
 pub const MAPPINGS6: &str = "mappings6";
 pub const OUTSIDE4: &str = "outside4";
 pub const OUTSIDE6: &str = "outside6";
+pub const FRAGMENTS4: &str = "fragments4";
+pub const FRAGMENTS6: &str = "fragments6";
+pub const FRAGMENT_ID: &str = "fragment_id";
 pub const ENDPOINT_STATS: &str = "endpoint_stats";
 pub const ENDPOINT_DROPS: &str = "endpoint_drops";
 pub const DROPS: &str = "drops";
@@ -67,6 +70,9 @@ pub const MAPS: &[&str] = &[
     MAPPINGS6,
     OUTSIDE4,
     OUTSIDE6,
+    FRAGMENTS4,
+    FRAGMENTS6,
+    FRAGMENT_ID,
     ENDPOINT_STATS,
     ENDPOINT_DROPS,
     DROPS,

@@ -46,6 +46,7 @@ const TO_PORT: u64 = 8;
 const TO_MASQUERADE: u64 = 9;
 const TO_ND: u64 = 10;
 const TO_QUOTED: u64 = 11;
+const TO_FRAGMENT: u64 = 12;
 
 /// The largest endpoint index that a coded verdict holds.
 pub const MAX_ENDPOINT: u32 = 0xffff;
@@ -64,6 +65,8 @@ impl Coded {
 
     /// No end yet: the step that translates ICMP errors is next.
     pub const TO_QUOTED: Coded = Coded(TO_QUOTED);
+    /// No end yet: the step that follows later fragments is next.
+    pub const TO_FRAGMENT: Coded = Coded(TO_FRAGMENT);
 
     #[inline(always)]
     pub const fn deliver(ifindex: u32, endpoint: u32) -> Coded {

@@ -12,7 +12,7 @@ use crate::{
     family::{Family, V4, V6, scratch},
     programs::{HEADERS, QUOTED},
     stage::{
-        Step, arp, flow, icmp_error, masquerade, nd,
+        Step, arp, flow, fragment, icmp_error, masquerade, nd,
         port::{self, Client},
         refuse, route,
     },
@@ -35,7 +35,8 @@ fn reason(number: u32) -> DropReason {
 macro_rules! of_family {
     (
         $family:ty, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
-        $try_outside:ident, $try_source:ident, $quoted:ident
+        $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
+        $remember:ident
     ) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -95,6 +96,26 @@ macro_rules! of_family {
             )
         }
 
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $fragment(skb: *mut __sk_buff, sender: u32) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(
+                scratch::<$family>()
+                    .and_then(|(p, room)| fragment::follow::<$family>(skb, p, room, sender)),
+            )
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $remember(skb: *mut __sk_buff) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(
+                scratch::<$family>()
+                    .and_then(|(p, room)| fragment::remember::<$family>(skb, p, room)),
+            )
+        }
+
         /// Tries an outside port.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -128,7 +149,9 @@ of_family!(
     advance_v4,
     try_outside_v4,
     try_source_v4,
-    quoted_v4
+    quoted_v4,
+    fragment_v4,
+    remember_v4
 );
 of_family!(
     V6,
@@ -139,7 +162,9 @@ of_family!(
     advance_v6,
     try_outside_v6,
     try_source_v6,
-    quoted_v6
+    quoted_v6,
+    fragment_v6,
+    remember_v6
 );
 
 /// Neighbour discovery from a container.

@@ -366,10 +366,16 @@ impl Skb {
         }
     }
 
+    /// Payload of each packet that this one stands for; 0 when it is just one.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        // SAFETY: reading the context.
+        unsafe { (*self.skb).gso_size }
+    }
+
     #[inline(always)]
     pub fn is_gso(&self) -> bool {
-        // SAFETY: reading the context.
-        unsafe { (*self.skb).gso_size != 0 }
+        self.gso_size() != 0
     }
 
     /// The context, for helpers that want it untyped.

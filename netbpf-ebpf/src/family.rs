@@ -8,8 +8,8 @@ use netbpf_common::{
     addr::{self, Addr, Addr4, Addr6},
     drop::DropReason,
     maps::{
-        AllowData, BackendKey, EndpointKey, Flow, FlowKey, LocalKey, MappingKey, Outside,
-        OutsideKey, PortData, SourceData, SubnetData, Uplink, Veth,
+        AllowData, BackendKey, EndpointKey, Flow, FlowKey, FragmentKey, FragmentOf, LocalKey,
+        MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, Uplink, Veth,
     },
     packet::{
         self, Read, checksum, eth, icmp, ipv4, ipv6,
@@ -22,7 +22,7 @@ use netbpf_common::{
 use crate::{
     calls,
     ctx::{Skb, sum_diff},
-    maps::{self, Flows, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
+    maps::{self, Flows, Fragments, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
     stage::{port::Client, route::Way, translate::NewTuple},
 };
 
@@ -51,6 +51,8 @@ pub struct Room<A> {
     pub other_mapping_key: MappingKey<A>,
     pub outside_key: OutsideKey<A>,
     pub outside: Outside<A>,
+    pub fragment_key: FragmentKey<A>,
+    pub fragment: FragmentOf<A>,
     /// What is asked of the FIB.
     pub route_src: A,
     pub route_dst: A,
@@ -142,6 +144,7 @@ pub trait Family: Sized {
     fn transient() -> &'static Transient<Self::Addr>;
     fn mappings() -> &'static Mappings<Self::Addr>;
     fn outside() -> &'static OutsidePorts<Self::Addr>;
+    fn fragments() -> &'static Fragments<Self::Addr>;
 
     fn fib_set(fib: &mut bpf_fib_lookup, src: Self::Addr, dst: Self::Addr);
     fn fib_src(fib: &bpf_fib_lookup) -> Self::Addr;
@@ -159,6 +162,8 @@ pub trait Family: Sized {
         src: Self::Addr,
         dst: Self::Addr,
     ) -> Result<(), DropReason>;
+    /// Gives a fragment another identification, which stands at `at`.
+    fn renumber(skb: &Skb, l3: usize, at: usize, from: u32, to: u32) -> Result<(), DropReason>;
     /// Lowers the hop limit by one.
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason>;
     /// What the change of both addresses makes to a checksum with pseudo header.
@@ -173,6 +178,8 @@ pub trait Family: Sized {
     fn call_port(skb: &Skb, client: Client) -> Coded;
     fn call_refuse(skb: &Skb, reason: DropReason) -> Coded;
     fn call_quoted(skb: &Skb, sender: u32) -> Coded;
+    fn call_fragment(skb: &Skb, sender: u32) -> Coded;
+    fn call_remember(skb: &Skb) -> Coded;
     fn call_advance(seen: u8, opens: bool) -> Coded;
     fn call_try_outside(skb: &Skb, candidate: u16) -> u32;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
@@ -228,6 +235,14 @@ impl Family for V4 {
     #[inline(always)]
     fn call_quoted(skb: &Skb, sender: u32) -> Coded {
         Coded::from_bits(calls::quoted_v4(skb.raw(), sender))
+    }
+    #[inline(always)]
+    fn call_fragment(skb: &Skb, sender: u32) -> Coded {
+        Coded::from_bits(calls::fragment_v4(skb.raw(), sender))
+    }
+    #[inline(always)]
+    fn call_remember(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::remember_v4(skb.raw()))
     }
     #[inline(always)]
     fn call_advance(seen: u8, opens: bool) -> Coded {
@@ -292,6 +307,18 @@ impl Family for V4 {
     #[inline(always)]
     fn outside() -> &'static OutsidePorts<Addr4> {
         &maps::OUTSIDE4
+    }
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<Addr4> {
+        &maps::FRAGMENTS4
+    }
+    #[inline(always)]
+    fn renumber(skb: &Skb, l3: usize, at: usize, from: u32, to: u32) -> Result<(), DropReason> {
+        use packet::Read as _;
+        let old = skb.u16(l3 + ipv4::CHECKSUM).ok_or(DropReason::Malformed)?;
+        let check = checksum::finish(adjust(u32::from(!old), from, to));
+        skb.write(l3 + ipv4::CHECKSUM, check.to_be_bytes())?;
+        skb.write(at, (to as u16).to_be_bytes())
     }
     #[inline(always)]
     fn fib_set(fib: &mut bpf_fib_lookup, src: Addr4, dst: Addr4) {
@@ -425,6 +452,14 @@ impl Family for V6 {
         Coded::from_bits(calls::quoted_v6(skb.raw(), sender))
     }
     #[inline(always)]
+    fn call_fragment(skb: &Skb, sender: u32) -> Coded {
+        Coded::from_bits(calls::fragment_v6(skb.raw(), sender))
+    }
+    #[inline(always)]
+    fn call_remember(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::remember_v6(skb.raw()))
+    }
+    #[inline(always)]
     fn call_advance(seen: u8, opens: bool) -> Coded {
         Coded::from_bits(calls::advance_v6(u32::from(seen), u32::from(opens)))
     }
@@ -487,6 +522,14 @@ impl Family for V6 {
     #[inline(always)]
     fn outside() -> &'static OutsidePorts<Addr6> {
         &maps::OUTSIDE6
+    }
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<Addr6> {
+        &maps::FRAGMENTS6
+    }
+    #[inline(always)]
+    fn renumber(skb: &Skb, _: usize, at: usize, _: u32, to: u32) -> Result<(), DropReason> {
+        skb.store_covered(at, &to.to_be_bytes())
     }
     #[inline(always)]
     fn fib_set(fib: &mut bpf_fib_lookup, src: Addr6, dst: Addr6) {

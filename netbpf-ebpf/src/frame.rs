@@ -24,15 +24,28 @@ impl<'a> Frame<'a> {
     /// Bytes at hand: all, unless the driver splits large frames.
     #[inline(always)]
     pub fn len(&self) -> u32 {
-        (self.ctx.data_end() - self.ctx.data()) as u32
+        (self.end() - self.start()) as u32
+    }
+
+    // Both as 64 bits each time they are asked for: what the compiler sees to be 32
+    // bits wide it keeps on the stack as such, which is no packet pointer then.
+
+    #[inline(always)]
+    fn start(&self) -> usize {
+        opaque(self.ctx.data())
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        opaque(self.ctx.data_end())
     }
 }
 
 impl Read for Frame<'_> {
     #[inline(always)]
     fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.ctx.data() + offset;
-        if opaque(start + N) > self.ctx.data_end() {
+        let start = self.start() + offset;
+        if opaque(start + N) > self.end() {
             return None;
         }
         // SAFETY: checked to lie within the frame; alignment 1.

@@ -11,9 +11,10 @@ use netbpf_common::{
     event::Event,
     maps::{
         AllowData, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
-        EndpointStats, Flow, FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside,
-        OutsideKey, Peer, PeerKey, Port, PortData, Published, Share, Source, SourceData, Subnet,
-        SubnetData, Uplink, Veth, published::PUBLISHED_ENTRIES,
+        EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local, LocalKey, Mapping,
+        MappingKey, Outside, OutsideKey, Peer, PeerKey, Port, PortData, Published, Share, Source,
+        SourceData, Subnet, SubnetData, Uplink, Veth, fragments::FRAGMENTED,
+        published::PUBLISHED_ENTRIES,
     },
 };
 
@@ -97,6 +98,16 @@ pub static MAPPINGS6: Mappings<Addr6> = HashMap::new();
 pub static OUTSIDE4: OutsidePorts<Addr4> = HashMap::new();
 #[btf_map(name = "outside6")]
 pub static OUTSIDE6: OutsidePorts<Addr6> = HashMap::new();
+
+pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentOf<A>, { FRAGMENTED as usize }>;
+
+#[btf_map(name = "fragments4")]
+pub static FRAGMENTS4: Fragments<Addr4> = LruHashMap::new();
+#[btf_map(name = "fragments6")]
+pub static FRAGMENTS6: Fragments<Addr6> = LruHashMap::new();
+
+#[btf_map(name = "fragment_id")]
+pub static FRAGMENT_ID: Array<u64, 1> = Array::new();
 
 #[btf_map(name = "endpoint_stats")]
 pub static ENDPOINT_STATS: PerCpuArray<EndpointStats, 1024> = PerCpuArray::new();

@@ -1,6 +1,10 @@
 //! Frames with right checksums, for rows and for packet sockets. One builder
 //! for both families: the addresses say which.
 
+mod fragments;
+
+pub use fragments::fragments;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
@@ -371,23 +375,24 @@ pub fn icmp_type_code(frame: &[u8]) -> Option<(u8, u8)> {
 
 /// Source and destination address of an IP packet.
 pub fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
-    use etherparse::NetSlice;
-    match SlicedPacket::from_ethernet(frame).ok()?.net? {
-        NetSlice::Ipv4(ip) => {
+    // Lax: of a first fragment the transport header says more than there is.
+    use etherparse::{LaxNetSlice, LaxSlicedPacket};
+    match LaxSlicedPacket::from_ethernet(frame).ok()?.net? {
+        LaxNetSlice::Ipv4(ip) => {
             let header = ip.header();
             Some((
                 header.source_addr().into(),
                 header.destination_addr().into(),
             ))
         }
-        NetSlice::Ipv6(ip) => {
+        LaxNetSlice::Ipv6(ip) => {
             let header = ip.header();
             Some((
                 header.source_addr().into(),
                 header.destination_addr().into(),
             ))
         }
-        NetSlice::Arp(_) => None,
+        LaxNetSlice::Arp(_) => None,
     }
 }
 

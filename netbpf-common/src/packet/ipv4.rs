@@ -5,6 +5,7 @@ use super::{Read, tuple::Ip};
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
 pub const TOTAL_LEN: usize = 2;
+pub const ID: usize = 4;
 pub const FRAGMENT: usize = 6;
 pub const TTL: usize = 8;
 pub const PROTOCOL: usize = 9;
@@ -37,6 +38,8 @@ pub fn parse(packet: &(impl Read + ?Sized), offset: usize) -> Option<Ip<[u8; 4]>
         more_fragments: fragment & MORE_FRAGMENTS != 0,
         later_fragment: fragment & OFFSET_MASK != 0,
         dont_fragment: fragment & 0x4000 != 0,
+        id: u32::from(u16::from_be_bytes([b[4], b[5]])),
+        id_at: offset + ID,
         opaque: false,
     })
 }

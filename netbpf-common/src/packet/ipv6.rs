@@ -37,6 +37,8 @@ pub fn parse(packet: &(impl Read + ?Sized), offset: usize) -> Option<Ip<[u8; 16]
         more_fragments: false,
         later_fragment: false,
         dont_fragment: true,
+        id: 0,
+        id_at: offset,
         opaque: true,
     };
     for _ in 0..MAX_EXTENSIONS {
@@ -49,11 +51,13 @@ pub fn parse(packet: &(impl Read + ?Sized), offset: usize) -> Option<Ip<[u8; 16]
                 ip.l4 += 8 + len as usize * 8;
             }
             IPPROTO_FRAGMENT => {
-                let Some(h) = packet.bytes::<4>(ip.l4) else {
+                let Some(h) = packet.bytes::<8>(ip.l4) else {
                     return Some(ip);
                 };
                 let field = u16::from_be_bytes([h[2], h[3]]);
                 ip.protocol = h[0];
+                ip.id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
+                ip.id_at = ip.l4 + 4;
                 ip.l4 += 8;
                 ip.more_fragments = field & 1 != 0;
                 ip.later_fragment = field >> 3 != 0;

@@ -19,6 +19,10 @@ pub struct Ip<A> {
     /// A fragment other than the first: no ports are in it.
     pub later_fragment: bool,
     pub dont_fragment: bool,
+    /// Identification, of IPv4 16 bits; 0 for an IPv6 packet that is no fragment.
+    pub id: u32,
+    /// Where it stands.
+    pub id_at: usize,
     /// The chain of extension headers could not be followed to its end: what
     /// `protocol` and `l4` say is not the transport header.
     pub opaque: bool,

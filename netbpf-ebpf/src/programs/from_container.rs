@@ -1,6 +1,6 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! anti-spoof → parse → ARP/ND → flow or ICMP error → endpoint → local → masquerade or route
+//! anti-spoof → parse → ARP/ND → flow, fragment or ICMP error → endpoint → local → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -68,8 +68,12 @@ pub fn from_container(ctx: TcContext) -> i32 {
 fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     let own = veth.endpoint;
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
-    if verdict == Coded::TO_QUOTED {
-        verdict = F::call_quoted(skb, own);
+    if verdict == Coded::TO_QUOTED || verdict == Coded::TO_FRAGMENT {
+        verdict = if verdict == Coded::TO_QUOTED {
+            F::call_quoted(skb, own)
+        } else {
+            F::call_fragment(skb, own)
+        };
         if verdict == Coded::PASS {
             verdict = Coded::from_bits(last_steps::<F>(skb, veth));
         }
@@ -156,6 +160,9 @@ fn way<F: Family>(
         return Err(DropReason::LinkLocal);
     }
 
+    if ip.later_fragment {
+        return Ok(Coded::TO_FRAGMENT);
+    }
     if icmp::is_about_flow(ip.protocol, t.flags) {
         return Ok(Coded::TO_QUOTED);
     }
@@ -167,7 +174,7 @@ fn way<F: Family>(
     rest::<F>(skb, veth, p, room)
 }
 
-/// The way of an ICMP error that is about no flow.
+/// The way of an ICMP error, or of a later fragment, that belongs to no flow.
 #[inline(never)]
 fn last_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     let verdict = match scratch::<F>() {

@@ -1,7 +1,7 @@
 //! TC ingress of an uplink: replies to masqueraded flows, published ports, and
 //! the host's own traffic, which passes.
 //!
-//! parse → flow → local → port or ICMP error, or endpoint of a routed network → the host
+//! parse → flow or fragment → local → port or ICMP error, or endpoint of a routed network → the host
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -54,6 +54,12 @@ fn program(skb: &Skb, l3: usize) -> i32 {
 #[inline(always)]
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
+    if verdict == Coded::TO_FRAGMENT {
+        verdict = F::call_fragment(skb, 0);
+        if verdict == Coded::PASS {
+            verdict = Coded::from_bits(last_steps::<F>(skb));
+        }
+    }
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Uplink));
     } else if verdict == Coded::TO_QUOTED {
@@ -97,11 +103,31 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if ip.src == F::UNSPECIFIED || F::is_link_local(ip.src) || F::is_link_local(ip.dst) {
         return Ok(Coded::PASS);
     }
+    if ip.later_fragment {
+        return Ok(Coded::TO_FRAGMENT);
+    }
     if p.t.identifies_flow()
         && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, 0)?
     {
         return Ok(verdict);
     }
+    rest::<F>(skb, p, room)
+}
+
+/// The way of a later fragment that belongs to no flow.
+#[inline(never)]
+fn last_steps<F: Family>(skb: &Skb) -> u64 {
+    let verdict = match scratch::<F>() {
+        Ok((p, room)) => rest::<F>(skb, p, room).unwrap_or_else(Coded::drop),
+        Err(_) => Coded::PASS,
+    };
+    verdict.to_bits()
+}
+
+/// The way of a packet that belongs to no flow.
+#[inline(always)]
+fn rest<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
+    let ip = &p.ip;
     if local::subnet::<F>(room, ip.src).is_some() {
         return Err(DropReason::SpoofedSubnet);
     }

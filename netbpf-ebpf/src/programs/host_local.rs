@@ -44,6 +44,8 @@ fn ip<F: Family>(skb: &Skb) -> i32 {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Host));
     } else if verdict == Coded::TO_QUOTED {
         verdict = F::call_quoted(skb, 0);
+    } else if verdict == Coded::TO_FRAGMENT {
+        verdict = F::call_fragment(skb, 0);
     }
     if verdict == Coded::PASS {
         return emit::NEXT;
@@ -58,6 +60,9 @@ fn first_steps<F: Family>(skb: &Skb) -> u64 {
     };
     if parse::<F>(skb, eth::LEN, p, ARRIVAL_HOST).is_none() {
         return Coded::PASS.to_bits();
+    }
+    if p.ip.later_fragment {
+        return Coded::TO_FRAGMENT.to_bits();
     }
     if icmp::is_about_flow(p.ip.protocol, p.t.flags) {
         return Coded::TO_QUOTED.to_bits();

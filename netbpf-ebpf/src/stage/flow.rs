@@ -11,7 +11,7 @@ use netbpf_common::{
             FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE, is_of_port,
         },
     },
-    packet::{IPPROTO_TCP, eth, tcp, tuple::TransportKind},
+    packet::{IPPROTO_TCP, Read as _, tcp, tuple::TransportKind},
     time::{TICKS_PER_SECOND, Ticks, since},
     verdict::Coded,
 };
@@ -87,10 +87,6 @@ pub fn follow<F: Family>(
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    // Only the first fragment has the ports: the others would be lost.
-    if ip.more_fragments {
-        return Err(DropReason::Fragment);
-    }
 
     let mut taken = take::<F>(flow, room);
     if !is_held::<F>(key, flow, taken.flags) {
@@ -102,14 +98,8 @@ pub fn follow<F: Family>(
             return Err(DropReason::NoFlow);
         }
     }
-    // Not atomic: packets of one direction are mostly on one CPU; where they
-    // are not, a count may be lost, never anything else.
-    flow.packets += skb.segments();
-    flow.bytes += u64::from(skb.len());
-    if flow.last_seen != time {
-        flow.last_seen = time;
-    }
-    let verdict = direct::<F>(skb, flow, &taken, room, time)?;
+    count(skb, flow, time);
+    let verdict = direct::<F>(skb, p, flow, &taken, room, time)?;
     let settled = taken.flags & FLOW_ESTABLISHED != 0;
     // Once a second, and when the flow settles: it may then be silent for long.
     if settled
@@ -120,14 +110,38 @@ pub fn follow<F: Family>(
         masquerade::keep::<F>(p, room, time);
     }
     translate::rewrite::<F>(skb, p, &room.new)?;
+    if ip.more_fragments {
+        remember::<F>(skb)?;
+    }
     address::<F>(skb, p.l3, &taken)?;
     Ok(Found::Sent(verdict))
+}
+
+/// After a first fragment was translated: the others shall go the same way.
+#[inline(always)]
+pub fn remember<F: Family>(skb: &Skb) -> Step<()> {
+    match F::call_remember(skb).dropped() {
+        None => Ok(()),
+        Some(number) => Err(DropReason::from_number(number).unwrap_or(DropReason::Helper)),
+    }
+}
+
+/// Counts a packet of a half. Not atomic: packets of one direction are mostly on one
+/// CPU; where they are not, a count may be lost, never anything else.
+#[inline(always)]
+pub fn count<A>(skb: &Skb, flow: &mut Flow<A>, time: Ticks) {
+    flow.packets += skb.segments();
+    flow.bytes += u64::from(skb.len());
+    if flow.last_seen != time {
+        flow.last_seen = time;
+    }
 }
 
 /// The way that a packet of the flow goes; outward, it stands in the room.
 #[inline(always)]
 pub fn direct<F: Family>(
     skb: &Skb,
+    p: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
     taken: &Taken,
     room: &mut Room<F::Addr>,
@@ -135,13 +149,13 @@ pub fn direct<F: Family>(
 ) -> Step {
     if taken.flags & FLOW_TO_CONTAINER != 0 {
         let mtu = taken.mtu.into();
-        check_mtu(skb, mtu).inspect_err(|_| room.mtu = mtu)?;
+        check_mtu(skb, p, mtu).inspect_err(|_| room.mtu = mtu)?;
         return Ok(taken.delivered);
     }
     if taken.flags & FLOW_TO_HOST != 0 {
         return Ok(Coded::TO_LOOPBACK);
     }
-    outward::<F>(skb, flow, room, time)?;
+    outward::<F>(skb, p, flow, room, time)?;
     Ok(deliver::forward::<F>(room))
 }
 
@@ -221,6 +235,7 @@ fn is_expired<A>(flow: &Flow<A>, protocol: u8, time: Ticks) -> bool {
 #[inline(always)]
 fn outward<F: Family>(
     skb: &Skb,
+    p: &Packet<F::Addr>,
     flow: &mut Flow<F::Addr>,
     room: &mut Room<F::Addr>,
     time: Ticks,
@@ -248,16 +263,39 @@ fn outward<F: Family>(
         mtu = u32::from(flow.mtu);
     }
     room.way.asked = u32::from(ask);
-    check_mtu(skb, mtu).inspect_err(|_| room.mtu = mtu)
+    check_mtu(skb, p, mtu).inspect_err(|_| room.mtu = mtu)
 }
 
-/// Does the frame fit? 0: whatever its size.
+/// Does the packet fit, or, of one that stands for several, do they? 0: whatever its
+/// size.
 #[inline(always)]
-fn check_mtu(skb: &Skb, mtu: u32) -> Step<()> {
-    if mtu != 0 && !skb.is_gso() && skb.len() > mtu + eth::LEN as u32 {
+pub fn check_mtu<A>(skb: &Skb, p: &Packet<A>, mtu: u32) -> Step<()> {
+    if mtu == 0 {
+        return Ok(());
+    }
+    let size = match skb.gso_size() {
+        0 => skb.len() - p.l3 as u32,
+        payload => payload + headers(skb, p),
+    };
+    if size > mtu {
         return Err(DropReason::TooBig);
     }
     Ok(())
+}
+
+/// Bytes of the network and transport header, which each packet of those that a GSO
+/// packet stands for has.
+#[inline(always)]
+fn headers<A>(skb: &Skb, p: &Packet<A>) -> u32 {
+    let l4 = p.ip.l4 & 0x3fff;
+    let transport = match p.t.kind {
+        TransportKind::Tcp => match skb.u8(l4 + tcp::OFFSET) {
+            Some(words) => u32::from(words >> 4) * 4,
+            None => tcp::LEN as u32,
+        },
+        _ => 8,
+    };
+    (l4 as u32).wrapping_sub(p.l3 as u32) + transport
 }
 
 /// Outcomes of [`advance`]: the flow is where it was; it is in the other table,

@@ -55,7 +55,7 @@ pub fn follow<F: Family>(
     if p.ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    let verdict = flow::direct::<F>(skb, found, &taken, room, now())?;
+    let verdict = flow::direct::<F>(skb, p, found, &taken, room, now())?;
     rewrite_quote::<F>(skb, l4 + icmp::CHECKSUM, &quote, &t, &room.new)?;
     // A router on the way complains under its own address, the peer under the one
     // that the receiver knows it by.

@@ -16,7 +16,9 @@ use netbpf_common::{
 };
 
 use super::{
-    Step, deliver, local, port, route,
+    Step, deliver,
+    flow::{check_mtu, remember},
+    local, port, route,
     translate::{self, NewTuple},
 };
 use crate::{
@@ -42,10 +44,6 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         }
         TransportKind::Sctp | TransportKind::Other => return Err(DropReason::Protocol),
     };
-    // Only the first fragment has the ports: the others would be lost.
-    if ip.more_fragments {
-        return Err(DropReason::Fragment);
-    }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
@@ -53,6 +51,7 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     if room.way.src == F::UNSPECIFIED {
         return Err(DropReason::NoSourceAddress);
     }
+    check_mtu(skb, p, room.way.mtu).inspect_err(|_| room.mtu = room.way.mtu)?;
     let time = now();
     let outside_port = outside_port::<F>(skb, veth, p, room, time)?;
     record::<F>(skb, veth, p, room, outside_port, seen, time)?;
@@ -65,6 +64,9 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         dport: if echo { 0 } else { t.dport },
     };
     translate::rewrite::<F>(skb, p, &room.new)?;
+    if ip.more_fragments {
+        remember::<F>(skb)?;
+    }
     Ok(deliver::forward::<F>(room))
 }
 

@@ -4,6 +4,7 @@ pub mod antispoof;
 pub mod arp;
 pub mod deliver;
 pub mod flow;
+pub mod fragment;
 pub mod icmp_error;
 pub mod local;
 pub mod masquerade;

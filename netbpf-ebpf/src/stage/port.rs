@@ -22,14 +22,16 @@ use netbpf_common::{
         uplinks::UPLINK_EARLY_DROP,
     },
     packet::{
-        IPPROTO_SCTP, eth, sctp, tcp,
+        IPPROTO_SCTP, sctp, tcp,
         tuple::{Transport, TransportKind},
     },
     verdict::Coded,
 };
 
 use super::{
-    Step, deliver, local,
+    Step, deliver,
+    flow::{check_mtu, remember},
+    local,
     masquerade::host_has,
     route,
     translate::{self, NewTuple},
@@ -298,10 +300,6 @@ pub fn begin<F: Family>(
     {
         return Ok(Coded::PASS);
     }
-    // Only the first fragment has the ports: the others would be lost.
-    if ip.more_fragments {
-        return Err(DropReason::Fragment);
-    }
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
@@ -316,10 +314,7 @@ pub fn begin<F: Family>(
         // SAFETY: entries are replaced whole by the daemon; a reader sees either.
         let veth = unsafe { VETHS.get(&to.ifindex) }.ok_or(DropReason::UnknownEndpoint)?;
         mtu = veth.mtu;
-        if !skb.is_gso() && skb.len() > u32::from(mtu) + eth::LEN as u32 {
-            room.mtu = mtu.into();
-            return Err(DropReason::TooBig);
-        }
+        check_mtu(skb, p, mtu.into()).inspect_err(|_| room.mtu = mtu.into())?;
         // A loopback address means the container itself there.
         if F::is_martian(src) {
             src = F::gateway(veth);
@@ -408,6 +403,9 @@ pub fn begin<F: Family>(
     let verdict = Coded::deliver(to.ifindex, to.endpoint);
     let mac = to.mac;
     translate::rewrite::<F>(skb, p, &room.new)?;
+    if ip.more_fragments {
+        remember::<F>(skb)?;
+    }
     deliver::address(skb, p.l3, mac, F::ETHERTYPE)?;
     Ok(verdict)
 }

@@ -47,7 +47,7 @@ pub use pulse::Pulse;
 pub use server::{Http, TcpEcho, UdpEcho};
 pub use settings::{Settings, firewall, sysctls};
 pub use sweep::{remove_of, remove_stale};
-pub use traffic::{Family, Ping, Seen, ask, url};
+pub use traffic::{Family, Ping, Seen, ask, ask_with, url};
 pub use tunnel::Tunnel;
 pub use wait::{until, within};
 

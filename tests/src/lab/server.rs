@@ -168,7 +168,7 @@ impl UdpEcho {
         socket.set_read_timeout(Some(TICK)).expect("SO_RCVTIMEO");
         let local = socket.local_addr().expect("local address");
         UdpEcho(start(local, move |stop, peers| {
-            let mut buffer = [0; 2048];
+            let mut buffer = vec![0; 1 << 16];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
                     continue;

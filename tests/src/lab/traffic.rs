@@ -207,11 +207,20 @@ impl Namespace {
 /// One question to [`super::UdpEcho`] on a connected socket: the sender's
 /// address as the server saw it.
 pub fn ask(socket: &UdpSocket, time: Duration) -> io::Result<SocketAddr> {
+    ask_with(socket, b"hello", time)
+}
+
+/// The same with this as the question, which comes back whole.
+pub fn ask_with(socket: &UdpSocket, question: &[u8], time: Duration) -> io::Result<SocketAddr> {
     socket.set_read_timeout(Some(time))?;
-    socket.send(b"hello")?;
-    let mut buffer = [0; 256];
+    socket.send(question)?;
+    let mut buffer = vec![0; 1 << 16];
     let length = socket.recv(&mut buffer)?;
-    let text = String::from_utf8_lossy(&buffer[..length]);
+    let answer = &buffer[..length];
+    if !answer.ends_with(question) {
+        return Err(io::Error::other(format!("{length} other bytes")));
+    }
+    let text = String::from_utf8_lossy(answer);
     let seen = text.split(' ').next().unwrap_or_default();
     seen.parse()
         .map_err(|_| io::Error::other(format!("not our server: {text}")))

@@ -328,6 +328,8 @@ fn device(host: &Host, name: &str) -> Device {
 fn member(lab: &Lab, host: &Host, index: u32, network: u32, net: &Net, number: u8) -> Member {
     let name = format!("veth{index}");
     let space = lab.space(&format!("m{index}"));
+    // Says nothing by itself: what is counted is the row's.
+    space.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
     lab.wire((host, &name, &[]), (&space, "eth0", &[]));
     let gateway_mac: Vec<String> = GATEWAY_MAC.iter().map(|b| format!("{b:02x}")).collect();
     host.ip(&format!(

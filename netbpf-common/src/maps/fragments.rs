@@ -1,0 +1,44 @@
+//! `fragments4`, `fragments6`: which flow the fragments of a datagram belong to, as its
+//! first one said, which alone has the ports (LRU). `fragment_id`: identifications given
+//! to the fragments of masqueraded datagrams.
+
+use crate::{assert_layout, maps::FlowKey, time::Ticks};
+
+/// Key: what all fragments of a datagram have in common (RFC 791, RFC 8200 section 4.5),
+/// and the side that they arrive from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<A> {
+    pub src: A,
+    pub dst: A,
+    /// Identification as it arrives: of IPv4 16 bits.
+    pub id: u32,
+    pub protocol: u8,
+    /// Explicit padding, 0.
+    pub reserved: u8,
+    /// As in [`FlowKey`].
+    pub arrival: u16,
+}
+assert_layout!(FragmentKey<[u8; 4]>, 16);
+assert_layout!(FragmentKey<[u8; 16]>, 40);
+
+/// Value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentOf<A> {
+    /// The flow, by the key of its half in that direction.
+    pub flow: FlowKey<A>,
+    /// Identification that the fragments leave with.
+    pub id: u32,
+    /// When the first one came.
+    pub seen: Ticks,
+}
+assert_layout!(FragmentOf<[u8; 4]>, 24);
+assert_layout!(FragmentOf<[u8; 16]>, 48);
+
+/// Entries of `fragments*`: datagrams whose fragments are on the way at a time.
+pub const FRAGMENTED: u32 = 8192;
+
+/// Seconds after its first fragment in which the others are followed (as
+/// `net.ipv4.ipfrag_time`).
+pub const FRAGMENT_SECONDS: u32 = 30;
