@@ -12,7 +12,7 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, FRONT, HOST, NOWHERE},
     },
-    packets::{Way, arp_request, behind_options, tiny_fragment},
+    packets::{Way, arp_request, behind_options, fragments, tiny_fragment},
     rows::{Action, OPEN, Out, Rig, Row, with_rig},
 };
 
@@ -207,13 +207,27 @@ fn link_local_traffic_is_never_translated() {
 }
 
 #[test]
-fn first_fragments_are_not_translated_without_the_others() {
-    with_rig("first_fragments", |rig| {
+fn fragments_are_translated_like_the_datagram_they_are_of() {
+    with_rig("fragments_translated", |rig| {
         rig.publish(1, UDP, 5300, &rig.web, 53);
-        let way = rig.by_uplink(Family::V4.ip(CLIENT), Family::V4.ip(HOST));
-        let mut packet = way.udp(1000, 5300, b"the first of many");
-        packet[20] |= 0x20;
-        dropped(rig, Family::V4, packet, DropReason::Fragment);
+        let payload: Vec<u8> = (0..3000).map(|n| n as u8).collect();
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let outside = rig.by_uplink(client, host).udp(1000, 5300, &payload);
+            let inside = rig.into(&rig.web, client).hops(63).udp(1000, 53, &payload);
+            // Once as the first of the flow, once as one more.
+            for id in [7, 8] {
+                let came_in = fragments(&outside, 1000, id);
+                for (packet, out) in came_in.into_iter().zip(fragments(&inside, 1000, id)) {
+                    came(rig, "fragment", family, packet, Action::Redirect)
+                        .out(Out::Frame(out))
+                        .check(rig);
+                }
+            }
+            // Of which the first one never came; what the stack makes of it is its own.
+            let late = fragments(&outside, 1000, 9).remove(1);
+            came(rig, "late", family, late, Action::Pass).check(rig);
+        }
     });
 }
 
