@@ -95,6 +95,10 @@ pub const EARLY_DROP: &str = "early_drop";
 /// TC egress of `lo`.
 pub const HOST_LOCAL: &str = "host_local";
 
+/// Loaded with the first device that wants it: few hosts have one, and verifying it
+/// takes the kernel as long as all else together.
+pub const AT_NEED: &[&str] = &[FROM_UPLINK_L3];
+
 /// Every program of devices.
 pub const PROGRAMS: &[&str] = &[
     FROM_CONTAINER,

@@ -10,7 +10,7 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, V4, V6, scratch},
-    programs::{HEADERS, QUOTED},
+    programs::{HEADERS, parse_into},
     stage::{
         Step, arp, flow, fragment, icmp_error, masquerade, nd,
         port::{self, Client},
@@ -34,10 +34,34 @@ fn reason(number: u32) -> DropReason {
 
 macro_rules! of_family {
     (
-        $family:ty, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
+        $family:ty, $parse:ident, $parse_quote:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
         $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
         $remember:ident
     ) => {
+        /// Parses the packet; a `Parsed`.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $parse(skb: *mut __sk_buff, l3: u32, arrival: u32) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((p, _)) => {
+                    parse_into::<$family>(skb, p, l3 as usize & 0xf, arrival as u16) as u32
+                }
+                Err(_) => 0,
+            }
+        }
+
+        /// Parses the packet that an ICMP error quotes; not 0 where it can be.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $parse_quote(skb: *mut __sk_buff) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((p, room)) => u32::from(icmp_error::parse::<$family>(skb, p, room).is_some()),
+                Err(_) => 0,
+            }
+        }
+
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $route(skb: *mut __sk_buff) -> u64 {
@@ -89,7 +113,6 @@ macro_rules! of_family {
         #[inline(never)]
         pub extern "C" fn $quoted(skb: *mut __sk_buff, sender: u32) -> u64 {
             let skb = &Skb::from_raw(skb);
-            skb.pull(QUOTED);
             code(
                 scratch::<$family>()
                     .and_then(|(p, room)| icmp_error::follow::<$family>(skb, p, room, sender)),
@@ -142,6 +165,8 @@ macro_rules! of_family {
 
 of_family!(
     V4,
+    parse_v4,
+    parse_quote_v4,
     route_v4,
     masquerade_v4,
     port_v4,
@@ -155,6 +180,8 @@ of_family!(
 );
 of_family!(
     V6,
+    parse_v6,
+    parse_quote_v6,
     route_v6,
     masquerade_v6,
     port_v6,

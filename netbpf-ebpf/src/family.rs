@@ -51,6 +51,9 @@ pub struct Room<A> {
     pub other_mapping_key: MappingKey<A>,
     pub outside_key: OutsideKey<A>,
     pub outside: Outside<A>,
+    /// The packet that an ICMP error quotes.
+    pub quoted: Ip<A>,
+    pub quoted_t: Transport,
     pub fragment_key: FragmentKey<A>,
     pub fragment: FragmentOf<A>,
     /// What is asked of the FIB.
@@ -173,6 +176,8 @@ pub trait Family: Sized {
     fn icmp_error(reason: DropReason) -> Option<(u8, u8)>;
 
     /// The steps that are functions of their own; see [`crate::calls`].
+    fn call_parse(skb: &Skb, l3: usize, arrival: u16) -> u32;
+    fn call_parse_quote(skb: &Skb) -> u32;
     fn call_route(skb: &Skb) -> Coded;
     fn call_masquerade(skb: &Skb) -> Coded;
     fn call_port(skb: &Skb, client: Client) -> Coded;
@@ -216,6 +221,14 @@ impl Family for V4 {
     const HEADER: usize = ipv4::LEN;
     const SOCKET_TUPLE: u32 = 12;
 
+    #[inline(always)]
+    fn call_parse(skb: &Skb, l3: usize, arrival: u16) -> u32 {
+        calls::parse_v4(skb.raw(), l3 as u32, arrival.into())
+    }
+    #[inline(always)]
+    fn call_parse_quote(skb: &Skb) -> u32 {
+        calls::parse_quote_v4(skb.raw())
+    }
     #[inline(always)]
     fn call_route(skb: &Skb) -> Coded {
         Coded::from_bits(calls::route_v4(skb.raw()))
@@ -431,6 +444,14 @@ impl Family for V6 {
     const HEADER: usize = ipv6::LEN;
     const SOCKET_TUPLE: u32 = 36;
 
+    #[inline(always)]
+    fn call_parse(skb: &Skb, l3: usize, arrival: u16) -> u32 {
+        calls::parse_v6(skb.raw(), l3 as u32, arrival.into())
+    }
+    #[inline(always)]
+    fn call_parse_quote(skb: &Skb) -> u32 {
+        calls::parse_quote_v6(skb.raw())
+    }
     #[inline(always)]
     fn call_route(skb: &Skb) -> Coded {
         Coded::from_bits(calls::route_v6(skb.raw()))

@@ -10,14 +10,11 @@ use netbpf_common::{
         endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
         flows::arrival_container,
     },
-    packet::{
-        Read as _, eth, icmp,
-        tuple::{self, NO_TRANSPORT},
-    },
+    packet::{Read as _, eth, icmp},
     verdict::{Coded, Kind},
 };
 
-use super::{HEADERS, LOOPBACK, begin, refuse, send};
+use super::{LOOPBACK, Parsed, begin, parse, refuse, send};
 use crate::{
     calls,
     ctx::Skb,
@@ -96,9 +93,10 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     let verdict = match scratch::<F>() {
         Ok((p, room)) => {
             room.answer_from = F::gateway(veth);
-            match parse::<F>(skb, p) {
-                Some(()) => way::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop),
-                None => Coded::drop(DropReason::Malformed),
+            // A chain of headers that we do not see the end of might hide anything.
+            match parse::<F>(skb, eth::LEN, arrival_container(veth.scope)) {
+                Parsed::Whole => way::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop),
+                Parsed::Nothing | Parsed::Headless => Coded::drop(DropReason::Malformed),
             }
         }
         Err(reason) => Coded::drop(reason),
@@ -106,45 +104,8 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     verdict.to_bits()
 }
 
-/// Parses what can be read directly, and pulls more in only when that is not
-/// enough: a TCP segment has just its headers there.
 #[inline(always)]
-fn parse<F: Family>(skb: &Skb, p: &mut Packet<F::Addr>) -> Option<()> {
-    p.l3 = eth::LEN;
-    p.ip = match F::parse(skb, eth::LEN) {
-        Some(ip) if !ip.opaque => ip,
-        _ => {
-            skb.pull(HEADERS);
-            F::parse(skb, eth::LEN)?
-        }
-    };
-    // A chain of headers that we do not see the end of might hide anything.
-    if p.ip.opaque {
-        return None;
-    }
-    p.t = NO_TRANSPORT;
-    if !p.ip.later_fragment {
-        let l4 = p.ip.l4 & 0x3fff;
-        p.t = match tuple::transport(skb, p.ip.protocol, l4) {
-            Some(t) => t,
-            None => {
-                skb.pull(HEADERS);
-                tuple::transport(skb, p.ip.protocol, l4)?
-            }
-        };
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn way<F: Family>(
-    skb: &Skb,
-    veth: &Veth,
-    p: &mut Packet<F::Addr>,
-    room: &mut Room<F::Addr>,
-) -> Step {
-    p.key = p.ip.key(&p.t, arrival_container(veth.scope));
-    let p = &*p;
+fn way<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let (ip, t) = (&p.ip, &p.t);
     if F::IS_V6 && nd::is_nd(ip.protocol, t) {
         return Ok(Coded::TO_ND);

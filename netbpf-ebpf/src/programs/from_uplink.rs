@@ -11,7 +11,7 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{begin, parse, refuse};
+use super::{Parsed, begin, parse, refuse};
 use crate::{
     ctx::{PACKET_OTHERHOST, Skb},
     emit,
@@ -71,8 +71,10 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) => match parse::<F>(skb, l3, p, ARRIVAL_UPLINK) {
-            Some(()) => {
+        Ok((p, room)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
+            // What cannot be parsed is the kernel's to judge.
+            Parsed::Nothing => Coded::PASS,
+            Parsed::Whole | Parsed::Headless => {
                 // For a routed network's container the answer is the host's.
                 room.answer_from = match route::uplink(skb.ifindex()) {
                     Some(uplink) => F::uplink_addr(uplink),
@@ -80,8 +82,6 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
                 };
                 way::<F>(skb, p, room).unwrap_or_else(Coded::drop)
             }
-            // What cannot be parsed is the kernel's to judge.
-            None => Coded::PASS,
         },
         Err(_) => Coded::PASS,
     };

@@ -11,7 +11,7 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{begin, parse, refuse};
+use super::{Parsed, begin, parse, refuse};
 use crate::{
     ctx::Skb,
     emit,
@@ -58,7 +58,7 @@ fn first_steps<F: Family>(skb: &Skb) -> u64 {
     let Ok((p, room)) = scratch::<F>() else {
         return Coded::PASS.to_bits();
     };
-    if parse::<F>(skb, eth::LEN, p, ARRIVAL_HOST).is_none() {
+    if parse::<F>(skb, eth::LEN, ARRIVAL_HOST) == Parsed::Nothing {
         return Coded::PASS.to_bits();
     }
     if p.ip.later_fragment {

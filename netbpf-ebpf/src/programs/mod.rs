@@ -24,39 +24,79 @@ use crate::{
 /// header with options, and a transport header.
 pub const HEADERS: u32 = 128;
 
-/// The same of an ICMP error and of the packet that it quotes.
-pub const QUOTED: u32 = 192;
-
 /// Ifindex of `lo` in every network namespace.
 pub const LOOPBACK: u32 = 1;
 
-/// Parses a packet that the host's stack would take: what cannot be parsed is the
-/// stack's to judge. Addresses are judged also where there are no ports to be read: a
-/// packet that is put together or read further by the stack must not get past the
-/// checks.
+/// What became of [`parse`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Parsed {
+    /// No header of the family.
+    Nothing,
+    /// Network and transport header, or a later fragment's network header.
+    Whole,
+    /// A network header whose transport header is cut short, or lies behind more
+    /// extension headers than are followed.
+    Headless,
+}
+
+impl Parsed {
+    #[inline(always)]
+    fn from_number(number: u32) -> Parsed {
+        match number {
+            0 => Parsed::Nothing,
+            1 => Parsed::Whole,
+            _ => Parsed::Headless,
+        }
+    }
+}
+
+/// Parses what can be read directly, and pulls more in only when that is not enough: a
+/// TCP segment has just its headers there. Addresses are judged also where there are no
+/// ports to be read: a packet that is put together or read further by the stack must not
+/// get past the checks.
 #[inline(always)]
-fn parse<F: Family>(skb: &Skb, l3: usize, p: &mut Packet<F::Addr>, arrival: u16) -> Option<()> {
+pub fn parse_into<F: Family>(
+    skb: &Skb,
+    p: &mut Packet<F::Addr>,
+    l3: usize,
+    arrival: u16,
+) -> Parsed {
     p.l3 = l3;
     p.ip = match F::parse(skb, l3) {
         Some(ip) if !ip.opaque => ip,
-        // Headers beyond the part that can be read directly.
         _ => {
             skb.pull(HEADERS);
-            F::parse(skb, l3)?
+            let Some(ip) = F::parse(skb, l3) else {
+                return Parsed::Nothing;
+            };
+            ip
         }
     };
     p.t = NO_TRANSPORT;
-    if !p.ip.later_fragment && !p.ip.opaque {
+    let mut parsed = Parsed::Whole;
+    if p.ip.opaque {
+        parsed = Parsed::Headless;
+    } else if !p.ip.later_fragment {
         let l4 = p.ip.l4 & 0x3fff;
         if let Some(t) = tuple::transport(skb, p.ip.protocol, l4) {
             p.t = t;
         } else {
             skb.pull(HEADERS);
-            p.t = tuple::transport(skb, p.ip.protocol, l4).unwrap_or(NO_TRANSPORT);
+            if let Some(t) = tuple::transport(skb, p.ip.protocol, l4) {
+                p.t = t;
+            } else {
+                parsed = Parsed::Headless;
+            }
         }
     }
     p.key = p.ip.key(&p.t, arrival);
-    Some(())
+    parsed
+}
+
+/// The same as a function of its own.
+#[inline(always)]
+fn parse<F: Family>(skb: &Skb, l3: usize, arrival: u16) -> Parsed {
+    Parsed::from_number(F::call_parse(skb, l3, arrival))
 }
 
 /// After a step that begins flows: tells of one that began.

@@ -17,6 +17,24 @@ use crate::{
     family::{Family, Packet, Room},
 };
 
+/// Bytes at the head of an ICMP error that are made readable: its own headers, and
+/// those of the packet that it quotes.
+const QUOTED: u32 = 192;
+
+/// Leaves the quoted packet in the room, where it has what identifies a flow.
+#[inline(always)]
+pub fn parse<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Option<()> {
+    skb.pull(QUOTED);
+    room.quoted = F::parse(skb, (p.ip.l4 & 0x3fff) + icmp::LEN)?;
+    // Whatever else it is, it has no ports by which to find a flow.
+    if room.quoted.opaque || room.quoted.later_fragment {
+        return None;
+    }
+    let l4 = room.quoted.l4 & 0x3fff;
+    room.quoted_t = tuple::quoted(skb, room.quoted.protocol, l4)?;
+    room.quoted_t.identifies_flow().then_some(())
+}
+
 /// Follows the flow of the quoted packet. `PASS`: the error is about none of ours.
 /// `sender`: as in [`flow::follow`].
 #[inline(always)]
@@ -26,20 +44,11 @@ pub fn follow<F: Family>(
     room: &mut Room<F::Addr>,
     sender: u32,
 ) -> Step {
+    if F::call_parse_quote(skb) == 0 {
+        return Ok(Coded::PASS);
+    }
     let l4 = p.ip.l4 & 0x3fff;
-    let Some(quote) = F::parse(skb, l4 + icmp::LEN) else {
-        return Ok(Coded::PASS);
-    };
-    // Whatever else it is, it has no ports by which to find a flow.
-    if quote.opaque || quote.later_fragment {
-        return Ok(Coded::PASS);
-    }
-    let Some(t) = tuple::quoted(skb, quote.protocol, quote.l4 & 0x3fff) else {
-        return Ok(Coded::PASS);
-    };
-    if !t.identifies_flow() {
-        return Ok(Coded::PASS);
-    }
+    let (quote, t) = (room.quoted, room.quoted_t);
     room.forward_key = quote.key_of_answer(&t, p.key.arrival);
     let Some(found) = flow::find::<F>(&room.forward_key) else {
         return Ok(Coded::PASS);

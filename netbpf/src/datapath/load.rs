@@ -53,7 +53,11 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
 
     pins::make_directories(&options.bpffs)?;
     for &name in names::PROGRAMS {
-        load_program(&mut ebpf, &options.bpffs, name)?;
+        // One that an earlier daemon needed is put in its place.
+        let wanted = !names::AT_NEED.contains(&name);
+        if wanted || pins::program(&options.bpffs, name).exists() {
+            load_program(&mut ebpf, &options.bpffs, name)?;
+        }
     }
     Ok(ebpf)
 }
@@ -62,6 +66,15 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
 pub(super) fn load_host(ebpf: &mut Ebpf, bpffs: &Path) -> Result<()> {
     let mut names = names::HOST_PROGRAMS.iter();
     names.try_for_each(|name| load_program(ebpf, bpffs, name))
+}
+
+/// Loads a program that is loaded at need only, if it is not yet.
+pub(super) fn load_at_need(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
+    let is_loaded = |program: &Program| program.fd().is_ok();
+    match ebpf.program(name).is_some_and(is_loaded) {
+        true => Ok(()),
+        false => load_program(ebpf, bpffs, name),
+    }
 }
 
 fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {

@@ -165,6 +165,7 @@ impl Datapath {
         } else {
             names::FROM_UPLINK_L3
         };
+        load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
         attach::attach(
             &mut inner.ebpf,
             &self.bpffs,
