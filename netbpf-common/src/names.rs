@@ -25,6 +25,9 @@ pub const MAPPINGS4: &str = "mappings4";
 pub const MAPPINGS6: &str = "mappings6";
 pub const OUTSIDE4: &str = "outside4";
 pub const OUTSIDE6: &str = "outside6";
+pub const POOLS: &str = "pools";
+pub const IDLE: &str = "idle";
+pub const RESERVED: &str = "reserved";
 pub const FRAGMENTS4: &str = "fragments4";
 pub const FRAGMENTS6: &str = "fragments6";
 pub const FRAGMENT_ID: &str = "fragment_id";
@@ -70,6 +73,9 @@ pub const MAPS: &[&str] = &[
     MAPPINGS6,
     OUTSIDE4,
     OUTSIDE6,
+    POOLS,
+    IDLE,
+    RESERVED,
     FRAGMENTS4,
     FRAGMENTS6,
     FRAGMENT_ID,

@@ -13,6 +13,7 @@ use crate::{
     programs::{HEADERS, parse_into},
     stage::{
         Step, arp, flow, fragment, icmp_error, masquerade, nd,
+        pool::{self, Wanted},
         port::{self, Client},
         refuse, route,
     },
@@ -36,7 +37,7 @@ macro_rules! of_family {
     (
         $family:ty, $parse:ident, $parse_quote:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
         $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
-        $remember:ident
+        $remember:ident, $record:ident, $clear:ident
     ) => {
         /// Parses the packet; a `Parsed`.
         #[unsafe(no_mangle)]
@@ -142,10 +143,35 @@ macro_rules! of_family {
         /// Tries an outside port.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $try_outside(skb: *mut __sk_buff, candidate: u32) -> u32 {
+        pub extern "C" fn $try_outside(skb: *mut __sk_buff, candidate: u32, idle: u32) -> u32 {
             let skb = &Skb::from_raw(skb);
             match scratch::<$family>() {
-                Ok((p, room)) => masquerade::try_port::<$family>(skb, p, room, candidate as u16),
+                Ok((p, room)) => {
+                    masquerade::try_port::<$family>(skb, p, room, candidate as u16, idle != 0)
+                }
+                Err(_) => 0,
+            }
+        }
+
+        /// Makes way for a masqueraded flow.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $clear() -> u32 {
+            match scratch::<$family>() {
+                Ok((p, room)) => masquerade::clear::<$family>(p, room).into(),
+                Err(_) => 0,
+            }
+        }
+
+        /// Records a masqueraded flow under an outside port.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $record(skb: *mut __sk_buff, port: u32, shared: u32) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((p, room)) => {
+                    masquerade::record::<$family>(skb, p, room, port as u16, shared != 0)
+                }
                 Err(_) => 0,
             }
         }
@@ -176,7 +202,9 @@ of_family!(
     try_source_v4,
     quoted_v4,
     fragment_v4,
-    remember_v4
+    remember_v4,
+    record_v4,
+    clear_v4
 );
 of_family!(
     V6,
@@ -191,8 +219,18 @@ of_family!(
     try_source_v6,
     quoted_v6,
     fragment_v6,
-    remember_v6
+    remember_v6,
+    record_v6,
+    clear_v6
 );
+
+/// An outside port; see [`pool::next`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn next_port(wanted: u32, number: u32, protocol: u32, start: u32) -> u32 {
+    let wanted = Wanted::from_number(wanted);
+    pool::next(wanted, number, protocol as u8, start as u16).into()
+}
 
 /// Neighbour discovery from a container.
 #[unsafe(no_mangle)]

@@ -71,6 +71,12 @@ pub struct Room<A> {
     pub backend_key: BackendKey,
     /// Who asks for a published port.
     pub client: Addr,
+    /// What the first half of a new flow has seen.
+    pub seen: u8,
+    /// Number of the outside address among those with pools.
+    pub pool: u32,
+    /// The other half of a flow that is in the way.
+    pub other_key: FlowKey<A>,
     /// When a mapping that is made now may be taken for another.
     pub expires: Ticks,
     pub socket: bpf_sock_tuple,
@@ -165,6 +171,14 @@ pub trait Family: Sized {
         src: Self::Addr,
         dst: Self::Addr,
     ) -> Result<(), DropReason>;
+    /// The same with one hop less, of a packet without a transport checksum that covers
+    /// the addresses.
+    fn rewrite_bare(
+        skb: &Skb,
+        l3: usize,
+        src: Self::Addr,
+        dst: Self::Addr,
+    ) -> Result<(), DropReason>;
     /// Gives a fragment another identification, which stands at `at`.
     fn renumber(skb: &Skb, l3: usize, at: usize, from: u32, to: u32) -> Result<(), DropReason>;
     /// Lowers the hop limit by one.
@@ -186,7 +200,9 @@ pub trait Family: Sized {
     fn call_fragment(skb: &Skb, sender: u32) -> Coded;
     fn call_remember(skb: &Skb) -> Coded;
     fn call_advance(seen: u8, opens: bool) -> Coded;
-    fn call_try_outside(skb: &Skb, candidate: u16) -> u32;
+    fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32;
+    fn call_record(skb: &Skb, port: u16, shared: bool) -> u32;
+    fn call_clear() -> u32;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
 }
 
@@ -262,8 +278,16 @@ impl Family for V4 {
         Coded::from_bits(calls::advance_v4(u32::from(seen), u32::from(opens)))
     }
     #[inline(always)]
-    fn call_try_outside(skb: &Skb, candidate: u16) -> u32 {
-        calls::try_outside_v4(skb.raw(), candidate.into())
+    fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32 {
+        calls::try_outside_v4(skb.raw(), candidate.into(), idle.into())
+    }
+    #[inline(always)]
+    fn call_record(skb: &Skb, port: u16, shared: bool) -> u32 {
+        calls::record_v4(skb.raw(), port.into(), shared.into())
+    }
+    #[inline(always)]
+    fn call_clear() -> u32 {
+        calls::clear_v4()
     }
     #[inline(always)]
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32 {
@@ -401,6 +425,10 @@ impl Family for V4 {
         )
     }
     #[inline(always)]
+    fn rewrite_bare(skb: &Skb, l3: usize, src: Addr4, dst: Addr4) -> Result<(), DropReason> {
+        Self::rewrite(skb, l3, 1, src, dst)
+    }
+    #[inline(always)]
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason> {
         use packet::Read as _;
         let b = skb
@@ -485,8 +513,16 @@ impl Family for V6 {
         Coded::from_bits(calls::advance_v6(u32::from(seen), u32::from(opens)))
     }
     #[inline(always)]
-    fn call_try_outside(skb: &Skb, candidate: u16) -> u32 {
-        calls::try_outside_v6(skb.raw(), candidate.into())
+    fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32 {
+        calls::try_outside_v6(skb.raw(), candidate.into(), idle.into())
+    }
+    #[inline(always)]
+    fn call_record(skb: &Skb, port: u16, shared: bool) -> u32 {
+        calls::record_v6(skb.raw(), port.into(), shared.into())
+    }
+    #[inline(always)]
+    fn call_clear() -> u32 {
+        calls::clear_v6()
     }
     #[inline(always)]
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32 {
@@ -589,6 +625,12 @@ impl Family for V6 {
         }
         skb.write(l3 + ipv6::SRC, src)?;
         skb.write(l3 + ipv6::DST, dst)
+    }
+    #[inline(always)]
+    fn rewrite_bare(skb: &Skb, l3: usize, src: Addr6, dst: Addr6) -> Result<(), DropReason> {
+        Self::lower_hop_limit(skb, l3)?;
+        skb.store_covered(l3 + ipv6::SRC, &src)?;
+        skb.store_covered(l3 + ipv6::DST, &dst)
     }
     #[inline(always)]
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason> {

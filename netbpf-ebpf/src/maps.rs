@@ -12,8 +12,10 @@ use netbpf_common::{
     maps::{
         AllowData, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
         EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local, LocalKey, Mapping,
-        MappingKey, Outside, OutsideKey, Peer, PeerKey, Port, PortData, Published, Share, Source,
-        SourceData, Subnet, SubnetData, Uplink, Veth, fragments::FRAGMENTED,
+        MappingKey, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData, Published, Share,
+        Source, SourceData, Subnet, SubnetData, Uplink, Veth,
+        fragments::FRAGMENTED,
+        pools::{POOL_KINDS, POOLS as POOL_ENTRIES},
         published::PUBLISHED_ENTRIES,
     },
 };
@@ -79,7 +81,7 @@ pub static GENERATIONS: Array<u32, 65536> = Array::new();
 
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, 1024>;
 pub type Transient<A> = LruHashMap<FlowKey<A>, Flow<A>, 1024>;
-pub type Mappings<A> = HashMap<MappingKey<A>, Mapping, 1024>;
+pub type Mappings<A> = HashMap<MappingKey<A>, Mapping<A>, 1024>;
 pub type OutsidePorts<A> = HashMap<OutsideKey<A>, Outside<A>, 1024>;
 
 #[btf_map(name = "flows4")]
@@ -98,6 +100,13 @@ pub static MAPPINGS6: Mappings<Addr6> = HashMap::new();
 pub static OUTSIDE4: OutsidePorts<Addr4> = HashMap::new();
 #[btf_map(name = "outside6")]
 pub static OUTSIDE6: OutsidePorts<Addr6> = HashMap::new();
+
+#[btf_map(name = "pools")]
+pub static POOLS: Array<Pool, { POOL_ENTRIES as usize }> = Array::new();
+#[btf_map(name = "idle")]
+pub static IDLE: Array<Pool, { POOL_ENTRIES as usize }> = Array::new();
+#[btf_map(name = "reserved")]
+pub static RESERVED: Array<Pool, { POOL_KINDS as usize }> = Array::new();
 
 pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentOf<A>, { FRAGMENTED as usize }>;
 

@@ -289,8 +289,11 @@ fn what_can_begin_no_flow_is_dropped() {
             }
             let packet = way.echo_reply(1, 1, b"x");
             dropped(rig, "echo reply", family, packet, DropReason::NoFlow);
-            let packet = way.protocol(47, b"gre");
-            dropped(rig, "GRE", family, packet, DropReason::Protocol);
+            // Signed, or summed up, together with the addresses.
+            for protocol in [51, 33, 136] {
+                let packet = way.protocol(protocol, b"AH, DCCP or UDP-Lite");
+                dropped(rig, "protocol", family, packet, DropReason::Protocol);
+            }
         }
     });
 }

@@ -371,11 +371,15 @@ fn sctp_is_led_by_address_alone() {
             came(rig, "DATA", asks.sctp(1000, 3868, DATA), Action::Redirect)
                 .out(Out::Frame(arrives.sctp(1000, 3868, DATA)))
                 .check(rig);
-            // What nobody asked for cannot be masqueraded: its ports are in its
-            // checksum.
-            sent(web, "outward", answers.sctp(999, 999, INIT), Action::Drop)
-                .drops(&[(DropReason::Protocol, 1)])
-                .check(rig);
+            // What nobody asked for is masqueraded by its address alone.
+            sent(
+                web,
+                "outward",
+                answers.sctp(999, 999, INIT),
+                Action::Redirect,
+            )
+            .out(Out::Packet(leaves.sctp(999, 999, INIT)))
+            .check(rig);
         }
     });
 }

@@ -127,7 +127,7 @@ check wire-v4 fetch host "http://$OUT4/" "page of out"
 check wire-v6 fetch host "http://[$OUT6]/" "page of out"
 
 start_daemon
-check load netbpf status --wait 25s
+check load netbpf status --wait 90s
 # Without programs the rest says nothing more.
 [ "$failed" = yes ] && finish
 check attach-a netbpf attach --name a --netns a -p 8080:80
@@ -177,7 +177,7 @@ check stopped-sibling-v6 pings a "$B6"
 check stopped-masquerade fetch b "http://$OUT4/" "page of out"
 check stopped-publish fetch out "http://$HOST4:8080/" "page of a"
 start_daemon
-check start-again netbpf status --wait 25s
+check start-again netbpf status --wait 90s
 check started-sibling-v6 pings a "$B6"
 check started-masquerade fetch b "http://[$OUT6]/" "page of out"
 check started-publish fetch out "http://[$HOST6]:8080/" "page of a"

@@ -16,13 +16,10 @@ pub struct Config {
     pub abi: u32,
     /// Not 0 while somebody reads `events`; events are made only then.
     pub events: u32,
-    /// First and last outside port that masquerade may give out.
-    pub masquerade_first: u16,
-    pub masquerade_last: u16,
     /// The MAC that every container sees as its gateway's.
     pub gateway_mac: [u8; 6],
     /// Explicit padding, 0.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
     /// New flows that one client may begin by published ports in
     /// [`CLIENT_WINDOW_SHIFT`]'s time; 0: any number.
     pub client_rate: u32,

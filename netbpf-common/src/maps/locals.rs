@@ -21,5 +21,7 @@ pub struct Local {
     pub flags: u32,
     /// The network whose gateway it is, else 0.
     pub network: u32,
+    /// Its number among those that have [`crate::maps::pools`], from 1 on; else 0.
+    pub pool: u32,
 }
-assert_layout!(Local, 8);
+assert_layout!(Local, 12);

@@ -27,17 +27,23 @@ assert_layout!(MappingKey<[u8; 16]>, 40);
 /// Value of `mappings*`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
+pub struct Mapping<A> {
     /// When the last flow was made with it.
     pub last_used: Ticks,
     /// When it may be taken for another inside port, unless a flow goes on until
     /// then: flows put it off once a second.
     pub expires: Ticks,
     pub outside_port: u16,
-    /// Explicit padding, 0.
-    pub reserved: u16,
+    /// Remote port of the last flow.
+    pub remote_port: u16,
+    /// Flows that were made with it, as counted without care for other CPUs.
+    pub flows: u32,
+    /// Remote address of the last flow. While it is the only one, the mapping may be
+    /// taken for another inside port when that flow is closed and no port is free.
+    pub remote: A,
 }
-assert_layout!(Mapping, 12);
+assert_layout!(Mapping<[u8; 4]>, 20);
+assert_layout!(Mapping<[u8; 16]>, 32);
 
 /// Key of `outside*`.
 #[repr(C)]

@@ -112,17 +112,11 @@ pub fn quoted(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Option<
 }
 
 impl Transport {
-    /// The packet has ports, or the identifier of an echo, by which a flow is found.
+    /// The packet has ports, or the identifier of an echo, by which a flow is found, or
+    /// is of a protocol whose flows are found by their addresses.
     #[inline(always)]
     pub fn identifies_flow(&self) -> bool {
-        matches!(
-            self.kind,
-            TransportKind::Tcp
-                | TransportKind::Udp
-                | TransportKind::Sctp
-                | TransportKind::EchoRequest
-                | TransportKind::EchoReply
-        )
+        !matches!(self.kind, TransportKind::Icmp)
     }
 }
 

@@ -332,6 +332,9 @@ pub fn advance<F: Family>(
     }
     flow.seen |= seen;
     let state = both(flow, key.protocol, flow.seen, other_seen);
+    if flow.kind == KIND_MASQUERADE && state.is_over() && !before.is_over() {
+        masquerade::ended::<F>(p, flow, room);
+    }
     let Some(other) = other else {
         // Its other half was evicted while it was opening. What can begin a flow
         // begins it anew, under the same mapping; the rest is too late.

@@ -6,43 +6,60 @@ use aya_ebpf::{
 };
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, seen_tcp, timeout_ticks},
+    flow::{SEEN_ANY, State, seen_tcp, state, timeout_ticks},
     maps::{
-        FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
-        flows::{ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE},
+        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
+        flows::{
+            ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE, arrival_container,
+        },
     },
-    packet::{IPPROTO_TCP, IPPROTO_UDP, tcp, tuple::TransportKind},
-    time::{Ticks, since},
+    packet::{
+        IPPROTO_AH, IPPROTO_DCCP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP,
+        IPPROTO_UDP, IPPROTO_UDPLITE, sctp, tcp, tuple::TransportKind,
+    },
+    time::{TICKS_PER_SECOND, Ticks, since},
 };
 
 use super::{
     Step, deliver,
     flow::{check_mtu, remember},
-    local, port, route,
+    local,
+    pool::{self, Wanted},
+    port, route,
     translate::{self, NewTuple},
 };
 use crate::{
+    calls,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
-    maps::CONFIG,
 };
 
-/// Outside ports that are tried at random before giving up.
-const TRIES: u32 = 32;
+/// Ports that are tried one after the other: what the pool has to be free may be a port
+/// that the host has, or that another CPU takes.
+const TRIES: u32 = 16;
+
+/// Ports at random that are looked at for a mapping that has expired without anybody's
+/// saying so, and after them for one that the new flow can share.
+const IDLE_TRIES: u32 = 32;
+const SHARE_TRIES: u32 = 32;
 
 #[inline(always)]
 pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
-    let veth = local::veth(skb)?;
     let (ip, t) = (&p.ip, &p.t);
-    let seen = match t.kind {
+    room.seen = match t.kind {
         TransportKind::Tcp if t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN => {
             seen_tcp(t.flags)
         }
+        TransportKind::Sctp if t.flags == sctp::INIT => SEEN_ANY,
         TransportKind::Udp | TransportKind::EchoRequest => SEEN_ANY,
-        TransportKind::Tcp | TransportKind::EchoReply | TransportKind::Icmp => {
+        TransportKind::Other if may_change_address(ip.protocol) => SEEN_ANY,
+        TransportKind::Other => return Err(DropReason::Protocol),
+        TransportKind::Tcp
+        | TransportKind::Sctp
+        | TransportKind::EchoReply
+        | TransportKind::Icmp => {
             return Err(DropReason::NoFlow);
         }
-        TransportKind::Sctp | TransportKind::Other => return Err(DropReason::Protocol),
     };
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
@@ -52,15 +69,24 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         return Err(DropReason::NoSourceAddress);
     }
     check_mtu(skb, p, room.way.mtu).inspect_err(|_| room.mtu = room.way.mtu)?;
-    let time = now();
-    let outside_port = outside_port::<F>(skb, veth, p, room, time)?;
-    record::<F>(skb, veth, p, room, outside_port, seen, time)?;
-
+    let port = match t.kind {
+        TransportKind::Tcp | TransportKind::Udp | TransportKind::EchoRequest => {
+            choose::<F>(skb, p, room)?
+        }
+        // The checksum of SCTP covers its ports, and the others have none: one container
+        // at a time has an association or a tunnel with a peer.
+        _ => match F::call_record(skb, t.sport, false) {
+            WRITTEN => t.sport,
+            FULL => return Err(DropReason::FlowTableFull),
+            _ if ip.protocol == IPPROTO_SCTP => return Err(DropReason::PortsExhausted),
+            _ => return Err(DropReason::Protocol),
+        },
+    };
     let echo = matches!(t.kind, TransportKind::EchoRequest);
     room.new = NewTuple {
         src: room.way.src,
         dst: ip.dst,
-        sport: outside_port,
+        sport: port,
         dport: if echo { 0 } else { t.dport },
     };
     translate::rewrite::<F>(skb, p, &room.new)?;
@@ -70,17 +96,42 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     Ok(deliver::forward::<F>(room))
 }
 
-/// The port that the container's address and port has outside: the one it has
-/// already (RFC 4787 REQ-1), or a new one.
+/// Chooses the outside port and records the flow: the port of the mapping; else one that
+/// is free; else that of a mapping whose flows are all over; else one that is in use
+/// towards other remotes only.
 #[inline(always)]
-fn outside_port<F: Family>(
-    skb: &Skb,
-    veth: &Veth,
-    p: &Packet<F::Addr>,
-    room: &mut Room<F::Addr>,
-    time: Ticks,
-) -> Step<u16> {
-    let (ip, t, outside) = (&p.ip, &p.t, room.way.src);
+fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step<u16> {
+    let protocol = p.ip.protocol;
+    let mut port = outside_port::<F>(skb, p, room)?;
+    if port != 0 {
+        match F::call_record(skb, port, false) {
+            WRITTEN => return Ok(port),
+            FULL => return Err(DropReason::FlowTableFull),
+            // A flow that shares the port has this very remote.
+            _ => {}
+        }
+    }
+    for _ in 0..SHARE_TRIES {
+        port =
+            calls::next_port(Wanted::Any as u32, 0, protocol.into(), random_port().into()) as u16;
+        if port == 0 {
+            break;
+        }
+        match F::call_record(skb, port, true) {
+            WRITTEN => return Ok(port),
+            FULL => return Err(DropReason::FlowTableFull),
+            _ => {}
+        }
+    }
+    Err(DropReason::PortsExhausted)
+}
+
+/// The port that the container's address and port has outside: the one it has
+/// already (RFC 4787 REQ-1), or a new one; 0 where there is none to be had.
+#[inline(always)]
+fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step<u16> {
+    let veth = local::veth(skb)?;
+    let (ip, t, outside, time) = (&p.ip, &p.t, room.way.src, now());
     room.mapping_key = MappingKey {
         inside: ip.src,
         outside,
@@ -95,16 +146,17 @@ fn outside_port<F: Family>(
         port: t.sport,
         reserved: 0,
     };
-    let expires = time.wrapping_add(timeout_ticks(ip.protocol, State::Opening));
+    room.expires = time.wrapping_add(timeout_ticks(ip.protocol, State::Opening));
     if let Some(mapping) = F::mappings().get_ptr_mut(&room.mapping_key) {
         // SAFETY: readable as long as the program runs. It may be removed
         // meanwhile; then the port is not ours any more, as is checked next.
         let mapping = unsafe { &mut *mapping };
         let port = mapping.outside_port;
         mapping.last_used = time;
-        if since(expires, mapping.expires) != 0 {
-            mapping.expires = expires;
+        if since(room.expires, mapping.expires) != 0 {
+            mapping.expires = room.expires;
         }
+        mapping.flows = mapping.flows.wrapping_add(1) | 1 << 31;
         room.outside_key = OutsideKey {
             outside,
             port,
@@ -118,47 +170,94 @@ fn outside_port<F: Family>(
         }
         let _ = F::mappings().remove(&room.mapping_key);
     }
-    let config = CONFIG.get(0).ok_or(DropReason::Helper)?;
-    let (first, last) = (
-        u32::from(config.masquerade_first),
-        u32::from(config.masquerade_last),
-    );
-    let count = last.wrapping_sub(first).wrapping_add(1) & 0xffff;
-    if count == 0 {
-        return Err(DropReason::PortsExhausted);
-    }
-    room.expires = expires;
-    let own = u32::from(t.sport);
-    for attempt in 0..TRIES {
-        // The container's own port first (RFC 4787 section 4.2.1), then others.
-        let candidate = if attempt == 0 && own >= first && own <= last {
-            own as u16
-        } else {
-            // SAFETY: takes and touches nothing.
-            (first + unsafe { bpf_get_prandom_u32() } % count) as u16
-        };
-        match F::call_try_outside(skb, candidate) {
-            TAKEN => continue,
+    room.pool = match local::host::<F>(room, outside) {
+        Some(own) => own.pool,
+        None => 0,
+    };
+    // The container's own port first (RFC 4787 section 4.2.1).
+    if !pool::is_reserved(ip.protocol, t.sport) {
+        match F::call_try_outside(skb, t.sport, false) {
+            TAKEN => {}
             FULL => return Err(DropReason::FlowTableFull),
             port => return Ok(port as u16),
         }
     }
-    Err(DropReason::PortsExhausted)
+    let protocol = u32::from(ip.protocol);
+    let mut start = random_port();
+    for _ in 0..TRIES {
+        let candidate =
+            calls::next_port(Wanted::Free as u32, room.pool, protocol, start.into()) as u16;
+        if candidate == 0 {
+            break;
+        }
+        match F::call_try_outside(skb, candidate, false) {
+            TAKEN => {}
+            FULL => return Err(DropReason::FlowTableFull),
+            port => return Ok(port as u16),
+        }
+        start = candidate.wrapping_add(1);
+    }
+    start = random_port();
+    for _ in 0..TRIES {
+        let candidate =
+            calls::next_port(Wanted::Idle as u32, room.pool, protocol, start.into()) as u16;
+        if candidate == 0 {
+            break;
+        }
+        match F::call_try_outside(skb, candidate, true) {
+            TAKEN => {}
+            FULL => return Err(DropReason::FlowTableFull),
+            port => return Ok(port as u16),
+        }
+        start = candidate.wrapping_add(1);
+    }
+    for _ in 0..IDLE_TRIES {
+        let candidate =
+            calls::next_port(Wanted::Any as u32, 0, protocol, random_port().into()) as u16;
+        if candidate == 0 {
+            break;
+        }
+        match F::call_try_outside(skb, candidate, true) {
+            TAKEN => {}
+            FULL => return Err(DropReason::FlowTableFull),
+            port => return Ok(port as u16),
+        }
+    }
+    Ok(0)
+}
+
+#[inline(always)]
+fn random_port() -> u16 {
+    // SAFETY: takes and touches nothing.
+    unsafe { bpf_get_prandom_u32() as u16 }
+}
+
+/// Of protocols without ports, those whose checksums and signatures leave the addresses
+/// out. RFC 6773, RFC 3828, RFC 4302.
+#[inline(always)]
+fn may_change_address(protocol: u8) -> bool {
+    !matches!(
+        protocol,
+        IPPROTO_DCCP | IPPROTO_UDPLITE | IPPROTO_AH | IPPROTO_ICMP | IPPROTO_ICMPV6
+    )
 }
 
 /// Outcomes of [`try_port`] besides the port: somebody else has it; the table of
 /// mappings is full.
 const TAKEN: u32 = 0;
 const FULL: u32 = 1 << 16;
+/// Outcome of [`record`].
+const WRITTEN: u32 = 1;
 
-/// Takes an outside port for the mapping in the room, if it is free: 0 if not, else
-/// the port that the mapping has now.
+/// Takes an outside port for the mapping in the room, if it is free or, where `idle`,
+/// all flows of its mapping are over: 0 if not, else the port that the mapping has now.
 #[inline(always)]
 pub fn try_port<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     candidate: u16,
+    idle: bool,
 ) -> u32 {
     let (ip, t, outside, time) = (&p.ip, &p.t, room.way.src, now());
     room.outside_key = OutsideKey {
@@ -167,7 +266,9 @@ pub fn try_port<F: Family>(
         protocol: ip.protocol,
         reserved: 0,
     };
-    if !take::<F>(room) && !(release_abandoned::<F>(room, time) && take::<F>(room)) {
+    if !take::<F>(room) && !(release::<F>(room, time, idle) && take::<F>(room)) {
+        // It may have been taken by a program that did not come to say so.
+        pool::take(room.pool, ip.protocol, candidate);
         return TAKEN;
     }
     let taken = port::lookup::<F>(room, outside, candidate, ip.protocol).is_some()
@@ -187,12 +288,15 @@ pub fn try_port<F: Family>(
         last_used: time,
         expires: room.expires,
         outside_port: candidate,
-        reserved: 0,
+        remote_port: t.dport,
+        flows: 1,
+        remote: ip.dst,
     };
     if F::mappings()
         .insert(&room.mapping_key, &mapping, u64::from(BPF_NOEXIST))
         .is_ok()
     {
+        pool::take(room.pool, ip.protocol, candidate);
         return candidate.into();
     }
     // Another CPU was first with this very mapping, or the table is full.
@@ -213,34 +317,56 @@ fn take<F: Family>(room: &Room<F::Addr>) -> bool {
         .is_ok()
 }
 
-/// Frees the port in the room when the mapping that it belongs to has expired:
-/// the daemon, which does that, may be away. Of two CPUs that come here at once,
-/// one gets the port.
+/// Frees the port in the room when the mapping that it belongs to has expired: the
+/// daemon, which does that, may be away. `idle`: also when all its flows are over. Of two
+/// CPUs that come here at once, one gets the port.
 #[inline(always)]
-fn release_abandoned<F: Family>(room: &mut Room<F::Addr>, time: Ticks) -> bool {
+fn release<F: Family>(room: &mut Room<F::Addr>, time: Ticks, idle: bool) -> bool {
     // SAFETY: entries of `outside` are written once.
     let Some(owner) = (unsafe { F::outside().get(&room.outside_key) }) else {
         return true;
     };
+    let protocol = room.outside_key.protocol;
     room.other_mapping_key = MappingKey {
         inside: owner.inside,
         outside: room.outside_key.outside,
         port: owner.port,
-        protocol: room.outside_key.protocol,
+        protocol,
         reserved: 0,
         scope: owner.scope,
     };
     // SAFETY: its fields are numbers that a reader sees old or new.
-    if let Some(mapping) = unsafe { F::mappings().get(&room.other_mapping_key) } {
-        if since(time, mapping.expires) == 0 {
-            return false;
-        }
-        let _ = F::mappings().remove(&room.other_mapping_key);
-    } else {
+    let Some(mapping) = (unsafe { F::mappings().get(&room.other_mapping_key) }) else {
         // Another CPU is about to write it, or was stopped before it could: the
         // daemon tells them apart.
         return false;
+    };
+    if since(time, mapping.expires) == 0 {
+        // One that was just made has no flow yet.
+        let settled = since(time, mapping.last_used) > TICKS_PER_SECOND;
+        if !idle || protocol != IPPROTO_TCP || mapping.flows != 1 || !settled {
+            return false;
+        }
+        room.forward_key = FlowKey {
+            src: owner.inside,
+            dst: mapping.remote,
+            sport: owner.port,
+            dport: mapping.remote_port,
+            protocol,
+            reserved: 0,
+            arrival: arrival_container(owner.scope),
+        };
+        if let Some(flow) = super::flow::find::<F>(&room.forward_key) {
+            room.reverse_key = room.forward_key.reverse(flow);
+            let other = super::flow::find::<F>(&room.reverse_key).map_or(0, |other| other.seen);
+            if !state(protocol, flow.seen, other).is_over() {
+                return false;
+            }
+            let _ = F::flows().remove(&room.reverse_key);
+            let _ = F::transient().remove(&room.reverse_key);
+        }
     }
+    let _ = F::mappings().remove(&room.other_mapping_key);
     let _ = F::outside().remove(&room.outside_key);
     true
 }
@@ -272,6 +398,19 @@ pub fn keep<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>, time: Tick
 /// `TCP_LISTEN` of `net/tcp_states.h`.
 const TCP_LISTEN: u32 = 10;
 
+/// A flow is over: its mapping may be taken over when no port is free.
+#[inline(always)]
+pub fn ended<F: Family>(p: &Packet<F::Addr>, flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) {
+    let (outside, port) = if flow.flags & FLOW_ORIGINAL != 0 {
+        (flow.src, flow.sport)
+    } else {
+        (p.ip.dst, p.t.dport)
+    };
+    if let Some(own) = local::host::<F>(room, outside) {
+        pool::note_idle(own.pool, p.ip.protocol, port);
+    }
+}
+
 /// Has a socket of the host this tuple, or (`listeners`) the port for itself?
 #[inline(always)]
 pub fn host_has<F: Family>(
@@ -301,18 +440,26 @@ pub fn host_has<F: Family>(
     }
 }
 
-/// Writes both halves; the reverse one first, since it must not be another's.
+/// Writes both halves; the reverse one first, since it must not be another's. `shared`:
+/// the port is another mapping's, towards other remotes.
 #[inline(always)]
-fn record<F: Family>(
+pub fn record<F: Family>(
     skb: &Skb,
-    veth: &Veth,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     outside_port: u16,
-    seen: u8,
-    time: Ticks,
-) -> Step<()> {
-    let (ip, t) = (&p.ip, &p.t);
+    shared: bool,
+) -> u32 {
+    let Ok(veth) = local::veth(skb) else {
+        return FULL;
+    };
+    let (ip, t, time, seen) = (&p.ip, &p.t, now(), room.seen);
+    if shared {
+        let (remote, own) = ((ip.dst, t.dport), (room.way.src, outside_port));
+        if host_has::<F>(skb, room, remote, own, ip.protocol, true) {
+            return TAKEN;
+        }
+    }
     let way = &room.way;
     let echo = matches!(t.kind, TransportKind::EchoRequest);
     room.forward_key = p.key;
@@ -365,20 +512,46 @@ fn record<F: Family>(
     room.reverse.sender = 0;
     room.reverse.seen = 0;
     room.reverse.mtu = 0;
-    if let Some(held) = super::flow::find::<F>(&room.reverse_key)
-        && (held.dst != ip.src || held.dport != t.sport)
-    {
-        return Err(DropReason::PortsExhausted);
+    if F::call_clear() == 0 {
+        return TAKEN;
     }
     let transient = F::transient();
+    let flags = u64::from(BPF_NOEXIST);
     if transient
-        .insert(&room.reverse_key, &room.reverse, 0)
+        .insert(&room.reverse_key, &room.reverse, flags)
         .is_err()
-        || transient
-            .insert(&room.forward_key, &room.forward, 0)
-            .is_err()
     {
-        return Err(DropReason::FlowTableFull);
+        // Another CPU was first, or there is no room, which an LRU table always has.
+        return TAKEN;
     }
-    Ok(())
+    if transient
+        .insert(&room.forward_key, &room.forward, 0)
+        .is_err()
+    {
+        return FULL;
+    }
+    WRITTEN
+}
+
+/// Whether the reverse key in the room is nobody's, or a flow's of before: that of the
+/// same container and port, or one that is over. Such a one goes.
+#[inline(always)]
+pub fn clear<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> bool {
+    let Some(held) = super::flow::find::<F>(&room.reverse_key) else {
+        return true;
+    };
+    let (transient, seen) = (F::transient(), held.seen);
+    if held.dst != p.ip.src || held.dport != p.t.sport {
+        room.other_key = room.reverse_key.reverse(held);
+        let other = super::flow::find::<F>(&room.other_key).map_or(0, |other| other.seen);
+        // Only TCP is ever over before its time is up.
+        if !state(p.ip.protocol, other, seen).is_over() {
+            return false;
+        }
+        let _ = F::flows().remove(&room.other_key);
+        let _ = transient.remove(&room.other_key);
+    }
+    let _ = F::flows().remove(&room.reverse_key);
+    let _ = transient.remove(&room.reverse_key);
+    true
 }

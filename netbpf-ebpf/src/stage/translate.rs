@@ -65,8 +65,10 @@ pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr
         }
         // Its checksum is a CRC over ports and payload, not over the addresses.
         TransportKind::Sctp if new.sport == t.sport && new.dport == t.dport => {
-            F::rewrite(skb, l3, 1, new.src, new.dst)
+            F::rewrite_bare(skb, l3, new.src, new.dst)
         }
-        _ => Err(DropReason::Protocol),
+        // Nothing of it covers the addresses; see `masquerade`.
+        TransportKind::Other => F::rewrite_bare(skb, l3, new.src, new.dst),
+        TransportKind::Sctp | TransportKind::Icmp => Err(DropReason::Protocol),
     }
 }

@@ -465,18 +465,22 @@ pub fn local_port_range() -> RangeInclusive<u16> {
     }
 }
 
-/// The outside ports that masquerade gives out: those that the kernel does not
-/// choose from, unless they are too few.
-pub fn masquerade_ports(local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
-    const ENOUGH: u16 = 30_000;
-    let below = 1024..=local.start().saturating_sub(1).max(1024);
-    let above = local.end().saturating_add(1)..=u16::MAX;
-    let many =
-        |range: &RangeInclusive<u16>| range.end().saturating_sub(*range.start()) >= ENOUGH - 1;
-    [below, above]
-        .into_iter()
-        .find(many)
-        .unwrap_or(1024..=u16::MAX)
+/// The outside ports that masquerade gives out: those that the kernel does not choose
+/// from, and its own too where they are too few.
+pub fn masquerade_ports(local: &RangeInclusive<u16>) -> Vec<RangeInclusive<u16>> {
+    const FIRST: u16 = 1024;
+    const ENOUGH: usize = 30_000;
+    let mut ranges = Vec::new();
+    if *local.start() > FIRST {
+        ranges.push(FIRST..=local.start() - 1);
+    }
+    if *local.end() < u16::MAX {
+        ranges.push(FIRST.max(local.end() + 1)..=u16::MAX);
+    }
+    match ranges.iter().map(|range| range.len()).sum::<usize>() {
+        ENOUGH.. => ranges,
+        _ => std::iter::once(FIRST..=u16::MAX).collect(),
+    }
 }
 
 const RESERVED: [&str; 2] = ["ipv4", "ip_local_reserved_ports"];
@@ -584,9 +588,11 @@ mod tests {
 
     #[test]
     fn masquerade_leaves_the_kernels_ports_alone_where_it_can() {
-        assert_eq!(masquerade_ports(&(32_768..=60_999)), 1024..=32_767);
-        assert_eq!(masquerade_ports(&(1024..=30_000)), 30_001..=65_535);
-        assert_eq!(masquerade_ports(&(10_000..=60_000)), 1024..=65_535);
-        assert_eq!(masquerade_ports(&(1024..=65_535)), 1024..=65_535);
+        let of = |local| masquerade_ports(&local);
+        assert_eq!(of(32_768..=60_999), [1024..=32_767, 61_000..=65_535]);
+        assert_eq!(of(1024..=30_000), [30_001..=65_535]);
+        assert_eq!(of(10_000..=60_000), [1024..=65_535]);
+        assert_eq!(of(1024..=65_535), [1024..=65_535]);
+        assert_eq!(of(1..=500), [1024..=65_535]);
     }
 }

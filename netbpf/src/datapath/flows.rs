@@ -10,9 +10,10 @@ use std::{
 
 use aya::Pod;
 use netbpf_common::{
+    addr::{self, Addr},
     flow::{state, timeout_seconds},
     maps::{
-        Flow, FlowKey, MappingKey, Outside, OutsideKey,
+        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
         flows::{
             FLOW_ORIGINAL, KIND_LOCAL, KIND_MASQUERADE, KIND_PUBLISH, arrival_container, is_of_port,
         },
@@ -25,6 +26,7 @@ use super::{
     Datapath, Result,
     attach::monotonic,
     load::chain,
+    pools::InUse,
     tables::{FlowTables, removed},
     types::{Collected, DatapathError, FlowRecord},
 };
@@ -36,17 +38,26 @@ const MAPPING_GRACE_MILLIS: u64 = 60_000;
 /// An address of a family.
 pub(super) trait Address: Pod + Eq + Hash {
     fn ip(self) -> IpAddr;
+    fn mapped(self) -> Addr;
 }
 
 impl Address for [u8; 4] {
     fn ip(self) -> IpAddr {
         self.into()
     }
+
+    fn mapped(self) -> Addr {
+        addr::mapped(self)
+    }
 }
 
 impl Address for [u8; 16] {
     fn ip(self) -> IpAddr {
         self.into()
+    }
+
+    fn mapped(self) -> Addr {
+        self
     }
 }
 
@@ -81,6 +92,7 @@ where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
     MappingKey<A>: Pod,
+    Mapping<A>: Pod,
     OutsideKey<A>: Pod,
     Outside<A>: Pod,
 {
@@ -202,6 +214,12 @@ where
         Ok(self
             .half(key)
             .is_some_and(|flow| !is_over(key, &flow, reply.as_ref(), now)))
+    }
+
+    /// The outside ports that are in use.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = InUse> {
+        let keys = self.outside.keys().flatten();
+        keys.map(|key| (key.outside.mapped(), key.protocol, key.port))
     }
 
     fn collect_mappings(

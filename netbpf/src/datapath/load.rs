@@ -187,10 +187,8 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
     let value = Config {
         abi: ABI,
         events: 0,
-        masquerade_first: *options.masquerade_ports.start(),
-        masquerade_last: *options.masquerade_ports.end(),
         gateway_mac: GATEWAY_MAC,
-        reserved: [0; 2],
+        reserved: [0; 6],
         client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
     };

@@ -5,15 +5,20 @@
 use std::collections::{HashMap, HashSet};
 
 use netbpf_common::{
-    maps::published::{PORTS_PER_ENTRY, PUBLISHED_ENTRIES, Published, held_bit, published_bit},
+    maps::{
+        Pool,
+        pools::{POOL_KINDS, pool_kind},
+        published::{PORTS_PER_ENTRY, PUBLISHED_ENTRIES, Published, held_bit, published_bit},
+    },
     names,
+    packet::{IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP},
 };
 
 use super::{
     Result,
     load::chain,
     tables::{Tables, write_error},
-    types::{DatapathError, ServiceAt},
+    types::{DatapathError, Ports, ServiceAt},
 };
 
 const PER_ENTRY: usize = PORTS_PER_ENTRY as usize;
@@ -32,11 +37,17 @@ pub(super) struct Marks {
     ranges: HashMap<(u32, u8), (ServiceAt, Hold)>,
     /// How many ranges set each bit, by port.
     counts: HashMap<u16, [u16; 16]>,
+    /// What masquerade never gives out whatever is published, by [`KINDS`].
+    never: [Box<Pool>; POOL_KINDS as usize],
 }
+
+/// Protocols with an entry in `reserved`; of the third, identifiers are published by
+/// nobody.
+const KINDS: [u8; POOL_KINDS as usize] = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP];
 
 impl Marks {
     /// What an earlier daemon left is marked until [`Self::forget_found`].
-    pub fn read(tables: &Tables) -> Result<Marks> {
+    pub fn read(tables: &mut Tables, masquerade: &[Ports]) -> Result<Marks> {
         let mut bits = Vec::with_capacity(PER_ENTRY * PUBLISHED_ENTRIES as usize);
         for index in 0..PUBLISHED_ENTRIES {
             let entry = tables.published.get(&index, 0).map_err(|e| {
@@ -44,11 +55,44 @@ impl Marks {
             })?;
             bits.extend(entry.ports);
         }
-        Ok(Marks {
+        let never = KINDS.map(|protocol| {
+            let mut pool = Box::new(Pool::EMPTY);
+            let may = |port| masquerade.iter().any(|ports| ports.contains(&port));
+            // 0 is no port, and no identifier that ping has.
+            let ports = (0..=u16::MAX).filter(|&port| match protocol {
+                IPPROTO_ICMP => port == 0,
+                _ => port == 0 || !may(port),
+            });
+            ports.for_each(|port| pool.set(port));
+            pool
+        });
+        let marks = Marks {
             bits,
             ranges: HashMap::new(),
             counts: HashMap::new(),
-        })
+            never,
+        };
+        marks.reserve(tables)?;
+        Ok(marks)
+    }
+
+    /// Writes which ports masquerade does not give out.
+    fn reserve(&self, tables: &mut Tables) -> Result<()> {
+        for (protocol, never) in KINDS.into_iter().zip(&self.never) {
+            let published = published_bit(protocol, 4) | published_bit(protocol, 6);
+            let mut pool = never.clone();
+            for (port, _) in (0..=u16::MAX)
+                .zip(&self.bits)
+                .filter(|(_, bits)| *bits & published != 0)
+            {
+                pool.set(port);
+            }
+            tables
+                .reserved
+                .set(pool_kind(protocol), *pool, 0)
+                .map_err(|e| write_error(names::RESERVED, POOL_KINDS, &e))?;
+        }
+        Ok(())
     }
 
     /// Marks a range, or changes how it is marked; whether the map had to be changed.
@@ -130,6 +174,9 @@ impl Marks {
                 .published
                 .set(index as u32, entry, 0)
                 .map_err(|e| write_error(names::PUBLISHED, PUBLISHED_ENTRIES, &e))?;
+        }
+        if !changed.is_empty() {
+            self.reserve(tables)?;
         }
         Ok(!changed.is_empty())
     }

@@ -14,6 +14,7 @@ mod load;
 mod marks;
 mod pins;
 mod places;
+mod pools;
 mod refusal;
 mod services;
 mod tables;
@@ -47,6 +48,7 @@ use flows::Ended;
 use kernel::Kernel;
 use load::chain;
 use pins::{Direction, Hook};
+use pools::Pools;
 use services::Known;
 use tables::{FlowTables, Tables, removed, write_error};
 
@@ -67,6 +69,8 @@ pub struct Datapath {
     /// Apart from the rest: reading a million flows must not keep an attach
     /// waiting.
     flows: Mutex<Flows>,
+    /// Taken for a moment, within either of the others.
+    pools: Mutex<Pools>,
 }
 
 struct Inner {
@@ -89,8 +93,13 @@ impl Datapath {
     pub fn open(options: &Options) -> Result<Self> {
         let kernel = Kernel::new(options.as_kernel);
         let mut ebpf = load::load(options, kernel)?;
-        let tables = Tables::open(&mut ebpf)?;
-        let known = Known::read(&tables)?;
+        let mut tables = Tables::open(&mut ebpf)?;
+        let known = Known::read(&mut tables, &options.masquerade_ports)?;
+        let pools = Pools::read(
+            tables::take(&mut ebpf, names::POOLS)?,
+            tables::take(&mut ebpf, names::IDLE)?,
+            &tables.locals,
+        );
         let flows = Flows {
             v4: FlowTables::open4(&mut ebpf)?,
             v6: FlowTables::open6(&mut ebpf)?,
@@ -106,6 +115,7 @@ impl Datapath {
                 known,
             }),
             flows: Mutex::new(flows),
+            pools: Mutex::new(pools),
         })
     }
 
@@ -117,6 +127,10 @@ impl Datapath {
 
     fn flow_tables(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pools(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How programs hang on uplinks on this kernel. On our own veths it is clsact
@@ -314,7 +328,14 @@ impl Datapath {
 
     /// Makes the table of the host's own addresses just this.
     pub fn set_locals(&self, locals: &[LocalEntry]) -> Result<()> {
-        let wanted: HashMap<_, _> = locals.iter().map(tables::local).collect();
+        let mut wanted: HashMap<_, _> = locals.iter().map(tables::local).collect();
+        let mut pools = self.pools();
+        let outside = wanted.iter().filter(|(_, local)| local.network == 0);
+        pools.assign(&outside.map(|(key, _)| key.addr).collect())?;
+        for (key, local) in &mut wanted {
+            local.pool = pools.number(&key.addr);
+        }
+        drop(pools);
         let table = &mut self.inner().tables.locals;
         let held: HashMap<_, _> = table.iter().flatten().collect();
         for (key, value) in &wanted {
@@ -413,6 +434,8 @@ impl Datapath {
         let ended = Ended::new(self);
         let v4 = flows.v4.collect(now, living, &ended)?;
         let v6 = flows.v6.collect(now, living, &ended)?;
+        let in_use = flows.v4.in_use().chain(flows.v6.in_use());
+        self.pools().set(in_use)?;
         Ok(Collected {
             flows: v4.flows + v6.flows,
             mappings: v4.mappings + v6.mappings,

@@ -27,7 +27,7 @@ use super::{
     marks::{Hold, Marks},
     places,
     tables::{self, Tables, removed, write_error},
-    types::{DatapathError, Service, ServiceAt, ServiceBackend},
+    types::{DatapathError, Ports, Service, ServiceAt, ServiceBackend},
 };
 
 /// Backends that one port has at most: a place names them in eight bits.
@@ -117,9 +117,9 @@ impl Datapath {
 
 impl Known {
     /// Reads what an earlier daemon left.
-    pub(super) fn read(tables: &Tables) -> Result<Known> {
+    pub(super) fn read(tables: &mut Tables, masquerade: &[Ports]) -> Result<Known> {
         let mut known = Known {
-            marks: Marks::read(tables)?,
+            marks: Marks::read(tables, masquerade)?,
             backends: HashMap::new(),
             heads: HashMap::new(),
             found_shares: HashMap::new(),

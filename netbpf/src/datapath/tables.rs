@@ -16,8 +16,8 @@ use netbpf_common::{
     maps::{
         AllowData, Backend, BackendKey, DropKey, Endpoint, EndpointKey, EndpointStats, Flow,
         FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer,
-        PeerKey, Port, PortData, PortKey, Published, Share, Source, SourceData, Subnet, SubnetData,
-        Uplink, Veth,
+        PeerKey, Pool, Port, PortData, PortKey, Published, Share, Source, SourceData, Subnet,
+        SubnetData, Uplink, Veth,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE},
         locals::LOCAL_GATEWAY,
         uplinks::{UPLINK_EARLY_DROP, UPLINK_ETHERNET},
@@ -40,12 +40,13 @@ where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
     MappingKey<A>: Pod,
+    Mapping<A>: Pod,
     OutsideKey<A>: Pod,
     Outside<A>: Pod,
 {
     pub flows: HashMap<MapData, FlowKey<A>, Flow<A>>,
     pub transient: HashMap<MapData, FlowKey<A>, Flow<A>>,
-    pub mappings: HashMap<MapData, MappingKey<A>, Mapping>,
+    pub mappings: HashMap<MapData, MappingKey<A>, Mapping<A>>,
     pub outside: HashMap<MapData, OutsideKey<A>, Outside<A>>,
     /// Entries that the table of established flows has room for.
     pub max_entries: usize,
@@ -79,6 +80,7 @@ pub(super) struct Tables {
     pub subnets: LpmTrie<MapData, SubnetData, Subnet>,
     pub ports: LpmTrie<MapData, PortData, Port>,
     pub published: Array<MapData, Published>,
+    pub reserved: Array<MapData, Pool>,
     pub shares: HashMap<MapData, u32, Share>,
     pub backends: HashMap<MapData, BackendKey, Backend>,
     pub allows: LpmTrie<MapData, AllowData, u32>,
@@ -91,7 +93,10 @@ pub(super) struct Tables {
     cpus: usize,
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M> {
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M> {
     let map = ebpf
         .take_map(name)
         .ok_or_else(|| DatapathError::other("open maps", format!("no map {name}")))?;
@@ -146,6 +151,7 @@ impl Tables {
             subnets: take(ebpf, names::SUBNETS)?,
             ports: take(ebpf, names::PORTS)?,
             published: take(ebpf, names::PUBLISHED)?,
+            reserved: take(ebpf, names::RESERVED)?,
             shares: take(ebpf, names::SHARES)?,
             backends: take(ebpf, names::BACKENDS)?,
             allows: take(ebpf, names::ALLOWS)?,
@@ -275,10 +281,12 @@ pub(super) fn local(l: &LocalEntry) -> (LocalKey, Local) {
         Some(network) => Local {
             flags: LOCAL_GATEWAY,
             network,
+            pool: 0,
         },
         None => Local {
             flags: 0,
             network: 0,
+            pool: 0,
         },
     };
     (LocalKey { addr: addr(l.addr) }, value)

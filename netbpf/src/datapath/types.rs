@@ -17,6 +17,9 @@ pub struct Device {
     pub ifindex: u32,
 }
 
+/// Ports from the first to the last.
+pub type Ports = RangeInclusive<u16>;
+
 /// What the datapath is opened with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -26,8 +29,8 @@ pub struct Options {
     /// flow tables are twice that.
     pub max_flows: u32,
     pub max_endpoints: u32,
-    /// Outside ports that masquerade may give out.
-    pub masquerade_ports: RangeInclusive<u16>,
+    /// Outside ports that masquerade may give out, unless they are published.
+    pub masquerade_ports: Vec<Ports>,
     /// Use only what this kernel has.
     pub as_kernel: Option<Release>,
     /// New flows that one client may begin by published ports in about a second; 0:

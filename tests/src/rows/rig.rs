@@ -101,6 +101,12 @@ pub const OPEN: NetworkFlags = NetworkFlags {
 /// Makes a rig and runs rows in its namespace.
 #[track_caller]
 pub fn with_rig(test: &str, rows: impl FnOnce(&Rig) + Send) {
+    with_rig_of(test, 1024, rows);
+}
+
+/// The same with tables for that many flows.
+#[track_caller]
+pub fn with_rig_of(test: &str, max_flows: u32, rows: impl FnOnce(&Rig) + Send) {
     let lab = Lab::new(test);
     let host = lab.host("rig");
     let client = lab.space("client");
@@ -111,16 +117,16 @@ pub fn with_rig(test: &str, rows: impl FnOnce(&Rig) + Send) {
     let space = (*host).clone();
     let host = &host;
     let lab = &lab;
-    space.enter(move || rows(&Rig::make(lab, host, client)));
+    space.enter(move || rows(&Rig::make(lab, host, client, max_flows)));
 }
 
 impl Rig {
-    fn make(lab: &Lab, host: &Host, client: Namespace) -> Rig {
+    fn make(lab: &Lab, host: &Host, client: Namespace, max_flows: u32) -> Rig {
         let options = Options {
             bpffs: host.bpffs(),
-            max_flows: 1024,
+            max_flows,
             max_endpoints: 64,
-            masquerade_ports: 1024..=32_767,
+            masquerade_ports: std::iter::once(1024..=32_767).collect(),
             as_kernel: None,
             client_rate: 0,
             netns_cookie: 0,

@@ -1,0 +1,59 @@
+//! `pools`: which outside ports are in use, so that a free one is found at once. `idle`:
+//! at which of them a flow of TCP ended, so that its mapping may be taken over.
+//! `reserved`: which ones masquerade never gives out, whatever the address.
+//!
+//! All are bit maps, of which the first two are no more than hints: the insert into
+//! `outside*` decides. Bits are set by the programs and put right by the daemon, every 10 seconds.
+
+use crate::{
+    assert_layout,
+    packet::{IPPROTO_TCP, IPPROTO_UDP},
+};
+
+/// Words of 64 bits in a pool.
+pub const POOL_WORDS: usize = 1024;
+
+/// Host addresses that have pools; behind others, ports are tried in turn.
+pub const POOL_ADDRESSES: u32 = 32;
+
+/// Pools of an address, by [`pool_kind`].
+pub const POOL_KINDS: u32 = 3;
+
+/// Entries of `pools` and `idle`.
+pub const POOLS: u32 = POOL_ADDRESSES * POOL_KINDS;
+
+/// Value of all three: bit `n % 64` of word `n / 64` is port `n`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub words: [u64; POOL_WORDS],
+}
+assert_layout!(Pool, 8192);
+
+impl Pool {
+    pub const EMPTY: Pool = Pool {
+        words: [0; POOL_WORDS],
+    };
+
+    /// Marks a port.
+    pub fn set(&mut self, port: u16) {
+        self.words[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+}
+
+/// Ports of TCP, ports of UDP, identifiers of ICMP: the entries of `reserved`, and those
+/// of an address in `pools` and `idle`.
+#[inline(always)]
+pub const fn pool_kind(protocol: u8) -> u32 {
+    match protocol {
+        IPPROTO_TCP => 0,
+        IPPROTO_UDP => 1,
+        _ => 2,
+    }
+}
+
+/// The entry of `pools` and `idle` for an address by its number in `locals`, which is not 0.
+#[inline(always)]
+pub const fn pool_index(number: u32, protocol: u8) -> u32 {
+    number.wrapping_sub(1).wrapping_mul(POOL_KINDS) + pool_kind(protocol)
+}

@@ -1,0 +1,130 @@
+//! Bit maps of outside ports: where a free one is, or one whose flow is over, found in a
+//! bounded number of steps however many are in use.
+
+use netbpf_common::maps::{
+    Pool,
+    pools::{POOL_WORDS, pool_index, pool_kind},
+};
+
+use crate::maps::{IDLE, POOLS, RESERVED};
+
+const WORD_MASK: u32 = POOL_WORDS as u32 - 1;
+
+/// Which ports are looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Wanted {
+    /// Any that masquerade gives out.
+    Any,
+    /// Those that are not in use.
+    Free,
+    /// Those at which a flow ended.
+    Idle,
+}
+
+impl Wanted {
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Wanted {
+        match number {
+            0 => Wanted::Any,
+            1 => Wanted::Free,
+            _ => Wanted::Idle,
+        }
+    }
+}
+
+/// The first port from `start` on, and from 0 on after the last one, that is wanted
+/// under the address with that number, and not reserved; 0: none.
+///
+/// The loop is over all 1,024 words, so that a last free port is found; it mostly ends
+/// with its first step.
+#[inline(always)]
+pub fn next(wanted: Wanted, number: u32, protocol: u8, start: u16) -> u16 {
+    let Some(reserved) = RESERVED.get(pool_kind(protocol)) else {
+        return 0;
+    };
+    let index = pool_index(number, protocol);
+    let (pool, invert) = match wanted {
+        Wanted::Any => (None, 0),
+        // Of an address without pools, all are.
+        Wanted::Free => (POOLS.get(index), 0),
+        Wanted::Idle => match IDLE.get(index) {
+            Some(idle) => (Some(idle), u64::MAX),
+            None => return 0,
+        },
+    };
+    let start = u32::from(start);
+    let mut i = 0;
+    // The word that the search begins in is looked at twice: from the start on, and whole.
+    while i <= POOL_WORDS as u32 {
+        let index = ((start >> 6) + i) & WORD_MASK;
+        let mut word = reserved.words[index as usize];
+        if let Some(pool) = pool {
+            word |= pool.words[index as usize] ^ invert;
+        }
+        if i == 0 {
+            word |= (1 << (start & 63)) - 1;
+        }
+        if word != u64::MAX {
+            return (index << 6 | (!word).trailing_zeros()) as u16;
+        }
+        i += 1;
+    }
+    0
+}
+
+/// May masquerade give out the port at all?
+#[inline(always)]
+pub fn is_reserved(protocol: u8, port: u16) -> bool {
+    match RESERVED.get(pool_kind(protocol)) {
+        Some(reserved) => {
+            reserved.words[usize::from(port >> 6) & (POOL_WORDS - 1)] & (1 << (port & 63)) != 0
+        }
+        None => true,
+    }
+}
+
+/// Marks a port as in use by a mapping that is not idle, as far as is known.
+#[inline(always)]
+pub fn take(number: u32, protocol: u8, port: u16) {
+    let index = pool_index(number, protocol);
+    set(POOLS.get_ptr_mut(index), port);
+    let Some(idle) = IDLE.get_ptr_mut(index) else {
+        return;
+    };
+    let (word, bit) = place(idle, port);
+    // SAFETY: as in `set`. Mostly the bit is not set: no other CPU's cache is disturbed.
+    unsafe {
+        if *word & bit != 0 {
+            let others = !bit;
+            core::arch::asm!("lock *(u64 *)({p} + 0) &= {v}", p = in(reg) word, v = in(reg) others);
+        }
+    }
+}
+
+/// Marks a port as one at which a flow ended.
+#[inline(always)]
+pub fn note_idle(number: u32, protocol: u8, port: u16) {
+    set(IDLE.get_ptr_mut(pool_index(number, protocol)), port);
+}
+
+#[inline(always)]
+fn set(pool: Option<*mut Pool>, port: u16) {
+    let Some(pool) = pool else {
+        return;
+    };
+    let (word, bit) = place(pool, port);
+    // SAFETY: within the map value, which is as long as the program runs. Other CPUs set
+    // other bits of the word at the same time; the target has no fetch_or in Rust.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({p} + 0) |= {v}", p = in(reg) word, v = in(reg) bit);
+    }
+}
+
+#[inline(always)]
+fn place(pool: *mut Pool, port: u16) -> (*mut u64, u64) {
+    let index = usize::from(port >> 6) & (POOL_WORDS - 1);
+    // SAFETY: the index is within the words.
+    let word = unsafe { pool.cast::<u64>().add(index) };
+    (word, 1 << (port & 63))
+}
