@@ -47,6 +47,9 @@ const TO_MASQUERADE: u64 = 9;
 const TO_ND: u64 = 10;
 const TO_QUOTED: u64 = 11;
 const TO_FRAGMENT: u64 = 12;
+const TO_HAIRPIN: u64 = 13;
+const NOT_FOLLOWED: u64 = 14;
+const TO_FLOW: u64 = 15;
 
 /// The largest endpoint index that a coded verdict holds.
 pub const MAX_ENDPOINT: u32 = 0xffff;
@@ -63,10 +66,17 @@ impl Coded {
     /// No end yet: the step that answers neighbour discovery is next.
     pub const TO_ND: Coded = Coded(TO_ND);
 
+    /// No end yet: the flow of the packet, if there is one, is next.
+    pub const TO_FLOW: Coded = Coded(TO_FLOW);
     /// No end yet: the step that translates ICMP errors is next.
     pub const TO_QUOTED: Coded = Coded(TO_QUOTED);
     /// No end yet: the step that follows later fragments is next.
     pub const TO_FRAGMENT: Coded = Coded(TO_FRAGMENT);
+    /// No end yet: the packet has left one container under an address of the host, for a
+    /// port there that is another container's.
+    pub const TO_HAIRPIN: Coded = Coded(TO_HAIRPIN);
+    /// No end yet: the packet belongs to no flow.
+    pub const NOT_FOLLOWED: Coded = Coded(NOT_FOLLOWED);
 
     #[inline(always)]
     pub const fn deliver(ifindex: u32, endpoint: u32) -> Coded {

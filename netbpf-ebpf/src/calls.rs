@@ -35,9 +35,9 @@ fn reason(number: u32) -> DropReason {
 
 macro_rules! of_family {
     (
-        $family:ty, $parse:ident, $parse_quote:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
+        $family:ty, $parse:ident, $parse_quote:ident, $follow:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
         $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
-        $remember:ident, $record:ident, $clear:ident
+        $remember:ident, $record:ident, $clear:ident, $search:ident
     ) => {
         /// Parses the packet; a `Parsed`.
         #[unsafe(no_mangle)]
@@ -61,6 +61,16 @@ macro_rules! of_family {
                 Ok((p, room)) => u32::from(icmp_error::parse::<$family>(skb, p, room).is_some()),
                 Err(_) => 0,
             }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $follow(skb: *mut __sk_buff, sender: u32) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(
+                scratch::<$family>()
+                    .and_then(|(p, room)| flow::follow::<$family>(skb, p, room, sender)),
+            )
         }
 
         #[unsafe(no_mangle)]
@@ -153,6 +163,19 @@ macro_rules! of_family {
             }
         }
 
+        /// Looks for an outside port.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $search(skb: *mut __sk_buff, wanted: u32) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((p, room)) => {
+                    masquerade::search::<$family>(skb, p, room, Wanted::from_number(wanted))
+                }
+                Err(_) => 0,
+            }
+        }
+
         /// Makes way for a masqueraded flow.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -193,6 +216,7 @@ of_family!(
     V4,
     parse_v4,
     parse_quote_v4,
+    follow_v4,
     route_v4,
     masquerade_v4,
     port_v4,
@@ -204,12 +228,14 @@ of_family!(
     fragment_v4,
     remember_v4,
     record_v4,
-    clear_v4
+    clear_v4,
+    search_v4
 );
 of_family!(
     V6,
     parse_v6,
     parse_quote_v6,
+    follow_v6,
     route_v6,
     masquerade_v6,
     port_v6,
@@ -221,7 +247,8 @@ of_family!(
     fragment_v6,
     remember_v6,
     record_v6,
-    clear_v6
+    clear_v6,
+    search_v6
 );
 
 /// An outside port; see [`pool::next`].

@@ -23,7 +23,7 @@ use crate::{
     calls,
     ctx::{Skb, sum_diff},
     maps::{self, Flows, Fragments, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
-    stage::{port::Client, route::Way, translate::NewTuple},
+    stage::{pool::Wanted, port::Client, route::Way, translate::NewTuple},
 };
 
 const AF_INET: u8 = 2;
@@ -71,6 +71,8 @@ pub struct Room<A> {
     pub backend_key: BackendKey,
     /// Who asks for a published port.
     pub client: Addr,
+    /// Not 0: the masqueraded flow that begins is for another container's outside port.
+    pub hairpin: u32,
     /// What the first half of a new flow has seen.
     pub seen: u8,
     /// Number of the outside address among those with pools.
@@ -192,6 +194,7 @@ pub trait Family: Sized {
     /// The steps that are functions of their own; see [`crate::calls`].
     fn call_parse(skb: &Skb, l3: usize, arrival: u16) -> u32;
     fn call_parse_quote(skb: &Skb) -> u32;
+    fn call_follow(skb: &Skb, sender: u32) -> Coded;
     fn call_route(skb: &Skb) -> Coded;
     fn call_masquerade(skb: &Skb) -> Coded;
     fn call_port(skb: &Skb, client: Client) -> Coded;
@@ -201,6 +204,7 @@ pub trait Family: Sized {
     fn call_remember(skb: &Skb) -> Coded;
     fn call_advance(seen: u8, opens: bool) -> Coded;
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32;
+    fn call_search(skb: &Skb, wanted: Wanted) -> u32;
     fn call_record(skb: &Skb, port: u16, shared: bool) -> u32;
     fn call_clear() -> u32;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
@@ -246,6 +250,10 @@ impl Family for V4 {
         calls::parse_quote_v4(skb.raw())
     }
     #[inline(always)]
+    fn call_follow(skb: &Skb, sender: u32) -> Coded {
+        Coded::from_bits(calls::follow_v4(skb.raw(), sender))
+    }
+    #[inline(always)]
     fn call_route(skb: &Skb) -> Coded {
         Coded::from_bits(calls::route_v4(skb.raw()))
     }
@@ -280,6 +288,10 @@ impl Family for V4 {
     #[inline(always)]
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32 {
         calls::try_outside_v4(skb.raw(), candidate.into(), idle.into())
+    }
+    #[inline(always)]
+    fn call_search(skb: &Skb, wanted: Wanted) -> u32 {
+        calls::search_v4(skb.raw(), wanted as u32)
     }
     #[inline(always)]
     fn call_record(skb: &Skb, port: u16, shared: bool) -> u32 {
@@ -481,6 +493,10 @@ impl Family for V6 {
         calls::parse_quote_v6(skb.raw())
     }
     #[inline(always)]
+    fn call_follow(skb: &Skb, sender: u32) -> Coded {
+        Coded::from_bits(calls::follow_v6(skb.raw(), sender))
+    }
+    #[inline(always)]
     fn call_route(skb: &Skb) -> Coded {
         Coded::from_bits(calls::route_v6(skb.raw()))
     }
@@ -515,6 +531,10 @@ impl Family for V6 {
     #[inline(always)]
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32 {
         calls::try_outside_v6(skb.raw(), candidate.into(), idle.into())
+    }
+    #[inline(always)]
+    fn call_search(skb: &Skb, wanted: Wanted) -> u32 {
+        calls::search_v6(skb.raw(), wanted as u32)
     }
     #[inline(always)]
     fn call_record(skb: &Skb, port: u16, shared: bool) -> u32 {

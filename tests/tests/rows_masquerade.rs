@@ -186,3 +186,55 @@ fn protocols_without_ports_leave_under_the_hosts_address_one_container_at_a_time
         }
     });
 }
+
+#[test]
+fn containers_that_send_to_each_others_outside_ports_meet() {
+    with_rig("outside_ports_meet", |rig| {
+        let (web, app) = (&rig.web, &rig.app);
+        for family in Family::BOTH {
+            let (host, client) = (family.ip(HOST), family.ip(CLIENT));
+            let asks = |member: &Member, port: u16| {
+                let packet = rig.from(member, client).udp(port, 3478, b"who am I?");
+                leaves(rig, member, &packet).expect("a port")
+            };
+            // Not the port that it has inside.
+            assert_eq!(asks(app, 7000), 7000);
+            let (of_web, of_app) = (asks(web, 7000), asks(app, 7001));
+            assert_ne!(of_web, 7000);
+            let send = |member: &Member, from: u16, to: u16| {
+                let packet = rig.from(member, host).udp(from, to, b"hello");
+                Row::new(
+                    "hairpin",
+                    FROM_CONTAINER,
+                    member.ifindex(),
+                    packet,
+                    Action::Redirect,
+                )
+            };
+            // Whom the other one has not sent to is filtered.
+            let mut first = send(web, 7000, of_app);
+            first.verdict = Action::Drop;
+            first
+                .drops(&[(DropReason::NoFlow, 1)])
+                .out(Out::Any)
+                .check(rig);
+            for _ in 0..2 {
+                let hops = 62;
+                let to_web = rig.into(web, host).hops(hops).udp(of_app, 7000, b"hello");
+                send(app, 7001, of_web).out(Out::Frame(to_web)).check(rig);
+                let to_app = rig.into(app, host).hops(hops).udp(of_web, 7001, b"hello");
+                send(web, 7000, of_app).out(Out::Frame(to_app)).check(rig);
+            }
+            // A port that is nobody's is the host's.
+            let nobodys = rig.from(web, host).udp(7000, 9999, b"hello");
+            Row::new(
+                "nobody's",
+                FROM_CONTAINER,
+                web.ifindex(),
+                nobodys,
+                Action::Pass,
+            )
+            .check(rig);
+        }
+    });
+}

@@ -36,8 +36,12 @@ pub const ARRIVAL_UPLINK: u16 = 0;
 /// Sent by the host itself to itself: seen on the way out by `lo`.
 pub const ARRIVAL_HOST: u16 = 0xffff;
 
+/// Sent by a container to an outside port of another one's: seen between the two
+/// translations.
+pub const ARRIVAL_HAIRPIN: u16 = 0xfffe;
+
 /// Arrived from a container whose addresses are in this scope (as in
-/// [`crate::maps::EndpointKey`]; below 65,534).
+/// [`crate::maps::EndpointKey`]; below 65,533).
 #[inline(always)]
 pub const fn arrival_container(scope: u32) -> u16 {
     scope as u16 + 1
@@ -57,6 +61,9 @@ pub const FLOW_FOREIGN_NEXT_HOP: u8 = 1 << 4;
 
 /// This half leads to the host itself, by `lo`.
 pub const FLOW_TO_HOST: u8 = 1 << 5;
+
+/// This half leads to an outside port of another container's, without leaving the host.
+pub const FLOW_HAIRPIN: u8 = 1 << 6;
 
 /// What made the flow.
 pub const KIND_PUBLISH: u8 = 1;

@@ -8,25 +8,19 @@ use netbpf_common::{
     maps::{
         Veth,
         endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
-        flows::arrival_container,
+        flows::{ARRIVAL_HAIRPIN, arrival_container},
     },
     packet::{Read as _, eth, icmp},
     verdict::{Coded, Kind},
 };
 
-use super::{LOOPBACK, Parsed, begin, parse, refuse, send};
+use super::{LOOPBACK, Parsed, begin, follow_by, is_to_follow, parse, refuse, send};
 use crate::{
     calls,
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
-    stage::{
-        Step, antispoof, deliver,
-        flow::{self, Found},
-        local, nd,
-        port::Client,
-        route,
-    },
+    stage::{Step, antispoof, deliver, local, nd, port::Client, route},
 };
 
 #[classifier]
@@ -65,13 +59,10 @@ pub fn from_container(ctx: TcContext) -> i32 {
 fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     let own = veth.endpoint;
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
-    if verdict == Coded::TO_QUOTED || verdict == Coded::TO_FRAGMENT {
-        verdict = if verdict == Coded::TO_QUOTED {
-            F::call_quoted(skb, own)
-        } else {
-            F::call_fragment(skb, own)
-        };
-        if verdict == Coded::PASS {
+    let found_by = verdict;
+    if is_to_follow(verdict) {
+        verdict = follow_by::<F>(skb, found_by, own);
+        if verdict == Coded::NOT_FOLLOWED {
             verdict = Coded::from_bits(last_steps::<F>(skb, veth));
         }
     }
@@ -80,12 +71,31 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
         if verdict == Coded::PASS {
             verdict = Coded::TO_HOST;
         }
-    } else if verdict == Coded::TO_MASQUERADE {
+    }
+    if verdict == Coded::TO_MASQUERADE {
         verdict = begin::<F>(skb, F::call_masquerade(skb));
     } else if F::IS_V6 && verdict == Coded::TO_ND {
         verdict = Coded::from_bits(calls::answer_nd(skb.raw()));
     }
+    if verdict == Coded::TO_HAIRPIN {
+        verdict = hairpin::<F>(skb, found_by);
+    }
     finish::<F>(skb, own, refuse::<F>(skb, eth::LEN, verdict, own))
+}
+
+/// The second translation of what a container sends to an outside port of another one:
+/// as if it had come back from outside (RFC 4787 REQ-9). Whom the other one has not sent
+/// to is filtered.
+#[inline(always)]
+fn hairpin<F: Family>(skb: &Skb, found_by: Coded) -> Coded {
+    if parse::<F>(skb, eth::LEN, ARRIVAL_HAIRPIN) != Parsed::Whole {
+        return Coded::drop(DropReason::Malformed);
+    }
+    let verdict = follow_by::<F>(skb, found_by, 0);
+    if verdict == Coded::NOT_FOLLOWED {
+        return Coded::drop(DropReason::NoFlow);
+    }
+    verdict
 }
 
 #[inline(never)]
@@ -95,7 +105,7 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
             room.answer_from = F::gateway(veth);
             // A chain of headers that we do not see the end of might hide anything.
             match parse::<F>(skb, eth::LEN, arrival_container(veth.scope)) {
-                Parsed::Whole => way::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop),
+                Parsed::Whole => way::<F>(veth, p).unwrap_or_else(Coded::drop),
                 Parsed::Nothing | Parsed::Headless => Coded::drop(DropReason::Malformed),
             }
         }
@@ -105,7 +115,7 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
 }
 
 #[inline(always)]
-fn way<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
+fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>) -> Step {
     let (ip, t) = (&p.ip, &p.t);
     if F::IS_V6 && nd::is_nd(ip.protocol, t) {
         return Ok(Coded::TO_ND);
@@ -127,15 +137,10 @@ fn way<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F
     if icmp::is_about_flow(ip.protocol, t.flags) {
         return Ok(Coded::TO_QUOTED);
     }
-    if t.identifies_flow()
-        && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, veth.endpoint)?
-    {
-        return Ok(verdict);
-    }
-    rest::<F>(skb, veth, p, room)
+    Ok(Coded::TO_FLOW)
 }
 
-/// The way of an ICMP error, or of a later fragment, that belongs to no flow.
+/// The way of a packet that belongs to no flow.
 #[inline(never)]
 fn last_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     let verdict = match scratch::<F>() {
@@ -145,7 +150,6 @@ fn last_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     verdict.to_bits()
 }
 
-/// The way of a packet that belongs to no flow.
 #[inline(always)]
 fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let ip = &p.ip;
@@ -168,6 +172,7 @@ fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<
     if veth.flags & NETWORK_INTERNAL != 0 {
         return Err(DropReason::Internal);
     }
+    room.hairpin = 0;
     if veth.flags & NETWORK_MASQUERADE != 0 {
         if ip.later_fragment {
             return Err(DropReason::Fragment);

@@ -1,7 +1,7 @@
 //! TC ingress of an uplink: replies to masqueraded flows, published ports, and
 //! the host's own traffic, which passes.
 //!
-//! parse → flow or fragment → local → port or ICMP error, or endpoint of a routed network → the host
+//! parse → flow, fragment or ICMP error → local → port, or endpoint of a routed network → the host
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -11,15 +11,13 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{Parsed, begin, parse, refuse};
+use super::{Parsed, begin, follow_by, is_to_follow, parse, refuse};
 use crate::{
     ctx::{PACKET_OTHERHOST, Skb},
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
-        Step, deliver,
-        flow::{self, Found},
-        local, nd,
+        Step, deliver, local, nd,
         port::{self, Client},
         route,
     },
@@ -54,16 +52,14 @@ fn program(skb: &Skb, l3: usize) -> i32 {
 #[inline(always)]
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
-    if verdict == Coded::TO_FRAGMENT {
-        verdict = F::call_fragment(skb, 0);
-        if verdict == Coded::PASS {
+    if is_to_follow(verdict) {
+        verdict = follow_by::<F>(skb, verdict, 0);
+        if verdict == Coded::NOT_FOLLOWED {
             verdict = Coded::from_bits(last_steps::<F>(skb));
         }
     }
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Uplink));
-    } else if verdict == Coded::TO_QUOTED {
-        verdict = F::call_quoted(skb, 0);
     }
     finish(skb, refuse::<F>(skb, l3, verdict, 0))
 }
@@ -80,7 +76,7 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
                     Some(uplink) => F::uplink_addr(uplink),
                     None => p.ip.dst,
                 };
-                way::<F>(skb, p, room).unwrap_or_else(Coded::drop)
+                way::<F>(p).unwrap_or_else(Coded::drop)
             }
         },
         Err(_) => Coded::PASS,
@@ -89,7 +85,7 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
 }
 
 #[inline(always)]
-fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
+fn way<F: Family>(p: &Packet<F::Addr>) -> Step {
     let ip = &p.ip;
     if F::is_multicast(ip.dst) || F::IS_V6 && nd::is_nd(ip.protocol, &p.t) {
         return Ok(Coded::PASS);
@@ -106,15 +102,13 @@ fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> S
     if ip.later_fragment {
         return Ok(Coded::TO_FRAGMENT);
     }
-    if p.t.identifies_flow()
-        && let Found::Sent(verdict) = flow::follow::<F>(skb, p, room, 0)?
-    {
-        return Ok(verdict);
+    if icmp::is_about_flow(ip.protocol, p.t.flags) {
+        return Ok(Coded::TO_QUOTED);
     }
-    rest::<F>(skb, p, room)
+    Ok(Coded::TO_FLOW)
 }
 
-/// The way of a later fragment that belongs to no flow.
+/// The way of a packet that belongs to no flow.
 #[inline(never)]
 fn last_steps<F: Family>(skb: &Skb) -> u64 {
     let verdict = match scratch::<F>() {
@@ -124,7 +118,6 @@ fn last_steps<F: Family>(skb: &Skb) -> u64 {
     verdict.to_bits()
 }
 
-/// The way of a packet that belongs to no flow.
 #[inline(always)]
 fn rest<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let ip = &p.ip;
@@ -134,9 +127,6 @@ fn rest<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> 
     if let Some(own) = local::host::<F>(room, ip.dst) {
         if own.flags & LOCAL_GATEWAY != 0 {
             return Err(DropReason::GatewayAddress);
-        }
-        if icmp::is_about_flow(ip.protocol, p.t.flags) {
-            return Ok(Coded::TO_QUOTED);
         }
         if !port::may_begin(&p.t) {
             return Ok(Coded::PASS);

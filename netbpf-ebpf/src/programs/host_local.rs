@@ -11,13 +11,12 @@ use netbpf_common::{
     verdict::{Coded, Kind},
 };
 
-use super::{Parsed, begin, parse, refuse};
+use super::{Parsed, begin, follow_by, is_to_follow, parse, refuse};
 use crate::{
     ctx::Skb,
     emit,
     family::{Family, V4, V6, scratch},
     stage::{
-        flow::{self, Found},
         local,
         port::{self, Client},
     },
@@ -40,14 +39,14 @@ pub fn host_local(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn ip<F: Family>(skb: &Skb) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb));
-    if verdict == Coded::TO_PORT {
-        verdict = begin::<F>(skb, F::call_port(skb, Client::Host));
-    } else if verdict == Coded::TO_QUOTED {
-        verdict = F::call_quoted(skb, 0);
-    } else if verdict == Coded::TO_FRAGMENT {
-        verdict = F::call_fragment(skb, 0);
+    if is_to_follow(verdict) {
+        let found_by = verdict;
+        verdict = follow_by::<F>(skb, found_by, 0);
+        if verdict == Coded::NOT_FOLLOWED && found_by == Coded::TO_FLOW && is_own::<F>() != 0 {
+            verdict = begin::<F>(skb, F::call_port(skb, Client::Host));
+        }
     }
-    if verdict == Coded::PASS {
+    if verdict == Coded::PASS || verdict == Coded::NOT_FOLLOWED {
         return emit::NEXT;
     }
     finish(skb, refuse::<F>(skb, eth::LEN, verdict, 0))
@@ -71,13 +70,16 @@ fn first_steps<F: Family>(skb: &Skb) -> u64 {
         return Coded::PASS.to_bits();
     }
     room.answer_from = p.ip.dst;
-    let verdict = match flow::follow::<F>(skb, p, room, 0) {
-        Ok(Found::Sent(verdict)) => verdict,
-        Ok(Found::None) if local::is_own::<F>(room, p.ip.dst) => Coded::TO_PORT,
-        Ok(Found::None) => Coded::PASS,
-        Err(reason) => Coded::drop(reason),
-    };
-    verdict.to_bits()
+    Coded::TO_FLOW.to_bits()
+}
+
+/// Is the packet for an address of the host?
+#[inline(never)]
+fn is_own<F: Family>() -> u32 {
+    match scratch::<F>() {
+        Ok((p, room)) => local::is_own::<F>(room, p.ip.dst).into(),
+        Err(_) => 0,
+    }
 }
 
 #[inline(always)]

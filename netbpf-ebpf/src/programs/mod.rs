@@ -99,6 +99,25 @@ fn parse<F: Family>(skb: &Skb, l3: usize, arrival: u16) -> Parsed {
     Parsed::from_number(F::call_parse(skb, l3, arrival))
 }
 
+/// Is the verdict about what tells the flow of the packet?
+#[inline(always)]
+fn is_to_follow(verdict: Coded) -> bool {
+    verdict == Coded::TO_FLOW || verdict == Coded::TO_QUOTED || verdict == Coded::TO_FRAGMENT
+}
+
+/// Follows the flow by what of the packet tells it: its ports, the packet that it
+/// quotes, or its datagram's first fragment.
+#[inline(always)]
+fn follow_by<F: Family>(skb: &Skb, found_by: Coded, sender: u32) -> Coded {
+    if found_by == Coded::TO_QUOTED {
+        F::call_quoted(skb, sender)
+    } else if found_by == Coded::TO_FRAGMENT {
+        F::call_fragment(skb, sender)
+    } else {
+        F::call_follow(skb, sender)
+    }
+}
+
 /// After a step that begins flows: tells of one that began.
 #[inline(always)]
 fn begin<F: Family>(skb: &Skb, verdict: Coded) -> Coded {

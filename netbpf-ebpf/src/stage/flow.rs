@@ -7,7 +7,7 @@ use netbpf_common::{
     maps::{
         Flow, FlowKey,
         flows::{
-            FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_ORIGINAL,
+            FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_HAIRPIN, FLOW_ORIGINAL,
             FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE, is_of_port,
         },
     },
@@ -25,13 +25,6 @@ use crate::{
     family::{Family, Packet, Room},
 };
 
-pub enum Found {
-    /// The packet was translated and goes this way.
-    Sent(Coded),
-    /// No flow, or one that is over.
-    None,
-}
-
 /// Looks among established flows, then among opening and closed ones.
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>> {
@@ -45,25 +38,28 @@ pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Ad
     Some(unsafe { &mut *found })
 }
 
-/// Follows the packet's flow, when there is one. `sender`: the endpoint that sent
-/// it, 0 for an uplink.
+/// Follows the packet's flow; `NOT_FOLLOWED` when there is none, or one that is over.
+/// `sender`: the endpoint that sent it, 0 for an uplink.
 #[inline(always)]
 pub fn follow<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     sender: u32,
-) -> Step<Found> {
+) -> Step {
     let (ip, t, key) = (&p.ip, &p.t, &p.key);
+    if !t.identifies_flow() {
+        return Ok(Coded::NOT_FOLLOWED);
+    }
     let Some(mut flow) = find::<F>(key) else {
-        return Ok(Found::None);
+        return Ok(Coded::NOT_FOLLOWED);
     };
     let time = now();
     let is_tcp = matches!(t.kind, TransportKind::Tcp);
     let opens = is_tcp && t.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     if flow.sender != sender || (opens || !is_tcp) && is_expired(flow, key.protocol, time) {
         forget::<F>(key, flow, room);
-        return Ok(Found::None);
+        return Ok(Coded::NOT_FOLLOWED);
     }
     if is_ended(flow) && !(is_tcp && t.flags & tcp::RST != 0) {
         return ended::<F>(key, flow);
@@ -79,7 +75,7 @@ pub fn follow<F: Family>(
                 flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
                 moved = true;
             }
-            _ => return Ok(Found::None),
+            _ => return Ok(Coded::NOT_FOLLOWED),
         }
     } else if flow.seen & seen != seen {
         flow.seen |= seen;
@@ -114,7 +110,7 @@ pub fn follow<F: Family>(
         remember::<F>(skb)?;
     }
     address::<F>(skb, p.l3, &taken)?;
-    Ok(Found::Sent(verdict))
+    Ok(verdict)
 }
 
 /// After a first fragment was translated: the others shall go the same way.
@@ -154,6 +150,15 @@ pub fn direct<F: Family>(
     }
     if taken.flags & FLOW_TO_HOST != 0 {
         return Ok(Coded::TO_LOOPBACK);
+    }
+    if taken.flags & FLOW_HAIRPIN != 0 {
+        // There is nothing to ask, but the mapping to be kept as often.
+        let ask = since(time, flow.checked) >= TICKS_PER_SECOND;
+        if ask && taken.flags & FLOW_ESTABLISHED != 0 {
+            flow.checked = time;
+        }
+        room.way.asked = u32::from(ask);
+        return Ok(Coded::TO_HAIRPIN);
     }
     outward::<F>(skb, p, flow, room, time)?;
     Ok(deliver::forward::<F>(room))
@@ -214,13 +219,13 @@ pub fn is_ended<A>(flow: &Flow<A>) -> bool {
 /// be another's by now, or nobody's, which the host's stack says. The container's get
 /// an answer as long as its half is there, that is, until it is collected.
 #[inline(always)]
-fn ended<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step<Found> {
+fn ended<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step {
     if flow.flags & FLOW_ORIGINAL == 0 {
         return Err(DropReason::Unpublished);
     }
     let _ = F::flows().remove(key);
     let _ = F::transient().remove(key);
-    Ok(Found::None)
+    Ok(Coded::NOT_FOLLOWED)
 }
 
 /// Silent for so long that a packet which can begin a flow does.

@@ -50,7 +50,7 @@ pub fn remember<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
     Ok(Coded::PASS)
 }
 
-/// Follows a later fragment. `PASS`: it is of no datagram that we know. `sender`: as in
+/// Follows a later fragment. `NOT_FOLLOWED`: it is of no datagram that we know. `sender`: as in
 /// [`flow::follow`].
 #[inline(always)]
 pub fn follow<F: Family>(
@@ -61,7 +61,7 @@ pub fn follow<F: Family>(
 ) -> Step {
     room.fragment_key = key::<F>(p);
     let Some(entry) = F::fragments().get_ptr(&room.fragment_key) else {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     };
     // SAFETY: readable as long as the program runs. The entry may become another's
     // meanwhile: what was read counts only if it is under its key still.
@@ -70,19 +70,19 @@ pub fn follow<F: Family>(
     if F::fragments().get_ptr(&room.fragment_key) != Some(entry)
         || since(time, room.fragment.seen) > FRAGMENT_SECONDS * (TICKS_PER_SECOND + 1)
     {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     }
     room.forward_key = room.fragment.flow;
     let key = room.forward_key;
     let Some(found) = flow::find::<F>(&key) else {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     };
     let taken = flow::take::<F>(found, room);
     if found.sender != sender
         || flow::is_ended(found)
         || !flow::is_held::<F>(&key, found, taken.flags)
     {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     }
     if p.ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);

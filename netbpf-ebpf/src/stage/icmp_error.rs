@@ -35,7 +35,7 @@ pub fn parse<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     room.quoted_t.identifies_flow().then_some(())
 }
 
-/// Follows the flow of the quoted packet. `PASS`: the error is about none of ours.
+/// Follows the flow of the quoted packet. `NOT_FOLLOWED`: the error is about none of ours.
 /// `sender`: as in [`flow::follow`].
 #[inline(always)]
 pub fn follow<F: Family>(
@@ -45,13 +45,13 @@ pub fn follow<F: Family>(
     sender: u32,
 ) -> Step {
     if F::call_parse_quote(skb) == 0 {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     }
     let l4 = p.ip.l4 & 0x3fff;
     let (quote, t) = (room.quoted, room.quoted_t);
     room.forward_key = quote.key_of_answer(&t, p.key.arrival);
     let Some(found) = flow::find::<F>(&room.forward_key) else {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     };
     let taken = flow::take::<F>(found, room);
     let key = room.forward_key;
@@ -59,7 +59,7 @@ pub fn follow<F: Family>(
         || flow::is_ended(found)
         || !flow::is_held::<F>(&key, found, taken.flags)
     {
-        return Ok(Coded::PASS);
+        return Ok(Coded::NOT_FOLLOWED);
     }
     if p.ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);

@@ -8,9 +8,11 @@ use netbpf_common::{
     drop::DropReason,
     flow::{SEEN_ANY, State, seen_tcp, state, timeout_ticks},
     maps::{
-        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
+        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
+        endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
         flows::{
-            ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER, KIND_MASQUERADE, arrival_container,
+            ARRIVAL_HAIRPIN, ARRIVAL_UPLINK, FLOW_HAIRPIN, FLOW_ORIGINAL, FLOW_TO_CONTAINER,
+            KIND_MASQUERADE, arrival_container,
         },
     },
     packet::{
@@ -18,6 +20,7 @@ use netbpf_common::{
         IPPROTO_UDP, IPPROTO_UDPLITE, sctp, tcp, tuple::TransportKind,
     },
     time::{TICKS_PER_SECOND, Ticks, since},
+    verdict::Coded,
 };
 
 use super::{
@@ -34,14 +37,9 @@ use crate::{
     family::{Family, Packet, Room},
 };
 
-/// Ports that are tried one after the other: what the pool has to be free may be a port
-/// that the host has, or that another CPU takes.
-const TRIES: u32 = 16;
-
-/// Ports at random that are looked at for a mapping that has expired without anybody's
-/// saying so, and after them for one that the new flow can share.
-const IDLE_TRIES: u32 = 32;
-const SHARE_TRIES: u32 = 32;
+/// Ports that are tried of each kind: what the pool has to be free may be a port that the
+/// host has, or that another CPU takes.
+const TRIES: u32 = 32;
 
 #[inline(always)]
 pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
@@ -64,11 +62,17 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     if ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }
-    route::way::<F>(skb, room, F::UNSPECIFIED, ip.dst)?;
-    if room.way.src == F::UNSPECIFIED {
-        return Err(DropReason::NoSourceAddress);
+    if room.hairpin != 0 {
+        // It leaves and comes back by that address.
+        room.way.src = ip.dst;
+        room.way.ifindex = 0;
+    } else {
+        route::way::<F>(skb, room, F::UNSPECIFIED, ip.dst)?;
+        if room.way.src == F::UNSPECIFIED {
+            return Err(DropReason::NoSourceAddress);
+        }
+        check_mtu(skb, p, room.way.mtu).inspect_err(|_| room.mtu = room.way.mtu)?;
     }
-    check_mtu(skb, p, room.way.mtu).inspect_err(|_| room.mtu = room.way.mtu)?;
     let port = match t.kind {
         TransportKind::Tcp | TransportKind::Udp | TransportKind::EchoRequest => {
             choose::<F>(skb, p, room)?
@@ -93,7 +97,41 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     if ip.more_fragments {
         remember::<F>(skb)?;
     }
+    if room.hairpin != 0 {
+        return Ok(Coded::TO_HAIRPIN);
+    }
     Ok(deliver::forward::<F>(room))
+}
+
+/// Is the port of the host's address that a container sends to an outside port of
+/// another one, or its own? Of the host's own sockets it is not.
+#[inline(always)]
+pub fn leads_back<F: Family>(
+    skb: &Skb,
+    veth: &Veth,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+) -> bool {
+    let (ip, t) = (&p.ip, &p.t);
+    if veth.flags & NETWORK_MASQUERADE == 0 || veth.flags & NETWORK_INTERNAL != 0 {
+        return false;
+    }
+    room.outside_key = OutsideKey {
+        outside: ip.dst,
+        port: t.dport,
+        protocol: ip.protocol,
+        reserved: 0,
+    };
+    // SAFETY: entries of `outside` are written once.
+    if unsafe { F::outside().get(&room.outside_key) }.is_none() {
+        return false;
+    }
+    let (remote, own) = ((ip.src, t.sport), (ip.dst, t.dport));
+    if host_has::<F>(skb, room, remote, own, ip.protocol, true) {
+        return false;
+    }
+    room.hairpin = 1;
+    true
 }
 
 /// Chooses the outside port and records the flow: the port of the mapping; else one that
@@ -111,7 +149,7 @@ fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -
             _ => {}
         }
     }
-    for _ in 0..SHARE_TRIES {
+    for _ in 0..TRIES {
         port =
             calls::next_port(Wanted::Any as u32, 0, protocol.into(), random_port().into()) as u16;
         if port == 0 {
@@ -182,48 +220,44 @@ fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
             port => return Ok(port as u16),
         }
     }
-    let protocol = u32::from(ip.protocol);
-    let mut start = random_port();
-    for _ in 0..TRIES {
-        let candidate =
-            calls::next_port(Wanted::Free as u32, room.pool, protocol, start.into()) as u16;
-        if candidate == 0 {
-            break;
-        }
-        match F::call_try_outside(skb, candidate, false) {
-            TAKEN => {}
-            FULL => return Err(DropReason::FlowTableFull),
-            port => return Ok(port as u16),
-        }
-        start = candidate.wrapping_add(1);
-    }
-    start = random_port();
-    for _ in 0..TRIES {
-        let candidate =
-            calls::next_port(Wanted::Idle as u32, room.pool, protocol, start.into()) as u16;
-        if candidate == 0 {
-            break;
-        }
-        match F::call_try_outside(skb, candidate, true) {
-            TAKEN => {}
-            FULL => return Err(DropReason::FlowTableFull),
-            port => return Ok(port as u16),
-        }
-        start = candidate.wrapping_add(1);
-    }
-    for _ in 0..IDLE_TRIES {
-        let candidate =
-            calls::next_port(Wanted::Any as u32, 0, protocol, random_port().into()) as u16;
-        if candidate == 0 {
-            break;
-        }
-        match F::call_try_outside(skb, candidate, true) {
+    for wanted in [Wanted::Free, Wanted::Idle, Wanted::Any] {
+        match F::call_search(skb, wanted) {
             TAKEN => {}
             FULL => return Err(DropReason::FlowTableFull),
             port => return Ok(port as u16),
         }
     }
     Ok(0)
+}
+
+/// Looks for a port of that kind and takes it, as [`try_port`] does: one after the other
+/// from a random one on, of those that may be idle without anybody's having said so each
+/// at random.
+#[inline(always)]
+pub fn search<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    room: &Room<F::Addr>,
+    wanted: Wanted,
+) -> u32 {
+    let (number, protocol) = (room.pool, u32::from(p.ip.protocol));
+    let mut start = random_port();
+    for _ in 0..TRIES {
+        let candidate = calls::next_port(wanted as u32, number, protocol, start.into()) as u16;
+        if candidate == 0 {
+            break;
+        }
+        let taken = F::call_try_outside(skb, candidate, !matches!(wanted, Wanted::Free));
+        if taken != TAKEN {
+            return taken;
+        }
+        start = if matches!(wanted, Wanted::Any) {
+            random_port()
+        } else {
+            candidate.wrapping_add(1)
+        };
+    }
+    TAKEN
 }
 
 #[inline(always)]
@@ -470,7 +504,11 @@ pub fn record<F: Family>(
         dport: outside_port,
         protocol: ip.protocol,
         reserved: 0,
-        arrival: ARRIVAL_UPLINK,
+        arrival: if room.hairpin != 0 {
+            ARRIVAL_HAIRPIN
+        } else {
+            ARRIVAL_UPLINK
+        },
     };
     // Field by field: a whole flow built on the stack would not fit there.
     let forward = &mut room.forward;
@@ -483,7 +521,7 @@ pub fn record<F: Family>(
     forward.ifindex = way.ifindex;
     forward.endpoint = veth.endpoint;
     forward.slot = 0;
-    forward.other_arrival = ARRIVAL_UPLINK;
+    forward.other_arrival = room.reverse_key.arrival;
     forward.sender = veth.endpoint;
     forward.generation = 0;
     forward.last_seen = time;
@@ -492,7 +530,11 @@ pub fn record<F: Family>(
     forward.next_hop = way.next_hop;
     forward.mac = [0; 6];
     forward.kind = KIND_MASQUERADE;
-    forward.flags = FLOW_ORIGINAL | way.flow_flags();
+    forward.flags = if room.hairpin != 0 {
+        FLOW_ORIGINAL | FLOW_HAIRPIN
+    } else {
+        FLOW_ORIGINAL | way.flow_flags()
+    };
     forward.seen = seen;
     forward.mtu = way.flow_mtu();
     forward.reserved = [0];

@@ -32,7 +32,7 @@ use super::{
     Step, deliver,
     flow::{check_mtu, remember},
     local,
-    masquerade::host_has,
+    masquerade::{self, host_has},
     route,
     translate::{self, NewTuple},
 };
@@ -245,7 +245,8 @@ pub fn may_begin(t: &Transport) -> bool {
     }
 }
 
-/// Begins a flow to a published port. `PASS`: nothing is published there, or the
+/// Begins a flow to a published port. `TO_MASQUERADE`: it is another container's outside
+/// port. `PASS`: nothing is published there, or the
 /// packet cannot begin a flow; it is the host's.
 #[inline(always)]
 pub fn begin<F: Family>(
@@ -267,7 +268,10 @@ pub fn begin<F: Family>(
         _ => SEEN_ANY,
     };
     let Some(port) = lookup::<F>(room, ip.dst, t.dport, ip.protocol) else {
-        return Ok(Coded::PASS);
+        return Ok(match container {
+            Some(veth) if masquerade::leads_back::<F>(skb, veth, p, room) => Coded::TO_MASQUERADE,
+            _ => Coded::PASS,
+        });
     };
     if let Some(veth) = container
         && veth.flags & NETWORK_INTERNAL != 0
