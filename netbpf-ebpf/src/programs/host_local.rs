@@ -2,7 +2,7 @@
 //! published port is asked for by a socket that was not translated when it connected:
 //! bound to a loopback address, outside of the cgroup, or the kernel's own.
 //!
-//! published → parse → flow → port → the host
+//! parse → published → flow, fragment or ICMP error → port → the host
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{

@@ -56,7 +56,7 @@ impl Pools {
             self.write(number, &mut HashMap::new())?;
             for index in entries(number) {
                 self.idle
-                    .set(index, &Pool::EMPTY, 0)
+                    .set(index, Pool::EMPTY, 0)
                     .map_err(|e| write_error(names::IDLE, POOLS, &e))?;
             }
             self.numbers.insert(*addr, number);

@@ -143,7 +143,7 @@ fn stages_of_from_container_are_in_the_order_of_the_picture() {
             ("anti-spoof", "antispoof::mac"),
             ("parse", "parse"),
             ("ARP/ND", "nd::is_nd"),
-            ("flow", "flow::follow"),
+            ("flow", "follow_by"),
             ("endpoint", "local::endpoint"),
             ("local", "local::host"),
             ("masquerade", "Coded::TO_MASQUERADE"),
@@ -158,16 +158,22 @@ fn stages_of_host_local_are_in_the_order_of_the_picture() {
         "host_local",
         &[
             ("parse", "parse"),
-            ("flow", "flow::follow"),
-            ("port", "Coded::TO_PORT"),
+            ("flow", "follow_by"),
+            ("port", "F::call_port"),
         ],
     );
 }
 
-/// docs/ports.md says of each promise which test shows it.
+/// These pages say of each promise which test shows it.
 #[test]
 fn tests_that_pages_name_are_there() {
-    let page = read("docs/ports.md");
+    for (page, many) in [("docs/ports.md", 30), ("docs/nat.md", 20)] {
+        tests_are_there(page, many);
+    }
+}
+
+fn tests_are_there(page: &str, many: usize) {
+    let page = read(page);
     let named: Vec<&str> = page
         .split('`')
         .filter(|code| {
@@ -178,7 +184,7 @@ fn tests_that_pages_name_are_there() {
         })
         .filter(|code| !code.starts_with(':') && !code.contains(":::"))
         .collect();
-    assert!(named.len() > 30, "{named:?}");
+    assert!(named.len() > many, "{named:?}");
     for name in named {
         let (file, function) = name.split_once("::").expect("file::function");
         let text = read(&format!("tests/tests/{file}.rs"));
@@ -195,7 +201,7 @@ fn stages_of_from_uplink_are_in_the_order_of_the_picture() {
         "from_uplink",
         &[
             ("parse", "parse"),
-            ("flow", "flow::follow"),
+            ("flow", "follow_by"),
             ("local", "local::host"),
             ("port", "Coded::TO_PORT"),
             ("endpoint", "local::endpoint"),
