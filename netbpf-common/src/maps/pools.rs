@@ -35,9 +35,18 @@ impl Pool {
         words: [0; POOL_WORDS],
     };
 
-    /// Marks a port.
-    pub fn set(&mut self, port: u16) {
-        self.words[usize::from(port / 64)] |= 1 << (port % 64);
+    pub fn has(&self, port: u16) -> bool {
+        self.words[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+
+    /// Marks a port, or takes its mark away.
+    pub fn put(&mut self, port: u16, mark: bool) {
+        let (word, bit) = (&mut self.words[usize::from(port / 64)], 1 << (port % 64));
+        if mark {
+            *word |= bit;
+        } else {
+            *word &= !bit;
+        }
     }
 }
 

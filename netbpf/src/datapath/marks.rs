@@ -39,11 +39,14 @@ pub(super) struct Marks {
     counts: HashMap<u16, [u16; 16]>,
     /// What masquerade never gives out whatever is published, by [`KINDS`].
     never: [Box<Pool>; POOL_KINDS as usize],
+    /// And what it does not give out as it is: the map's content.
+    reserved: [Box<Pool>; POOL_KINDS as usize],
 }
 
 /// Protocols with an entry in `reserved`; of the third, identifiers are published by
 /// nobody.
 const KINDS: [u8; POOL_KINDS as usize] = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP];
+const _: () = assert!(pool_kind(KINDS[0]) == 0 && pool_kind(KINDS[1]) == 1);
 
 impl Marks {
     /// What an earlier daemon left is marked until [`Self::forget_found`].
@@ -63,36 +66,46 @@ impl Marks {
                 IPPROTO_ICMP => port == 0,
                 _ => port == 0 || !may(port),
             });
-            ports.for_each(|port| pool.set(port));
+            ports.for_each(|port| pool.put(port, true));
             pool
         });
-        let marks = Marks {
+        let mut marks = Marks {
             bits,
             ranges: HashMap::new(),
             counts: HashMap::new(),
+            reserved: never.clone(),
             never,
         };
-        marks.reserve(tables)?;
+        for port in 0..=u16::MAX {
+            marks.reserve(port);
+        }
+        for kind in 0..POOL_KINDS {
+            marks.write_reserved(tables, kind)?;
+        }
         Ok(marks)
     }
 
-    /// Writes which ports masquerade does not give out.
-    fn reserve(&self, tables: &mut Tables) -> Result<()> {
-        for (protocol, never) in KINDS.into_iter().zip(&self.never) {
+    /// Notes whether masquerade may give out a port, as what is published at it says; the
+    /// kinds for which that is another answer than before.
+    fn reserve(&mut self, port: u16) -> Vec<u32> {
+        let mut changed = Vec::new();
+        for (kind, protocol) in KINDS.into_iter().enumerate() {
             let published = published_bit(protocol, 4) | published_bit(protocol, 6);
-            let mut pool = never.clone();
-            for (port, _) in (0..=u16::MAX)
-                .zip(&self.bits)
-                .filter(|(_, bits)| *bits & published != 0)
-            {
-                pool.set(port);
+            let reserved =
+                self.never[kind].has(port) || self.bits[usize::from(port)] & published != 0;
+            if self.reserved[kind].has(port) != reserved {
+                self.reserved[kind].put(port, reserved);
+                changed.push(kind as u32);
             }
-            tables
-                .reserved
-                .set(pool_kind(protocol), *pool, 0)
-                .map_err(|e| write_error(names::RESERVED, POOL_KINDS, &e))?;
         }
-        Ok(())
+        changed
+    }
+
+    fn write_reserved(&self, tables: &mut Tables, kind: u32) -> Result<()> {
+        tables
+            .reserved
+            .set(kind, *self.reserved[kind as usize], 0)
+            .map_err(|e| write_error(names::RESERVED, POOL_KINDS, &e))
     }
 
     /// Marks a range, or changes how it is marked; whether the map had to be changed.
@@ -152,7 +165,7 @@ impl Marks {
     }
 
     fn write(&mut self, tables: &mut Tables, ports: std::ops::RangeInclusive<u16>) -> Result<bool> {
-        let mut changed = HashSet::new();
+        let (mut changed, mut kinds) = (HashSet::new(), HashSet::new());
         for port in ports {
             let wanted = self.counts.get(&port).map_or(0, |counts| {
                 let set = (0..16).filter(|&bit| counts[bit] != 0);
@@ -162,6 +175,7 @@ impl Marks {
             if self.bits[index] != wanted {
                 self.bits[index] = wanted;
                 changed.insert(index / PER_ENTRY);
+                kinds.extend(self.reserve(port));
             }
         }
         for &index in &changed {
@@ -175,8 +189,8 @@ impl Marks {
                 .set(index as u32, entry, 0)
                 .map_err(|e| write_error(names::PUBLISHED, PUBLISHED_ENTRIES, &e))?;
         }
-        if !changed.is_empty() {
-            self.reserve(tables)?;
+        for kind in kinds {
+            self.write_reserved(tables, kind)?;
         }
         Ok(!changed.is_empty())
     }

@@ -80,7 +80,7 @@ impl Pools {
                 pools
                     .entry(index)
                     .or_insert_with(|| Box::new(Pool::EMPTY))
-                    .set(port);
+                    .put(port, true);
             }
         }
         let numbers: Vec<u32> = self.numbers.values().copied().collect();
