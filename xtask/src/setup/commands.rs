@@ -12,7 +12,7 @@ pub struct Needed {
     pub package: &'static str,
 }
 
-const NEEDED: [Needed; 8] = [
+const NEEDED: [Needed; 11] = [
     needed("cc", "gcc"),
     needed("ip", "iproute2"),
     needed("nsenter", "util-linux"),
@@ -21,6 +21,9 @@ const NEEDED: [Needed; 8] = [
     needed("iperf3", "iperf3"),
     needed("python3", "python3-minimal"),
     needed("groff", "groff-base"),
+    needed("bpftool", "bpftool"),
+    needed("iptables", "iptables"),
+    needed("nft", "nftables"),
 ];
 
 const fn needed(command: &'static str, package: &'static str) -> Needed {
@@ -43,7 +46,7 @@ pub fn install(missing: &[Needed], consent: Consent) -> Result<()> {
     arguments.extend(missing.iter().map(|needed| needed.package));
     ask(
         consent,
-        "commands for the demo and the tests are missing; this installs them, about 10 MB, \
+        "commands for the demo and the tests are missing; this installs them, about 15 MB, \
          in half a minute, and removes nothing:",
         &format!("sudo apt-get {}", arguments.join(" ")),
     )?;
