@@ -195,7 +195,10 @@ fn closed_pipe_is_no_error() {
 fn full_disk_is_an_error() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
     let Ok(full) = full else {
-        println!("skipped: no /dev/full");
+        _ = writeln!(
+            std::io::stderr(),
+            "skipped: full_disk_is_an_error: no /dev/full"
+        );
         return;
     };
     let mut command = netbpf(&["help"]);

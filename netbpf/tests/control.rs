@@ -9,6 +9,7 @@
 //! ```
 
 use std::{
+    io::Write as _,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -25,6 +26,11 @@ use serde_json::Value;
 
 const UNDER_TEST: &str = "NETBPF_TEST_HOST";
 
+/// Says that a test is left out; not captured by the harness.
+fn skipped(test: &str, why: &str) {
+    _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
+}
+
 /// True in the process that is the host; else that process is started, and its
 /// outcome is the test's.
 fn on_a_host_of_its_own(test: &str) -> bool {
@@ -35,7 +41,7 @@ fn on_a_host_of_its_own(test: &str) -> bool {
         return true;
     }
     if !is_root() {
-        println!("skipped: {test} needs root");
+        skipped(test, "not root");
         return false;
     }
     let status = Command::new("unshare")
@@ -748,8 +754,7 @@ fn a_port_that_changed_hands_before_a_kill_is_its_new_owners() {
     drop(store);
 
     if Command::new("bpftool").arg("version").output().is_err() {
-        println!("skipped: what maps hold needs bpftool");
-        return;
+        return skipped("ports after a restart", "bpftool is not installed");
     }
     let pins = settings.bpffs.join("ports");
     let dump = || sh(&format!("bpftool -j map dump pinned {}", pins.display()));

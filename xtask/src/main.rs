@@ -8,6 +8,7 @@ mod docs;
 mod preflight;
 mod privilege;
 mod setup;
+mod skips;
 mod step;
 mod summary;
 mod test;

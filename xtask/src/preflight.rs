@@ -41,8 +41,17 @@ struct Finding {
     remedy: &'static str,
 }
 
+/// What a machine that can run the programs is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// Every test can run.
+    Whole,
+    /// Something is missing that some tests need.
+    Lacking,
+}
+
 /// Fails with everything that stands in the way; prints what only costs tests.
-pub fn check() -> Result<()> {
+pub fn check() -> Result<Machine> {
     let findings = examine(&Facts::gather());
     for finding in findings.iter().filter(|f| !f.fatal) {
         eprintln!("note: {}: {}", finding.what, finding.remedy);
@@ -58,7 +67,11 @@ pub fn check() -> Result<()> {
             fatal.join("\n")
         );
     }
-    Ok(())
+    Ok(if findings.is_empty() {
+        Machine::Whole
+    } else {
+        Machine::Lacking
+    })
 }
 
 impl Facts {

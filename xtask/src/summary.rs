@@ -1,33 +1,34 @@
 //! Sums up what test programs say of themselves.
 
-use std::{fmt, iter::Sum, ops::Add};
+use std::{collections::BTreeMap, fmt, iter::Sum, ops::Add};
 
 /// Counts of tests. Prints as the closing line that scripts read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     pub passed: usize,
     pub failed: usize,
-    pub skipped: usize,
+    /// Tests that were left out, and why.
+    pub skipped: BTreeMap<String, String>,
 }
 
 impl Summary {
     /// From everything that some test programs printed: their `test result:`
-    /// lines, and `skipped: TEST: WHY` from tests that found out at run time that
-    /// the machine lacks something. Those end well, so the programs count them
-    /// as passed; a test may skip several parts and counts once.
+    /// lines, the tests that they name as ignored, and `skipped: TEST: WHY` from
+    /// tests that found out at run time that the machine lacks something. Those end
+    /// well, so the programs count them as passed; a test may skip several parts and
+    /// counts once.
     pub fn parse(output: &str) -> Self {
         let mut sum: Self = output.lines().filter_map(result_line).sum();
-        let mut skips: Vec<&str> = output
-            .lines()
-            .filter_map(|line| line.strip_prefix("skipped: "))
-            .map(|rest| rest.split(": ").next().unwrap_or(rest))
-            .collect();
-        skips.sort_unstable();
-        skips.dedup();
-        let moved = skips.len().min(sum.passed);
-        sum.passed -= moved;
-        sum.skipped += moved;
+        let found: BTreeMap<_, _> = output.lines().filter_map(skipped_line).collect();
+        sum.passed = sum.passed.saturating_sub(found.len());
+        sum.skipped = found;
+        sum.skipped.extend(output.lines().filter_map(ignored_line));
         sum
+    }
+
+    /// Whether nothing was run.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -42,19 +43,36 @@ fn result_line(line: &str) -> Option<Summary> {
     Some(Summary {
         passed: count("passed"),
         failed: count("failed"),
-        skipped: count("ignored"),
+        skipped: BTreeMap::new(),
     })
+}
+
+/// `skipped: TEST: WHY`
+fn skipped_line(line: &str) -> Option<(String, String)> {
+    let (test, why) = named(line.strip_prefix("skipped: ")?, ": ");
+    Some((test, why))
+}
+
+/// `test TEST ... ignored, WHY`
+fn ignored_line(line: &str) -> Option<(String, String)> {
+    let (test, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let (word, why) = named(rest, ", ");
+    (word == "ignored").then(|| (test.to_owned(), why))
+}
+
+fn named(text: &str, separator: &str) -> (String, String) {
+    let (name, why) = text.split_once(separator).unwrap_or((text, ""));
+    (name.to_owned(), why.to_owned())
 }
 
 impl Add for Summary {
     type Output = Self;
 
-    fn add(self, other: Self) -> Self {
-        Self {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-            skipped: self.skipped + other.skipped,
-        }
+    fn add(mut self, other: Self) -> Self {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped.extend(other.skipped);
+        self
     }
 }
 
@@ -71,6 +89,7 @@ impl fmt::Display for Summary {
             failed,
             skipped,
         } = self;
+        let skipped = skipped.len();
         write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
@@ -82,27 +101,27 @@ mod tests {
     #[test]
     fn result_lines_are_summed() {
         let output = "running 3 tests\n\
+            test daemon::life ... ignored, runs within another\n\
+            test daemon::ignored ... ok\n\
             test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
             noise\n\
             test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 4 filtered out; finished in 1.00s\n";
-        assert_eq!(
-            Summary::parse(output).to_string(),
-            "15 passed, 2 failed, 1 skipped"
-        );
+        let summary = Summary::parse(output);
+        assert_eq!(summary.to_string(), "15 passed, 2 failed, 1 skipped");
+        assert_eq!(summary.skipped["daemon::life"], "runs within another");
     }
 
     #[test]
     fn skips_at_run_time_are_counted_once_and_not_as_passed() {
         let output = "skipped: udp_v6: no IPv6\nskipped: udp_v6: no IPv6 again\nskipped: vlan: no 802.1Q\n\
             test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
-        assert_eq!(
-            Summary::parse(output).to_string(),
-            "3 passed, 0 failed, 2 skipped"
-        );
+        let summary = Summary::parse(output);
+        assert_eq!(summary.to_string(), "3 passed, 0 failed, 2 skipped");
+        assert_eq!(summary.skipped["vlan"], "no 802.1Q");
     }
 
     #[test]
     fn nothing_is_nothing() {
-        assert_eq!(Summary::parse(""), Summary::default());
+        assert!(Summary::parse("").is_empty());
     }
 }

@@ -152,7 +152,7 @@ fn summarise(step: &Step, command: &mut Command) -> Result<Summary> {
     let done = step.try_run(command)?;
     let mut summary = Summary::parse(&done.output);
     if !done.status.success() {
-        if summary == Summary::default() {
+        if summary.is_empty() {
             bail!(step.failure(&format!("no test ran ({})", done.status), ""));
         }
         // A program that died in the middle has no result line to count.

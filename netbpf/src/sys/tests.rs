@@ -1,7 +1,7 @@
 //! Against the real kernel: each test in a thread with a namespace of its own,
 //! which ends with the thread.
 
-use std::{path::Path, thread, time::Duration};
+use std::{io::Write as _, path::Path, thread, time::Duration};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -22,7 +22,9 @@ fn isolated(name: &str, test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
-                println!("skipped: {name} needs a network namespace ({e})");
+                // Not captured by the harness.
+                let mut stderr = std::io::stderr();
+                _ = writeln!(stderr, "skipped: {name}: no network namespace ({e})");
                 return;
             }
             let mut netlink = Netlink::open().unwrap();

@@ -24,6 +24,9 @@ const NEEDED: [Needed; 11] = [
     needed("mtr", "mtr-tiny"),
     needed("python3", "python3-minimal"),
     needed("groff", "groff-base"),
+    needed("bpftool", "bpftool"),
+    needed("iptables", "iptables"),
+    needed("nft", "nftables"),
 ];
 
 const fn needed(command: &'static str, package: &'static str) -> Needed {
@@ -46,7 +49,7 @@ pub fn install(missing: &[Needed], consent: Consent) -> Result<()> {
     arguments.extend(missing.iter().map(|needed| needed.package));
     ask(
         consent,
-        "commands for the demo and the tests are missing; this installs them, about 10 MB, \
+        "commands for the demo and the tests are missing; this installs them, about 15 MB, \
          in half a minute, and removes nothing:",
         &format!("sudo apt-get {}", arguments.join(" ")),
     )?;

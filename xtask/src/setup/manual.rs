@@ -46,6 +46,7 @@ fn arch(package: &'static str) -> &'static str {
         "iputils-ping" => "iputils",
         "procps" => "procps-ng",
         "python3-minimal" => "python",
+        "bpftool" => "bpf",
         other => other,
     }
 }

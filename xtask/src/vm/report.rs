@@ -65,7 +65,12 @@ impl Report {
         Summary {
             passed: count(Outcome::Passed),
             failed: count(Outcome::Failed),
-            skipped: count(Outcome::Skipped),
+            skipped: self
+                .checks
+                .iter()
+                .filter(|check| check.outcome == Outcome::Skipped)
+                .map(|check| (format!("vm {}", check.name), check.why.clone()))
+                .collect(),
         }
     }
 }
