@@ -12,7 +12,7 @@ pub struct Needed {
     pub package: &'static str,
 }
 
-const NEEDED: [Needed; 11] = [
+const NEEDED: [Needed; 14] = [
     needed("cc", "gcc"),
     needed("ip", "iproute2"),
     needed("nsenter", "util-linux"),
