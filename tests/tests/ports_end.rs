@@ -266,7 +266,12 @@ fn a_container_that_leaves_takes_its_connections_along() {
     let to = SocketAddr::new(Family::V4.ip(HOST), 5300);
     let udp = shop.street.client.udp(to);
     ask(&udp, Duration::from_secs(1)).expect("an answer");
+    let own = Family::V4.loopback();
+    let mut of_host = shop.street.host.hold(SocketAddr::new(own, 7000));
+    assert!(of_host.is_open());
     shop.web.detach();
+    // Idle, it would never hear of it, and then talk to who has the address next.
+    assert!(of_host.ended().starts_with("ECONN"));
     within(Duration::from_secs(2), "the client hears of it", || {
         ask(&udp, Duration::from_millis(200))
             .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)

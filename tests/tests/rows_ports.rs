@@ -191,6 +191,62 @@ fn a_port_is_for_those_that_it_allows() {
 
 /// What XDP drops is what TC would drop, for the same reason; all else it passes.
 #[test]
+fn a_network_of_ipv6_lets_no_client_of_ipv4_in() {
+    with_rig("allowed_family", |rig| {
+        let allow = ["10.0.0.0/8", "::/0"].map(|net| net.parse().unwrap());
+        rig.publish_service(&Service {
+            allow: allow.into(),
+            ..service(UDP, 5300, vec![backend(1, &rig.web, 53, 1)])
+        });
+        let asks = |family: Family| {
+            rig.by_uplink(family.ip(CLIENT), family.ip(HOST))
+                .udp(1000, 5300, b"x")
+        };
+        came(rig, "IPv4", asks(Family::V4), Action::Drop)
+            .drops(&[(DropReason::NotAllowed, 1)])
+            .check(rig);
+        came(rig, "IPv6", asks(Family::V6), Action::Redirect)
+            .out(Out::Any)
+            .check(rig);
+        // Of a family of which no client is allowed, none is.
+        let service = Service {
+            allow: vec!["2001:db8::/32".parse().unwrap()],
+            ..service(UDP, 5300, vec![backend(1, &rig.web, 53, 1)])
+        };
+        rig.publish_service(&service);
+        came(rig, "IPv4", asks(Family::V4), Action::Drop)
+            .drops(&[(DropReason::NotAllowed, 1)])
+            .check(rig);
+    });
+}
+
+#[test]
+fn a_new_daemon_leaves_marked_what_it_has_not_come_to_yet() {
+    with_rig("new_daemon", |rig| {
+        let of = |protocol, slot| service(protocol, 5300, vec![backend(slot, &rig.web, 53, 1)]);
+        rig.publish_service(&of(UDP, 1));
+        rig.publish_service(&of(TCP, 2));
+        let new = rig.another_daemon();
+        let asks = |note: &str| {
+            for family in Family::BOTH {
+                let way = rig.by_uplink(family.ip(CLIENT), family.ip(HOST));
+                for packet in [way.udp(1000, 5300, b"x"), way.tcp(1000, 5300, "S", b"")] {
+                    came(rig, note, packet, Action::Redirect)
+                        .out(Out::Any)
+                        .check(rig);
+                }
+            }
+        };
+        asks("nothing said");
+        assert!(!new.publish(&of(UDP, 1)).expect("publish"), "it was there");
+        asks("one said");
+        assert!(!new.publish(&of(TCP, 2)).expect("publish"), "it was there");
+        new.retain_ports(&[1, 2].into()).expect("retain");
+        asks("all said");
+    });
+}
+
+#[test]
 fn early_drop_says_the_same() {
     with_rig("early_drop", |rig| {
         let allowed = |nets: [&str; 2]| Service {

@@ -66,7 +66,7 @@ fn first_steps<F: Family>(skb: &Skb) -> u64 {
     if icmp::is_about_flow(p.ip.protocol, p.t.flags) {
         return Coded::TO_QUOTED.to_bits();
     }
-    if !port::is_published(p.ip.protocol, F::VERSION, p.t.dport) {
+    if F::is_link_local(p.ip.dst) || !port::is_published(p.ip.protocol, F::VERSION, p.t.dport) {
         return Coded::PASS.to_bits();
     }
     room.answer_from = p.ip.dst;

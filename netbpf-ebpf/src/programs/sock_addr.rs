@@ -13,14 +13,14 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use netbpf_common::{
-    addr::{ANY, Addr, mapped},
+    addr::{ANY, Addr, mapped, unmapped},
     maps::{
         Backend, BackendKey, HostConn, LocalKey, Peer, PeerKey, Port, PortData,
         config::UNHELD_MARK,
         host::{PEER_ANSWERS, PEER_ASKED},
         ports::PORT_UNHELD,
     },
-    packet::{IPPROTO_TCP, ipv4},
+    packet::{IPPROTO_TCP, ipv4, ipv6},
 };
 
 use crate::{
@@ -84,6 +84,10 @@ fn asked<const V6: bool>(call: &Call<V6>) -> Option<Asked> {
         (true, 4) => mapped([127, 0, 0, 1]),
         (true, _) => LOOPBACK6,
     };
+    // Such an address means something else on every link, and is never translated.
+    if is_link_local(&addr) {
+        return None;
+    }
     // SAFETY: entries are replaced whole by the daemon; a reader sees either.
     if !is_loopback(&addr) && unsafe { LOCALS.get(&LocalKey { addr }) }.is_none() {
         return None;
@@ -299,4 +303,12 @@ fn is_unspecified(addr: &Addr) -> bool {
 #[inline(always)]
 fn is_loopback(addr: &Addr) -> bool {
     *addr == LOOPBACK6 || family_of(addr) == 4 && addr[12] == ipv4::LOOPBACK_NET
+}
+
+#[inline(always)]
+fn is_link_local(addr: &Addr) -> bool {
+    match unmapped(*addr) {
+        Some(v4) => ipv4::is_link_local(v4),
+        None => ipv6::is_link_local(*addr),
+    }
 }

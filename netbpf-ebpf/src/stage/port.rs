@@ -3,7 +3,7 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use netbpf_common::{
-    addr::{ANY, Addr},
+    addr::{self, ANY, Addr},
     drop::DropReason,
     flow::{SEEN_ANY, seen_tcp},
     maps::{
@@ -218,9 +218,14 @@ pub fn within_rate(client: &Addr) -> bool {
     if most == 0 {
         return true;
     }
+    let mut client = *client;
+    if addr::unmapped(client).is_none() {
+        // Whoever has one address of IPv6 has the rest of its /64, too.
+        client[8..].fill(0);
+    }
     let window = now() >> CLIENT_WINDOW_SHIFT;
-    let Some(known) = CLIENTS.get_ptr_mut(client) else {
-        let _ = CLIENTS.insert(client, &Known { window, flows: 1 }, 0);
+    let Some(known) = CLIENTS.get_ptr_mut(&client) else {
+        let _ = CLIENTS.insert(&client, &Known { window, flows: 1 }, 0);
         return true;
     };
     // SAFETY: readable as long as the program runs; should it have become another

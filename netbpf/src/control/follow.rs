@@ -144,19 +144,19 @@ async fn drain(inner: Weak<Inner>) {
         };
         let drains = strong.drains.clone();
         let ended = Inner::change(strong, publish::end_drained).await;
-        let next = match ended {
-            Ok(next) => next,
+        let left = match ended {
+            Ok(Some(next)) => {
+                let now = process::boottime_ms().unwrap_or(0);
+                Duration::from_millis(next.saturating_sub(now))
+            }
+            Ok(None) => CHECK_DRAINS,
             // The daemon is about to end.
             Err(error) if error.code == Code::Conflict => return,
             Err(error) => {
                 tracing::warn!(%error, "connections of drained ports go on");
-                None
+                CHECK
             }
         };
-        let now = process::boottime_ms().unwrap_or(0);
-        let left = next.map_or(CHECK_DRAINS, |next| {
-            Duration::from_millis(next.saturating_sub(now))
-        });
         // One more tick of the clock, so that it is due when it is looked at.
         let left = left.min(CHECK_DRAINS) + Duration::from_millis(1);
         tokio::select! {

@@ -163,8 +163,18 @@ fn clients(value: &str, text: &str) -> Result<Option<IpNet>> {
                 net.trunc()
             ),
         )),
-        Ok(net) => Ok(Some(net)),
+        Ok(net) => Ok(Some(canonical(net))),
         Err(_) => Err(invalid(text, &format!("allow {value:?} is not a network"))),
+    }
+}
+
+/// A v4-mapped network is one of IPv4.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let (mapped, bits) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96));
+    match (mapped, bits) {
+        (Some(addr), Some(bits)) => IpNet::new_assert(addr.into(), bits),
+        _ => net,
     }
 }
 

@@ -108,8 +108,9 @@ pub fn unpublish(
     let steps: Vec<Step> = ports
         .map(|port| state.unpublishing(&before, port, leave))
         .collect();
-    finish(inner, state, &record, &steps);
+    let done = finish(inner, state, &record, &steps);
     inner.drains.notify_one();
+    done?;
     Ok(view::endpoint(inner, &record))
 }
 
@@ -134,22 +135,26 @@ pub fn end_drained(inner: &Inner, state: &mut State) -> Result<Option<u64>> {
             .map(|d| Step::EndConnections(endpoint.clone(), d.port));
         let steps: Vec<Step> = steps.collect();
         inner.store.put_endpoint(&record)?;
-        finish(inner, state, &record, &steps);
+        // One that fails keeps none of the others waiting; its maps are put right at
+        // the next start.
+        let _ = finish(inner, state, &record, &steps);
     }
     Ok(next)
 }
 
 /// Takes the steps of ports that are published no more. The store says so already:
-/// what is left in the maps is taken away at the next start.
-fn finish(inner: &Inner, state: &mut State, record: &EndpointRecord, steps: &[Step]) {
+/// what is left in the maps is taken away at the next start. The first error.
+fn finish(inner: &Inner, state: &mut State, record: &EndpointRecord, steps: &[Step]) -> Result<()> {
     let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
-    for error in apply.run_to_end(steps) {
+    let errors = apply.run_to_end(steps);
+    for error in &errors {
         tracing::warn!(%error, endpoint = record.name, "not unpublished cleanly");
     }
     state.put_endpoint(record.clone());
     if let Err(error) = ports::sync_reserved(inner, state) {
         tracing::warn!(%error, "reserved ports not taken back");
     }
+    errors.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// Changes the terms of published ports: the weight of this endpoint, and what is said

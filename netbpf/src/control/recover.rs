@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Inner,
-    apply::{self, Apply},
+    apply::{self, Apply, end_of_host},
     endpoint, host, network, plan,
     ports::{self, local_port_range, masquerade_ports},
     reaper::Reaper,
@@ -156,7 +156,15 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     }
     let indexes: HashSet<u32> = state.endpoints.keys().copied().collect();
     let slots: HashSet<u32> = state.services.slots().collect();
-    let stale_ports = inner.datapath.retain_ports(&slots)?;
+    let ports = inner.datapath.retain_ports(&slots)?;
+    for slot in ports.ended {
+        // Programs of the host that still talk to what is published no more.
+        let left = inner.datapath.host_connections(slot);
+        if let Err(error) = left.map_err(Error::from).and_then(|c| end_of_host(&c)) {
+            tracing::warn!(slot, %error, "connections of the host go on");
+        }
+    }
+    let stale_ports = ports.entries;
     let stale_endpoints = inner.datapath.retain_endpoints(&indexes)?;
     if stale_ports + stale_endpoints > 0 {
         tracing::info!(stale_ports, stale_endpoints, "stale entries removed");

@@ -33,6 +33,9 @@ pub(super) enum Hold {
 pub(super) struct Marks {
     /// The map's content, by port.
     bits: Vec<u16>,
+    /// What an earlier daemon left in it, which stays until all of this one's is said:
+    /// traffic goes on meanwhile.
+    found: Vec<u16>,
     /// Ranges by slot and family.
     ranges: HashMap<(u32, u8), (ServiceAt, Hold)>,
     /// How many ranges set each bit, by port.
@@ -70,6 +73,7 @@ impl Marks {
             pool
         });
         let mut marks = Marks {
+            found: bits.clone(),
             bits,
             ranges: HashMap::new(),
             counts: HashMap::new(),
@@ -142,6 +146,7 @@ impl Marks {
 
     /// Takes away what is marked by no range.
     pub fn forget_found(&mut self, tables: &mut Tables) -> Result<()> {
+        self.found.fill(0);
         self.write(tables, 0..=u16::MAX).map(drop)
     }
 
@@ -167,11 +172,12 @@ impl Marks {
     fn write(&mut self, tables: &mut Tables, ports: std::ops::RangeInclusive<u16>) -> Result<bool> {
         let (mut changed, mut kinds) = (HashSet::new(), HashSet::new());
         for port in ports {
-            let wanted = self.counts.get(&port).map_or(0, |counts| {
+            let index = usize::from(port);
+            let counted = self.counts.get(&port).map_or(0, |counts| {
                 let set = (0..16).filter(|&bit| counts[bit] != 0);
                 set.fold(0, |bits, bit| bits | 1 << bit)
             });
-            let index = usize::from(port);
+            let wanted = counted | self.found[index];
             if self.bits[index] != wanted {
                 self.bits[index] = wanted;
                 changed.insert(index / PER_ENTRY);

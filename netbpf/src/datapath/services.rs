@@ -30,6 +30,14 @@ use super::{
     types::{DatapathError, Ports, Service, ServiceAt, ServiceBackend},
 };
 
+/// What was not this daemon's.
+pub struct Retained {
+    /// Entries of `ports` that were removed.
+    pub entries: usize,
+    /// Slots that were ended.
+    pub ended: HashSet<u32>,
+}
+
 /// Backends that one port has at most: a place names them in eight bits.
 pub const MAX_BACKENDS: usize = 256;
 
@@ -107,9 +115,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Removes what this daemon has not published, and ends slots other than these;
-    /// how many entries went.
-    pub fn retain_ports(&self, slots: &HashSet<u32>) -> Result<usize> {
+    /// Removes what this daemon has not published, and ends slots other than these.
+    pub fn retain_ports(&self, slots: &HashSet<u32>) -> Result<Retained> {
         let inner = &mut *self.inner();
         inner.known.retain(&mut inner.tables, slots)
     }
@@ -179,12 +186,23 @@ impl Known {
         let before = self.head(tables, &service.at, family);
         let mut head = before.clone();
 
-        head.allowed = service.allow.iter().copied().collect();
-        head.allow = match (head.allowed.is_empty(), before.allow) {
+        // An IPv6 net may cover the form in which IPv4 clients are looked up.
+        let of_family = |net: &&IpNet| net.addr().is_ipv4() == (family == 4);
+        head.allowed = service.allow.iter().filter(of_family).copied().collect();
+        // Where only clients of the other family are allowed, of this one nobody is.
+        head.allow = match (service.allow.is_empty(), before.allow) {
             (true, _) => 0,
             (false, 0) => self.free_number(|head| head.allow),
             (false, held) => held,
         };
+        // Known before it is written: what a failure leaves behind is taken away by
+        // whoever puts the service of before back.
+        let mut writing = head.clone();
+        if head.allow == before.allow {
+            writing.allowed.extend(&before.allowed);
+        }
+        let at = (service.at.clone(), family);
+        self.heads.insert(at.clone(), writing);
         for net in head.allowed.difference(&before.allowed) {
             tables
                 .allows
@@ -216,7 +234,6 @@ impl Known {
                 .insert(&key, port, 0)
                 .map_err(|e| write_error(names::PORTS, 65_536, &e))?;
         }
-        let at = (service.at.clone(), family);
         self.heads.insert(at, head.clone());
         tidy(tables, &before, &head)
     }
@@ -275,7 +292,7 @@ impl Known {
         Ok(changed)
     }
 
-    fn retain(&mut self, tables: &mut Tables, slots: &HashSet<u32>) -> Result<usize> {
+    fn retain(&mut self, tables: &mut Tables, slots: &HashSet<u32>) -> Result<Retained> {
         let heads = self.heads.keys();
         let wanted: HashSet<PortKey> = heads
             .flat_map(|(at, family)| keys(at, *family))
@@ -312,7 +329,10 @@ impl Known {
         }
         self.backends.retain(|(slot, _), _| !ended.contains(slot));
         self.marks.forget_found(tables)?;
-        Ok(gone.len())
+        Ok(Retained {
+            entries: gone.len(),
+            ended,
+        })
     }
 }
 

@@ -89,6 +89,7 @@ pub struct Rig {
     pub uplink: Uplink,
     pub client: Namespace,
     host: Host,
+    options: Options,
 }
 
 /// Both networks as most rows want them.
@@ -155,9 +156,16 @@ impl Rig {
             uplink,
             client,
             host: host.clone(),
+            options,
         };
         rig.fill();
         rig
+    }
+
+    /// A daemon's view of the same programs and maps, as when one starts again.
+    #[track_caller]
+    pub fn another_daemon(&self) -> Datapath {
+        Datapath::open(&self.options).unwrap_or_else(|e| panic!("open again: {e}"))
     }
 
     fn fill(&self) {

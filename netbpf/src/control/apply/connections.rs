@@ -27,10 +27,7 @@ impl Apply<'_> {
         record: &EndpointRecord,
         port: &PortRecord,
     ) -> Result<()> {
-        let of_host = datapath.host_connections(port.slot)?;
-        if !of_host.is_empty() {
-            end_of_host(&of_host)?;
-        }
+        end_of_host(&datapath.host_connections(port.slot)?)?;
         // A container's sockets for datagrams have no peer, mostly.
         if port.protocol != Protocol::Tcp {
             return Ok(());
@@ -55,7 +52,11 @@ impl Apply<'_> {
     }
 }
 
-fn end_of_host(connections: &[HostConnection]) -> Result<()> {
+/// Ends connections of the host's programs.
+pub fn end_of_host(connections: &[HostConnection]) -> Result<()> {
+    if connections.is_empty() {
+        return Ok(());
+    }
     let cookies: HashMap<u64, &HostConnection> =
         connections.iter().map(|c| (c.cookie, c)).collect();
     let is_one = |found: &Connection| {

@@ -4,6 +4,8 @@
 mod connections;
 mod services;
 
+pub use connections::end_of_host;
+
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,

@@ -1,6 +1,6 @@
 //! Steps on published ports.
 
-use super::Apply;
+use super::{Apply, end_of_host};
 use crate::{
     control::{
         plan::{Endpoint, Leave, Service},
@@ -31,6 +31,7 @@ impl Apply<'_> {
         after: Option<&Service>,
         leave: Leave,
     ) -> Result<()> {
+        let mut unpublished = Ok(());
         match (before, after) {
             (_, Some(after)) => {
                 let entry = self.service(after);
@@ -41,7 +42,7 @@ impl Apply<'_> {
             }
             (Some(before), None) => {
                 let before = self.service(before);
-                self.on_datapath(|d| d.unpublish(&before))?;
+                unpublished = self.on_datapath(|d| d.unpublish(&before)).map(drop);
             }
             (None, None) => {}
         }
@@ -49,11 +50,22 @@ impl Apply<'_> {
         for (endpoint, port) in left.filter(|(_, p)| !after.is_some_and(|a| a.has(p.slot))) {
             match leave {
                 Leave::AtOnce => self.end_connections(endpoint, port)?,
-                Leave::WithEndpoint => drop(self.on_datapath(|d| d.end_slot(port.slot))?),
+                Leave::WithEndpoint => self.leave(port)?,
                 Leave::Later => {}
             }
         }
-        Ok(())
+        unpublished
+    }
+
+    /// The endpoint goes, and its sockets with it: what is left are those of the host's
+    /// programs, which would talk to whoever has its address next.
+    fn leave(&mut self, port: &PortRecord) -> Result<()> {
+        let ended = match self.datapath {
+            Some(datapath) => end_of_host(&datapath.host_connections(port.slot)?),
+            None => Ok(()),
+        };
+        self.on_datapath(|d| d.end_slot(port.slot))?;
+        ended
     }
 
     /// The entry of what is published at a place.
