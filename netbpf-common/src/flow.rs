@@ -44,6 +44,14 @@ pub enum State {
 }
 
 impl State {
+    pub const ALL: [State; 5] = [
+        State::Opening,
+        State::Established,
+        State::HalfClosed,
+        State::Closed,
+        State::Reset,
+    ];
+
     pub const fn label(self) -> &'static str {
         match self {
             State::Opening => "opening",

@@ -334,6 +334,51 @@ pub struct FlowInfo {
     pub reply_bytes: u64,
 }
 
+/// What made a connection.
+pub const FLOW_KINDS: [&str; 4] = ["publish", "masquerade", "forward", "local"];
+
+/// Which connections are meant: those that fit all that is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowFilter {
+    /// Of this endpoint only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Of this network only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// In this state only, in the words of the listing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// `publish`, `masquerade`, `forward` or `local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// `IP`, `IP/LEN`, `IP:PORT`, `[IP6]:PORT` or `:PORT`, like the others here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<String>,
+    /// Where the packet that began it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<String>,
+    /// Where the answers come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_src: Option<String>,
+    /// Where the answers go, as they arrive: the outside port of a masqueraded one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_dst: Option<String>,
+}
+
+/// How much `netbpf flows flush` removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlushInfo {
+    /// Connections.
+    pub flows: u64,
+    /// Outside ports that no connection uses any more.
+    pub mappings: u64,
+}
+
 /// One line of `netbpf drops`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropInfo {

@@ -6,12 +6,14 @@
 //!   test-run, with maps before and counters after.
 //! - [`scenes`]: what must hold however programs hang and on every kernel.
 //! - [`bench`]: netbpf against what people have, interleaved in one run.
+//! - [`clients`]: real container engines, each on a host of the lab.
 //! - [`packets`]: frames with right checksums, for both.
 //!
 //! Nothing here touches the machine's own interfaces, routes or settings; what
 //! a test makes is gone when it ends, also by a panic.
 
 pub mod bench;
+pub mod clients;
 pub mod lab;
 pub mod packets;
 pub mod rows;

@@ -134,6 +134,12 @@ fn answers_are_those_of_their_schemas() {
         web.ping(family.ip(CLIENT));
     }
     something(&holds(host, "flows", &["flows"]));
+    let flushed = holds(
+        host,
+        "flows-flush",
+        &["flows", "flush", "--protocol", "icmp"],
+    );
+    assert_ne!(flushed["flows"], 0);
     // To nobody: it is dropped, and counted.
     let nobody = web.run(&["ping", "-c", "1", "-W", "1", "10.10.1.77"]);
     nobody.fails();

@@ -24,6 +24,7 @@ pub const PRIVILEGED: &str = "netbpf-tests";
 pub fn run(places: &Places, consent: Consent, arguments: &[String]) -> Result<Summary> {
     preflight::check()?;
     setup::run(places, consent)?;
+    setup::engines(places, consent)?;
     let binary = build_netbpf(places, Profile::Debug)?;
     let plain = unprivileged(places, arguments)?;
     let scenarios = privileged(places, &binary, arguments)?;
@@ -127,7 +128,11 @@ fn privileged(places: &Places, binary: &Path, arguments: &[String]) -> Result<Su
     for program in programs {
         let name = scenario_name(&program);
         let step = Step::new(&places.root, &format!("scenarios {name}"))?;
-        let mut command = as_root(&program, &[("NETBPF_BIN", binary.as_os_str())]);
+        let variables = [
+            ("NETBPF_BIN", binary.as_os_str()),
+            ("NETBPF_TOOLS_DIR", places.tools.as_os_str()),
+        ];
+        let mut command = as_root(&program, &variables);
         command
             .args(arguments)
             .current_dir(places.root.join("tests"));

@@ -25,6 +25,8 @@ struct Inner {
     shut_down: bool,
     reloaded: Vec<Settings>,
     drops_asked: Vec<(Option<String>, Option<String>)>,
+    flows_asked: Vec<FlowFilter>,
+    flushed: Vec<FlowFilter>,
 }
 
 impl Fake {
@@ -41,6 +43,16 @@ impl Fake {
     /// What it was told to go on with, each time.
     pub fn reloaded(&self) -> Vec<Settings> {
         self.inner.lock().unwrap().reloaded.clone()
+    }
+
+    /// The filters that flows were asked for with.
+    pub fn flows_asked(&self) -> Vec<FlowFilter> {
+        self.inner.lock().unwrap().flows_asked.clone()
+    }
+
+    /// The filters that flows were flushed with.
+    pub fn flushed(&self) -> Vec<FlowFilter> {
+        self.inner.lock().unwrap().flushed.clone()
     }
 
     /// The filters that drops were asked for with.
@@ -247,8 +259,17 @@ impl Service for Fake {
             .collect())
     }
 
-    async fn flows(&self) -> Result<Vec<FlowInfo>> {
+    async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowInfo>> {
+        self.inner.lock().unwrap().flows_asked.push(filter);
         Ok(Vec::new())
+    }
+
+    async fn flows_flush(&self, filter: FlowFilter) -> Result<FlushInfo> {
+        self.inner.lock().unwrap().flushed.push(filter);
+        Ok(FlushInfo {
+            flows: 3,
+            mappings: 1,
+        })
     }
 
     async fn drops(&self, endpoint: Option<&str>, network: Option<&str>) -> Result<Vec<DropInfo>> {

@@ -90,6 +90,12 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
         ),
         Route::new(Get, "/ports", "List the published ports", ports),
         Route::new(Get, "/flows", "List the live connections", flows),
+        Route::new(
+            Delete,
+            "/flows",
+            "Forget live connections, all or those that fit; how many",
+            flows_flush,
+        ),
         Route::new(Get, "/drops", "Count dropped packets by reason", drops),
         Route::new(
             Get,
@@ -234,8 +240,12 @@ async fn ports<S: Service>(api: Api<S>, call: Call<OfEndpoint>) -> Result<Vec<Po
     api.service.ports(call.query.endpoint.as_deref()).await
 }
 
-async fn flows<S: Service>(api: Api<S>, _: Call) -> Result<Vec<FlowInfo>> {
-    api.service.flows().await
+async fn flows<S: Service>(api: Api<S>, call: Call<FlowFilter>) -> Result<Vec<FlowInfo>> {
+    api.service.flows(call.query).await
+}
+
+async fn flows_flush<S: Service>(api: Api<S>, call: Call<FlowFilter>) -> Result<FlushInfo> {
+    api.service.flows_flush(call.query).await
 }
 
 async fn drops<S: Service>(api: Api<S>, call: Call<OfBoth>) -> Result<Vec<DropInfo>> {

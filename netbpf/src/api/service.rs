@@ -41,7 +41,8 @@ pub trait Service: Clone + Send + Sync + 'static {
         spec: UpdateSpec,
     ) -> impl Future<Output = Result<EndpointInfo>> + Send;
     fn ports(&self, name: Option<&str>) -> impl Future<Output = Result<Vec<PortOf>>> + Send;
-    fn flows(&self) -> impl Future<Output = Result<Vec<FlowInfo>>> + Send;
+    fn flows(&self, filter: FlowFilter) -> impl Future<Output = Result<Vec<FlowInfo>>> + Send;
+    fn flows_flush(&self, filter: FlowFilter) -> impl Future<Output = Result<FlushInfo>> + Send;
     fn drops(
         &self,
         endpoint: Option<&str>,
@@ -106,8 +107,12 @@ impl Service for Control {
         Control::ports(self, name).await
     }
 
-    async fn flows(&self) -> Result<Vec<FlowInfo>> {
-        Control::flows(self).await
+    async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowInfo>> {
+        Control::flows(self, filter).await
+    }
+
+    async fn flows_flush(&self, filter: FlowFilter) -> Result<FlushInfo> {
+        Control::flows_flush(self, filter).await
     }
 
     async fn drops(&self, endpoint: Option<&str>, network: Option<&str>) -> Result<Vec<DropInfo>> {

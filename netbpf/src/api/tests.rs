@@ -199,7 +199,15 @@ async fn ports() {
 async fn what_can_be_seen() {
     let daemon = start();
     let client = &daemon.client;
-    assert_eq!(client.flows().await.unwrap(), []);
+    let filter = FlowFilter {
+        endpoint: Some("a&b".into()),
+        reply_dst: Some("[fd00::1]:80".into()),
+        ..FlowFilter::default()
+    };
+    assert_eq!(client.flows(&filter).await.unwrap(), []);
+    assert_eq!(daemon.fake.flows_asked(), std::slice::from_ref(&filter));
+    assert_eq!(client.flows_flush(&filter).await.unwrap().flows, 3);
+    assert_eq!(daemon.fake.flushed(), [filter]);
     assert_eq!(client.status().await.unwrap().node, "n1");
     let version = client.version().await.unwrap();
     assert_eq!(
@@ -300,8 +308,15 @@ async fn bad_queries_are_refused() {
         assert_eq!((status, code.as_str()), (400, "invalid_argument"), "{path}");
         assert!(message.contains("unknown field"), "{path}: {message}");
     }
-    let (status, ..) = daemon.refused("DELETE", "/v1/endpoints/a?net=b", "").await;
-    assert_eq!(status, 400);
+    for path in ["/v1/endpoints/a?net=b", "/v1/flows?port=80"] {
+        let (status, ..) = daemon.refused("DELETE", path, "").await;
+        assert_eq!(status, 400, "{path}");
+    }
+    assert_eq!(
+        daemon.fake.flushed(),
+        [],
+        "a misspelt filter flushes nothing"
+    );
 }
 
 #[tokio::test]

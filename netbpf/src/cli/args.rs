@@ -7,6 +7,7 @@
 
 mod daemon;
 mod endpoint;
+mod flows;
 mod network;
 mod values;
 
@@ -20,6 +21,7 @@ use self::values::duration;
 pub use self::{
     daemon::{Daemon, Reload, Teardown},
     endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},
+    flows::{Filter, Flows, FlowsVerb},
     network::{CreateNetwork, Network, NetworkVerb},
 };
 
@@ -83,7 +85,7 @@ pub enum Command {
     Update(Update),
     Port(Port),
     Status(Status),
-    Flows(Flows),
+    Flows(Box<Flows>),
     Drops(Drops),
     Reload(Reload),
     Teardown(Teardown),
@@ -176,26 +178,6 @@ pub struct Drops {
     /// Of this network only
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
-}
-
-/// List live connections with both sides of their translation
-#[derive(Debug, Args)]
-#[command(
-    disable_help_subcommand = true,
-    after_help = "\
-Examples:
-  netbpf flows
-  netbpf flows -j | jq '.[] | select(.endpoint == \"web\")'"
-)]
-pub struct Flows {
-    #[command(subcommand)]
-    pub verb: Option<FlowsVerb>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum FlowsVerb {
-    #[command(hide = true)]
-    Flush(Later),
 }
 
 /// Print the completions of a shell

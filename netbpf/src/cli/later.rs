@@ -2,7 +2,7 @@
 //! is told from a typing error, kept out of the help, and refused by name.
 
 use super::{
-    args::{Attach, Command, FlowsVerb},
+    args::{Attach, Command},
     failure::Failure,
 };
 use crate::{
@@ -45,10 +45,6 @@ fn asked_for(command: &Command) -> Option<&'static str> {
         Command::Node(_) => Some("netbpf node"),
         Command::Cni(_) => Some("netbpf cni"),
         Command::OciHook(_) => Some("netbpf oci-hook"),
-        Command::Flows(flows) => match flows.verb {
-            Some(FlowsVerb::Flush(_)) => Some("netbpf flows flush"),
-            None => None,
-        },
         Command::Network(network) => match &network.verb {
             Create(create) => match create.driver {
                 Driver::Overlay => Some("--driver overlay"),

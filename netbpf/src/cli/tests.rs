@@ -222,6 +222,17 @@ fn documented_forms_parse() {
         ],
         &["drops", "--endpoint", "web", "--network", "n"],
         &["flows"],
+        &["flows", "--endpoint", "web", "--src", ":53"],
+        &["flows", "flush"],
+        &[
+            "flows",
+            "-j",
+            "flush",
+            "--state",
+            "half_closed",
+            "--kind",
+            "local",
+        ],
         &["daemon"],
         &["daemon", "--check-config"],
         &["reload"],
@@ -248,6 +259,10 @@ fn wrong_usage_is_refused_in_one_line() {
         (&["status", "--wait", "soon"], "soon"),
         (&["daemon", "--pool", "10.0.0.0/8"], "10.0.0.0/8"),
         (&["daemon", "--log-format", "xml"], "xml"),
+        (&["flows", "flush", "--state", "odd"], "odd"),
+        (&["flows", "--kind", "nat"], "nat"),
+        (&["flows", "flush", "--src", ""], "--src"),
+        (&["flows", "flush", "--all"], "--all"),
         (&["network"], "a command is missing"),
     ];
     for (line, expected) in rows {
@@ -285,7 +300,6 @@ fn later_features_are_refused_by_name() {
         (vec!["node", "ls"], "netbpf node"),
         (vec!["cni"], "netbpf cni"),
         (vec!["oci-hook"], "netbpf oci-hook"),
-        (vec!["flows", "flush", "--all"], "netbpf flows flush"),
         (
             vec!["network", "create", "n", "--driver", "overlay"],
             "--driver overlay",
@@ -340,17 +354,11 @@ fn help_names_what_is_there_and_nothing_else() {
         "--drain",
         "--wait",
         "--purge",
+        "flush",
     ] {
         assert!(text.contains(there), "{there}");
     }
-    for later in [
-        "overlay",
-        "--vni",
-        "--etcd",
-        "capture",
-        "flush",
-        "gress-rate",
-    ] {
+    for later in ["overlay", "--vni", "--etcd", "capture", "gress-rate"] {
         assert!(!text.contains(later), "{later}");
     }
 }

@@ -96,8 +96,13 @@ impl Client {
         self.get(&format!("/v1/ports{query}")).await
     }
 
-    pub async fn flows(&self) -> Result<Vec<FlowInfo>> {
-        self.get("/v1/flows").await
+    pub async fn flows(&self, filter: &FlowFilter) -> Result<Vec<FlowInfo>> {
+        self.get(&format!("/v1/flows{}", of_flows(filter))).await
+    }
+
+    pub async fn flows_flush(&self, filter: &FlowFilter) -> Result<FlushInfo> {
+        let path = format!("/v1/flows{}", of_flows(filter));
+        self.send("DELETE", &path, NO_BODY).await
     }
 
     pub async fn drops(
@@ -167,6 +172,32 @@ fn query(values: &[(&str, Option<&str>)]) -> String {
         }
     }
     out
+}
+
+/// The query of a filter of flows.
+fn of_flows(filter: &FlowFilter) -> String {
+    let FlowFilter {
+        endpoint,
+        network,
+        protocol,
+        state,
+        kind,
+        src,
+        dst,
+        reply_src,
+        reply_dst,
+    } = filter;
+    query(&[
+        ("endpoint", endpoint.as_deref()),
+        ("network", network.as_deref()),
+        ("protocol", protocol.as_deref()),
+        ("state", state.as_deref()),
+        ("kind", kind.as_deref()),
+        ("src", src.as_deref()),
+        ("dst", dst.as_deref()),
+        ("reply_src", reply_src.as_deref()),
+        ("reply_dst", reply_dst.as_deref()),
+    ])
 }
 
 #[cfg(test)]

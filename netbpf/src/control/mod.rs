@@ -10,6 +10,7 @@
 mod apply;
 mod endpoint;
 mod errors;
+mod flows;
 mod follow;
 mod host;
 mod ipam;
@@ -36,6 +37,7 @@ use tokio::sync::{Mutex, Notify};
 
 use self::{
     endpoint::{Attached, Request},
+    flows::Wanted,
     reaper::Reaper,
     state::State,
 };
@@ -191,14 +193,36 @@ impl Control {
             .await
     }
 
-    pub async fn flows(&self) -> Result<Vec<FlowInfo>> {
-        let names = self.look(|_, state| Ok(view::names(state))).await?;
+    pub async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowInfo>> {
+        let look =
+            move |_: &Inner, state: &State| Ok((Wanted::of(state, &filter)?, view::names(state)));
+        let (wanted, names) = self.look(look).await?;
         let datapath = self.inner.datapath.clone();
         // Reading the table takes a while: nothing waits for it.
-        let flows = tokio::task::spawn_blocking(move || datapath.flows())
-            .await
-            .map_err(Error::internal)??;
-        Ok(flows.iter().map(|f| view::flow(f, &names)).collect())
+        blocking(move || {
+            let flows = datapath.flows()?;
+            let meant = flows.iter().filter(|flow| wanted.fits(flow));
+            Ok(meant.map(|flow| view::flow(flow, &names)).collect())
+        })
+        .await
+    }
+
+    /// Forgets the flows that fit the filter.
+    pub async fn flows_flush(&self, filter: FlowFilter) -> Result<FlushInfo> {
+        let look = move |_: &Inner, state: &State| match state.closed {
+            true => Err(Error::new(Code::Conflict, "the daemon is about to end")),
+            false => Wanted::of(state, &filter),
+        };
+        let wanted = self.look(look).await?;
+        let datapath = self.inner.datapath.clone();
+        blocking(move || {
+            let flushed = datapath.flush(|flow| wanted.fits(flow))?;
+            Ok(FlushInfo {
+                flows: flushed.flows,
+                mappings: flushed.mappings,
+            })
+        })
+        .await
     }
 
     pub async fn drops(

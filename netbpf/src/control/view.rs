@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{
     Inner,
     errors::no_endpoint,
+    flows,
     host::Hooks,
     ports,
     state::{Network, State},
@@ -142,17 +143,9 @@ pub fn names(state: &State) -> Names {
 pub fn flow(flow: &FlowRecord, names: &Names) -> FlowInfo {
     let (endpoint, network) = names.get(&flow.endpoint).cloned().unzip();
     let is_v6 = flow.src.0.is_ipv6();
-    let protocol = match (flow.protocol, is_v6) {
-        (1, _) => "icmp".into(),
-        (6, _) => "tcp".into(),
-        (17, _) => "udp".into(),
-        (58, _) => "icmp6".into(),
-        (132, _) => "sctp".into(),
-        (other, _) => other.to_string(),
-    };
     let shown = |(ip, port)| std::net::SocketAddr::new(ip, port).to_string();
     FlowInfo {
-        protocol,
+        protocol: flows::protocol(flow.protocol),
         family: if is_v6 { "ipv6" } else { "ipv4" }.into(),
         endpoint,
         network,

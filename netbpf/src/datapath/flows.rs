@@ -77,7 +77,7 @@ impl<'a> Ended<'a> {
         }
     }
 
-    fn has<A>(&self, flow: &Flow<A>) -> bool {
+    pub fn has<A>(&self, flow: &Flow<A>) -> bool {
         if !is_of_port(flow.kind) {
             return false;
         }
@@ -98,7 +98,7 @@ where
 {
     /// All halves of both tables. Established flows are read before and after the
     /// others, so that one which moves meanwhile is seen wherever it goes.
-    fn halves(&self) -> Result<Halves<A>> {
+    pub(super) fn halves(&self) -> Result<Halves<A>> {
         let mut halves = HashMap::new();
         for table in [&self.flows, &self.transient, &self.flows] {
             // The kernel begins anew when the entry that it is at was removed:
@@ -120,7 +120,7 @@ where
     }
 
     /// A half as it is now, in whichever table.
-    fn half(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
+    pub(super) fn half(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
         self.flows
             .get(key, 0)
             .or_else(|_| self.transient.get(key, 0))
@@ -286,7 +286,7 @@ fn is_over<A>(key: &FlowKey<A>, flow: &Flow<A>, reply: Option<&Flow<A>>, now: Ti
     remaining(key, flow, reply, now) == 0
 }
 
-fn record<A: Address>(
+pub(super) fn record<A: Address>(
     key: &FlowKey<A>,
     flow: &Flow<A>,
     reply: Option<&Flow<A>>,

@@ -8,6 +8,7 @@ mod attach;
 mod blocks;
 mod early;
 mod flows;
+mod flush;
 mod host;
 mod kernel;
 mod load;
@@ -436,10 +437,23 @@ impl Datapath {
         let v6 = flows.v6.collect(now, living, &ended)?;
         let in_use = flows.v4.in_use().chain(flows.v6.in_use());
         self.pools().set(in_use)?;
-        Ok(Collected {
-            flows: v4.flows + v6.flows,
-            mappings: v4.mappings + v6.mappings,
-        })
+        Ok(v4.and(v6))
+    }
+
+    /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside
+    /// ports that no other uses.
+    pub fn flush(&self, wanted: impl Fn(&FlowRecord) -> bool) -> Result<Collected> {
+        let flows = &mut *self.flow_tables();
+        let (now, ended, living) = (ticks(monotonic()?), Ended::new(self), self.living());
+        let wanted = |flow: &FlowRecord| living.contains(&flow.endpoint) && wanted(flow);
+        let v4 = flows.v4.flush(now, &ended, &wanted)?;
+        let v6 = flows.v6.flush(now, &ended, &wanted)?;
+        let flushed = v4.and(v6);
+        if flushed.mappings != 0 {
+            let in_use = flows.v4.in_use().chain(flows.v6.in_use());
+            self.pools().set(in_use)?;
+        }
+        Ok(flushed)
     }
 
     /// Whether a connection of a container, as it sees it, came by this published

@@ -206,6 +206,15 @@ pub struct Collected {
     pub mappings: u64,
 }
 
+impl Collected {
+    pub fn and(self, other: Collected) -> Collected {
+        Collected {
+            flows: self.flows + other.flows,
+            mappings: self.mappings + other.mappings,
+        }
+    }
+}
+
 /// How programs are held in place on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachKind {

@@ -14,12 +14,7 @@ use netbpf::model::{EndpointInfo, StatusInfo};
 use nix::{mount::MsFlags, sys::signal::Signal};
 use serde::de::DeserializeOwned;
 
-use super::{
-    Cmd, Container, Drops, Namespace, Output, command,
-    names::Net,
-    sweep,
-    wait::{until, within},
-};
+use super::{Cmd, Container, Drops, Namespace, Output, command, names::Net, sweep, wait::within};
 
 /// The binary under test: `NETBPF_BIN`, else what `cargo build` made.
 pub fn binary() -> PathBuf {
@@ -395,10 +390,7 @@ impl Host {
         }
         sweep::unmount_below(&self.0.dir);
         if let Some(cgroup) = &self.0.cgroup {
-            until(Duration::from_secs(1), || {
-                sweep::remove_cgroup(cgroup);
-                !cgroup.exists()
-            });
+            sweep::clear_cgroup(cgroup);
         }
     }
 

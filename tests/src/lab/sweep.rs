@@ -33,6 +33,17 @@ pub(super) fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
+/// The root of every hierarchy of cgroups; engines make theirs in all of them.
+fn cgroup_roots() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let lines = mounts.lines().map(|line| line.split(' '));
+    lines
+        .filter_map(|mut fields| Some((fields.nth(1)?, fields.next()?)))
+        .filter(|(_, kind)| kind.starts_with("cgroup"))
+        .map(|(target, _)| target.into())
+        .collect()
+}
+
 /// Removes what processes that are gone have left.
 pub fn remove_stale() {
     let mut pids = BTreeSet::new();
@@ -58,12 +69,11 @@ pub fn remove_of(pid: u32) {
     let prefix = format!("{PREFIX}{pid}-");
     if let Some(root) = cgroup_root() {
         for path in entries(&root, &prefix) {
-            end_processes(&path);
-            until(Duration::from_secs(1), || {
-                remove_cgroup(&path);
-                !path.exists()
-            });
+            clear_cgroup(&path);
         }
+    }
+    for path in cgroup_roots().iter().flat_map(|r| entries(r, &prefix)) {
+        remove_cgroup(&path);
     }
     for path in entries(Path::new("/run/netns"), &prefix) {
         if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
@@ -76,16 +86,65 @@ pub fn remove_of(pid: u32) {
     }
 }
 
-/// Kills what runs in a cgroup of ours: a host's daemon and commands.
+/// Kills what runs in a cgroup of ours and below it: a host's daemon and commands,
+/// engines and their containers. Children of those count, wherever an engine has put
+/// them.
 fn end_processes(cgroup: &Path) {
+    for child in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if child.path().is_dir() {
+            end_processes(&child.path());
+        }
+    }
     let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     for pid in procs.lines().filter_map(|line| line.parse().ok()) {
-        command::send_signal(pid, Signal::SIGKILL);
+        end_with_children(pid);
+    }
+}
+
+fn end_with_children(pid: u32) {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).unwrap_or_default();
+    command::send_signal(pid, Signal::SIGKILL);
+    for child in children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+    {
+        end_with_children(child);
+    }
+}
+
+/// Ends what runs in a cgroup of ours and removes it and its like in the other
+/// hierarchies.
+pub fn clear_cgroup(cgroup: &Path) {
+    let gone = until(Duration::from_secs(5), || {
+        end_processes(cgroup);
+        remove_cgroup(cgroup);
+        !cgroup.exists()
+    });
+    if !gone {
+        eprintln!("{} cannot be removed", cgroup.display());
+    }
+    let Some(name) = cgroup_root().and_then(|root| {
+        let name = cgroup.strip_prefix(root).ok()?;
+        Some(name.to_owned())
+    }) else {
+        return;
+    };
+    for root in cgroup_roots() {
+        remove_cgroup(&root.join(&name));
+    }
+}
+
+/// Removes the cgroups of this name, in every hierarchy, where nothing is left in them.
+pub fn remove_empty_cgroups(name: &str) {
+    for root in cgroup_roots() {
+        // One that is in use cannot be removed, and shall not.
+        _ = fs::remove_dir(root.join(name));
     }
 }
 
 /// Removes a cgroup and those below it.
-pub(super) fn remove_cgroup(path: &Path) {
+fn remove_cgroup(path: &Path) {
     for child in fs::read_dir(path).into_iter().flatten().flatten() {
         if child.path().is_dir() {
             remove_cgroup(&child.path());

@@ -4,6 +4,7 @@
 
 mod apt;
 mod commands;
+mod engines;
 mod manual;
 mod toolchain;
 mod vm;
@@ -60,6 +61,15 @@ pub fn machine(places: &Places, kernel: &str, consent: Consent) -> Result<Machin
     }
     let _lock = lock(places)?;
     vm::bring(places, kernel, consent)
+}
+
+/// Container engines for the tests, unpacked only.
+pub fn engines(places: &Places, consent: Consent) -> Result<()> {
+    if engines::is_ready(places) {
+        return Ok(());
+    }
+    let _lock = lock(places)?;
+    engines::bring(places, consent)
 }
 
 /// Held by one setup at a time; released when dropped or when the process ends.

@@ -59,7 +59,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Update(update) => endpoint::update(update, &client, output).await,
         Command::Port(port) => endpoint::port(port, &client, output).await,
         Command::Status(status) => observe::status(status, &client, output).await,
-        Command::Flows(_) => observe::flows(&client, output).await,
+        Command::Flows(flows) => observe::flows(*flows, &client, output).await,
         Command::Drops(drops) => observe::drops(drops, &client, output).await,
         Command::Reload(_) => daemon::reload(&client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,

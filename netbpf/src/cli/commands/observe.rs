@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Done;
 use crate::{
     cli::{
-        args::{Drops, Status},
+        args::{Drops, Filter, Flows, FlowsVerb, Status},
         output::Output,
     },
     client::{Client, ClientError, Result},
@@ -50,8 +50,17 @@ async fn wait_for(client: &Client, wait: Duration) -> Result<StatusInfo> {
     }
 }
 
-pub async fn flows(client: &Client, output: &Output) -> Done {
-    Ok(output.show(&client.flows().await?)?)
+pub async fn flows(args: Flows, client: &Client, output: &Output) -> Done {
+    match args.verb {
+        None => {
+            let filter = args.filter.or(Filter::default());
+            Ok(output.show(&client.flows(&filter).await?)?)
+        }
+        Some(FlowsVerb::Flush(flush)) => {
+            let filter = flush.filter.or(args.filter);
+            Ok(output.show(&client.flows_flush(&filter).await?)?)
+        }
+    }
 }
 
 pub async fn drops(args: Drops, client: &Client, output: &Output) -> Done {

@@ -12,10 +12,12 @@ use crate::{
         failure::Failure,
         output::{Mode, Output},
     },
+    model::FlowFilter,
 };
 
 struct Session {
     socket: Socket,
+    fake: Fake,
     path: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -39,10 +41,12 @@ impl Session {
         let path = dir.path().join("s.sock");
         let mut socket = Socket::bind(&path, "").unwrap();
         let listener = socket.listener().unwrap();
-        let (api, _) = Api::new(Fake::default());
+        let fake = Fake::default();
+        let (api, _) = Api::new(fake.clone());
         tokio::spawn(serve(listener, api, std::future::pending()));
         Session {
             socket,
+            fake,
             path,
             _dir: dir,
         }
@@ -120,6 +124,17 @@ async fn a_day_with_the_command_line() {
 
     assert_eq!(session.json("drops --endpoint web").await[0]["packets"], 3);
     assert_eq!(session.json("flows").await, Value::Array(Vec::new()));
+    let flush = "flows --endpoint web flush --protocol tcp";
+    assert_eq!(session.json(flush).await["mappings"], 1);
+    assert_eq!(
+        session.human("flows flush").await,
+        "3 flows and 1 mapping removed\n"
+    );
+    assert_eq!(session.names("flows flush").await, "");
+    let asked = session.fake.flushed();
+    assert_eq!(asked[0].endpoint.as_deref(), Some("web"));
+    assert_eq!(asked[0].protocol.as_deref(), Some("tcp"));
+    assert_eq!(asked[1], FlowFilter::default());
     assert_eq!(session.names("status --wait 1s").await, "");
     assert!(
         session

@@ -20,7 +20,7 @@ enum OneOrMany<T> {
 }
 
 /// The commands that print JSON, by their words, and `error` for what is on stderr.
-pub const ANSWERS: [(&str, SchemaOf); 20] = [
+pub const ANSWERS: [(&str, SchemaOf); 21] = [
     ("network create", schema_of::<NetworkInfo>),
     ("network ls", schema_of::<Vec<NetworkInfo>>),
     ("network inspect", schema_of::<NetworkInfo>),
@@ -36,6 +36,7 @@ pub const ANSWERS: [(&str, SchemaOf); 20] = [
     ("port", schema_of::<Vec<PortOf>>),
     ("status", schema_of::<StatusInfo>),
     ("flows", schema_of::<Vec<FlowInfo>>),
+    ("flows flush", schema_of::<FlushInfo>),
     ("drops", schema_of::<Vec<DropInfo>>),
     ("reload", schema_of::<ReloadInfo>),
     ("daemon --check-config", schema_of::<Vec<SettingInfo>>),

@@ -3,7 +3,7 @@
 use super::{or_dash, or_empty};
 use crate::{
     cli::output::{Columns, Lines, Show},
-    model::{DropInfo, FlowInfo, MapInfo, ProgramInfo, StatusInfo, UplinkInfo},
+    model::{DropInfo, FlowInfo, FlushInfo, MapInfo, ProgramInfo, StatusInfo, UplinkInfo},
 };
 
 impl Show for StatusInfo {
@@ -121,6 +121,21 @@ impl Show for Vec<FlowInfo> {
         self.iter()
             .map(|flow| format!("{} {} {}", flow.protocol, flow.src, flow.dst))
             .collect()
+    }
+}
+
+impl Show for FlushInfo {
+    fn human(&self, _: Option<u16>) -> String {
+        let of = |count: u64, what: &str| match count {
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        let (flows, mappings) = (of(self.flows, "flow"), of(self.mappings, "mapping"));
+        format!("{flows} and {mappings} removed\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 

@@ -1,0 +1,131 @@
+//! Flows that are forgotten because somebody asks for it, with the mappings that
+//! none of the others use.
+
+use std::collections::HashMap;
+
+use aya::Pod;
+use netbpf_common::{
+    maps::{
+        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
+        flows::{FLOW_ORIGINAL, KIND_MASQUERADE, arrival_container},
+    },
+    names,
+    time::Ticks,
+};
+
+use super::{
+    Result,
+    flows::{Address, Ended, record},
+    tables::{FlowTables, removed},
+    types::{Collected, FlowRecord},
+};
+
+/// A flow that moves to the other table under the removal is removed there; this often
+/// it does not move.
+const TRIES: usize = 4;
+
+impl<A: Address> FlowTables<A>
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+    MappingKey<A>: Pod,
+    Mapping<A>: Pod,
+    OutsideKey<A>: Pod,
+    Outside<A>: Pod,
+{
+    /// Removes the flows that are wanted and the mappings that only they used.
+    pub(super) fn flush(
+        &mut self,
+        now: Ticks,
+        ended: &Ended,
+        wanted: &impl Fn(&FlowRecord) -> bool,
+    ) -> Result<Collected> {
+        let mut flushed = Collected::default();
+        let mut unused = HashMap::new();
+        let halves = self.halves()?;
+        for (key, flow) in &halves {
+            if flow.flags & FLOW_ORIGINAL == 0 || ended.has(flow) {
+                continue;
+            }
+            let reverse = key.reverse(flow);
+            let shown = record(key, flow, halves.get(&reverse), now);
+            if shown.expires_in_seconds == 0 || !wanted(&shown) {
+                continue;
+            }
+            let mapping = mapping_of(key, flow);
+            let mapping = mapping.and_then(|key| Some((key, self.mappings.get(&key, 0).ok()?)));
+            if self.remove(key, &reverse, flow)? {
+                flushed.flows += 1;
+                unused.extend(mapping);
+            }
+        }
+        drop(halves);
+        if !unused.is_empty() {
+            // Read anew: some may have begun meanwhile.
+            for (key, flow) in &self.halves()? {
+                if let Some(used) = mapping_of(key, flow) {
+                    unused.remove(&used);
+                }
+            }
+        }
+        for (key, mapping) in &unused {
+            flushed.mappings += u64::from(self.unmap(key, mapping)?);
+        }
+        Ok(flushed)
+    }
+
+    /// Removes a flow unless it was begun anew since it was read.
+    fn remove(&mut self, key: &FlowKey<A>, reverse: &FlowKey<A>, flow: &Flow<A>) -> Result<bool> {
+        let mut found = false;
+        for _ in 0..TRIES {
+            let still = |f: Flow<A>| f.created == flow.created;
+            if !self.half(key).is_some_and(still) {
+                break;
+            }
+            for key in [key, reverse] {
+                removed(names::TRANSIENT4, self.transient.remove(key))?;
+                removed(names::FLOWS4, self.flows.remove(key))?;
+            }
+            found = true;
+        }
+        Ok(found)
+    }
+
+    /// Gives an outside port back, unless a flow was made with it meanwhile. One that is
+    /// made right now finds its port to be nobody's with the next flow, and takes a new
+    /// one.
+    fn unmap(&mut self, key: &MappingKey<A>, mapping: &Mapping<A>) -> Result<bool> {
+        let made = |m: &Mapping<A>| (m.last_used, m.flows);
+        let is_same = |m: Mapping<A>| made(&m) == made(mapping);
+        if !self.mappings.get(key, 0).is_ok_and(is_same) {
+            return Ok(false);
+        }
+        removed(names::MAPPINGS4, self.mappings.remove(key))?;
+        let outside = OutsideKey {
+            outside: key.outside,
+            port: mapping.outside_port,
+            protocol: key.protocol,
+            reserved: 0,
+        };
+        // Of a port that is shared somebody else may be the owner.
+        let owner = (key.inside, key.port, key.scope);
+        let is_ours = |owned: Outside<A>| (owned.inside, owned.port, owned.scope) == owner;
+        if self.outside.get(&outside, 0).is_ok_and(is_ours) {
+            removed(names::OUTSIDE4, self.outside.remove(&outside))?;
+        }
+        Ok(true)
+    }
+}
+
+/// The mapping that a flow uses, of its half that leads out.
+fn mapping_of<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<MappingKey<A>> {
+    let masqueraded = flow.kind == KIND_MASQUERADE && flow.flags & FLOW_ORIGINAL != 0;
+    masqueraded.then(|| MappingKey {
+        inside: key.src,
+        outside: flow.src,
+        port: key.sport,
+        protocol: key.protocol,
+        reserved: 0,
+        scope: u32::from(key.arrival.wrapping_sub(arrival_container(0))),
+    })
+}

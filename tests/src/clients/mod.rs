@@ -1,0 +1,23 @@
+//! Real container engines, each on a host of the lab.
+//!
+//! - [`Packages`]: the engines as `cargo xtask setup` has unpacked them.
+//! - [`Room`]: where one runs: the host's network, a `/run` and an `/etc` of its own,
+//!   a cgroup of the host's. Further directories ([`Room::over`]) are laid over the
+//!   machine's the same way: `/opt/cni/bin`, `/usr/share/containers`.
+//! - [`Docker`], [`Containerd`], [`Podman`]: an engine that answers, with [`image`]
+//!   in its store. Nothing is fetched.
+//!
+//! An engine ends with its room, its containers with it, after a panic too.
+
+mod containerd;
+mod docker;
+pub mod image;
+mod packages;
+mod podman;
+mod room;
+
+pub use containerd::Containerd;
+pub use docker::Docker;
+pub use packages::Packages;
+pub use podman::Podman;
+pub use room::Room;

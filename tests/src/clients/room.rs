@@ -1,0 +1,148 @@
+//! Where an engine runs: the network of a host of the lab, mounts of its own, and a
+//! cgroup below the host's, which everything that the engine starts stays in.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::lab::{Background, Cmd, Host, Lab, binary, clear_cgroup, skipped, within};
+
+use super::Packages;
+
+/// Files of `/etc` that engines read.
+const ETC: [&str; 6] = [
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "ld.so.cache",
+    "hosts",
+    "protocols",
+];
+
+/// A running room; its engine and all containers end with it.
+pub struct Room {
+    pub host: Host,
+    pub packages: Packages,
+    dir: PathBuf,
+    cgroup: PathBuf,
+    /// Holds the mounts, so that they outlive a daemon.
+    holder: Background,
+}
+
+impl Room {
+    /// A room on this host; None, and said, where the machine has not what it needs.
+    #[track_caller]
+    pub fn open(test: &str, lab: &Lab, host: &Host) -> Option<Room> {
+        let packages = Packages::find(test)?;
+        let Some(cgroup) = host.cgroup().map(|cgroup| cgroup.join("engine")) else {
+            skipped(test, "no cgroup v2");
+            return None;
+        };
+        fs::create_dir_all(&cgroup).expect("make the room's cgroup");
+        let dir = lab.dir().join(format!("{}-room", host.role()));
+        let etc = dir.join("etc");
+        fs::create_dir_all(&etc).expect("make the room's directories");
+        for name in ETC {
+            // What the machine has not, engines do without.
+            _ = fs::copy(Path::new("/etc").join(name), etc.join(name));
+        }
+        // awk and its like are links that lead there.
+        let etc_name = etc.display();
+        let script = format!(
+            "{{ [ ! -d /etc/alternatives ] || cp -a /etc/alternatives {etc_name}/; }} && \
+             mount -t tmpfs run /run && mkdir -p /run/netns /run/docker/plugins && \
+             mount --bind {etc_name} /etc && echo ready && exec sleep infinity"
+        );
+        let holder = host
+            .run(&[
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                &script,
+            ])
+            .cgroup(Some(&cgroup))
+            .spawn();
+        within(Duration::from_secs(5), "the room has its mounts", || {
+            holder.stdout().contains("ready")
+        });
+        Some(Room {
+            host: host.clone(),
+            packages,
+            dir,
+            cgroup,
+            holder,
+        })
+    }
+
+    /// A directory of the room's, which is there inside and outside.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its `/etc`, as seen from outside.
+    pub fn etc(&self) -> PathBuf {
+        self.dir.join("etc")
+    }
+
+    /// The cgroup of the room as engines name it: from the root.
+    #[track_caller]
+    pub fn cgroup_name(&self) -> String {
+        let role = self.cgroup.parent().and_then(Path::file_name);
+        let role = role.expect("below the host's").to_string_lossy();
+        format!("/{role}/engine")
+    }
+
+    /// Writes a file below the room's directory; its path.
+    #[track_caller]
+    pub fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        let parent = path.parent().expect("it lies in the room");
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, content))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path
+    }
+
+    /// Lays a directory of ours over one of the machine's that exists.
+    #[track_caller]
+    pub fn over(&self, ours: &Path, theirs: &str) {
+        let ours = ours.display().to_string();
+        self.run(&["mount", "--bind", &ours, theirs]).ok();
+    }
+
+    /// A command in the room, which finds the engines' programs, this build's netbpf
+    /// and the host's daemon.
+    pub fn run<S: AsRef<str>>(&self, argv: &[S]) -> Cmd {
+        let netbpf = binary();
+        let directory = netbpf.parent().expect("a file").display();
+        let mut all = vec![
+            "nsenter".to_owned(),
+            format!("--target={}", self.holder.pid()),
+            "--mount".to_owned(),
+            "--wd=/".to_owned(),
+            "env".to_owned(),
+            format!("PATH={directory}:{}", self.packages.search_path()),
+            format!("LD_LIBRARY_PATH={}", self.packages.library_path()),
+            format!("NETBPF_SOCKET={}", self.host.socket().display()),
+        ];
+        all.extend(argv.iter().map(|word| word.as_ref().to_owned()));
+        let command = self.host.run(&all).cgroup(Some(&self.cgroup));
+        command.timeout(Duration::from_secs(30))
+    }
+
+    /// Lines as they are typed.
+    pub fn shell(&self, line: &str) -> Cmd {
+        self.run(&["sh", "-ec", line])
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        clear_cgroup(&self.cgroup);
+    }
+}
