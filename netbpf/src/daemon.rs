@@ -26,7 +26,7 @@ use crate::{
     control::Control,
     error::{Code, Error, Result},
     settings::Settings,
-    sys::{lock::NamespaceLock, process},
+    sys::{inherited, lock::NamespaceLock, process},
 };
 
 /// How long requests that run when the daemon is told to end may go on.
@@ -46,9 +46,12 @@ pub fn run(config: Config, source: Source) -> Result<()> {
     let lock = NamespaceLock::take()?;
     // If another daemon answers there, this is none of our business. Who connects
     // meanwhile waits for the answer.
-    let bound = Socket::bind(&settings.socket, &settings.socket_group);
+    let bound = match inherited::unix_listener()? {
+        Some(listener) => Socket::handed_over(listener, &settings.socket),
+        None => Socket::bind(&settings.socket, &settings.socket_group),
+    };
     let mut socket = bound.or_else(|error| match error.code {
-        Code::Conflict => Err(error),
+        Code::Conflict | Code::InvalidArgument => Err(error),
         // Who lacks all that a daemon needs lacks the permission, too.
         _ => process::check_capabilities()
             .map_err(Error::from)

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod docs;
+mod package;
 mod preflight;
 mod privilege;
 mod setup;
@@ -18,7 +19,11 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use ebpf_build::Places;
 use setup::Consent;
-use std::{ffi::OsString, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use summary::Summary;
 
 #[derive(Parser)]
@@ -68,6 +73,26 @@ enum Command {
         /// Fail when a page is out of date, and write nothing
         #[arg(long)]
         check: bool,
+    },
+    /// Install the binary, the systemd units, the manual, completions and the group
+    Install {
+        #[command(flatten)]
+        agreement: Agreement,
+        #[command(flatten)]
+        to: package::Destination,
+    },
+    /// The part of install that runs as root
+    #[command(hide = true)]
+    Place {
+        #[command(flatten)]
+        to: package::Destination,
+        #[arg(long)]
+        binary: PathBuf,
+    },
+    /// Remove what install made
+    Uninstall {
+        #[command(flatten)]
+        to: package::Destination,
     },
     /// Check form and lints, run every test, then the virtual machine
     Ci(Agreement),
@@ -126,6 +151,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             agreement,
             arguments,
         } => return Ok(close(test::run(&places, agreement.consent(), &arguments)?)),
+        Command::Install { agreement, to } => package::install(&places, agreement.consent(), &to)?,
+        Command::Place { to, binary } => package::place(&places, &to, &binary)?,
+        Command::Uninstall { to } => package::uninstall(&places, &to)?,
         Command::Ci(agreement) => return Ok(close(ci::run(&places, agreement.consent())?)),
         Command::Vm { kernel, agreement } => {
             return Ok(close(vm::run(&places, agreement.consent(), &kernel)?));

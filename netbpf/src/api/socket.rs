@@ -18,11 +18,12 @@ use crate::error::{Code, Error, Result};
 /// Members of the group may do all that root may.
 const MODE: u32 = 0o660;
 
-/// A listening socket with its file, which goes when this is dropped.
+/// A listening socket with its file, which goes when this is dropped if we made it.
 pub struct Socket {
     path: PathBuf,
-    /// Of the file that we made: another daemon may have put its own there.
-    inode: u64,
+    /// Of the file that we made: another daemon may have put its own there. None where
+    /// systemd made it, and keeps it while there is no daemon.
+    inode: Option<u64>,
     listener: Option<StdListener>,
 }
 
@@ -55,7 +56,29 @@ impl Socket {
             })?;
         Ok(Socket {
             path: path.into(),
-            inode,
+            inode: Some(inode),
+            listener: Some(listener),
+        })
+    }
+
+    /// A socket that systemd listens on for us; its file, mode and group are systemd's.
+    /// It must be the one that we are told to answer on.
+    pub fn handed_over(listener: StdListener, path: &Path) -> Result<Socket> {
+        let address = listener
+            .local_addr()
+            .map_err(|e| Error::internal(format!("the socket from systemd: {e}")))?;
+        let there = address.as_pathname().unwrap_or(Path::new(""));
+        if there != path {
+            return Err(Error::invalid(format!(
+                "systemd listens on socket {:?}, but the daemon is to answer on {}: make \
+                 ListenStream= of netbpf.socket and the daemon's socket the same",
+                there.display().to_string(),
+                path.display()
+            )));
+        }
+        Ok(Socket {
+            path: path.into(),
+            inode: None,
             listener: Some(listener),
         })
     }
@@ -85,7 +108,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if fs::metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
+        let ours = |inode| fs::metadata(&self.path).is_ok_and(|m| m.ino() == inode);
+        if self.inode.is_some_and(ours) {
             let _ = fs::remove_file(&self.path);
         }
     }
