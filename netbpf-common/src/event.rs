@@ -6,8 +6,19 @@ use crate::{addr::Addr, assert_layout};
 pub const EVENT_DROP: u8 = 1;
 /// A flow began; both tuples are given.
 pub const EVENT_NEW: u8 = 2;
-/// A flow ended; both tuples are given.
+/// A flow ended; both tuples are given, `reason` says how.
 pub const EVENT_CLOSE: u8 = 3;
+
+/// Both sides of a TCP connection have closed it.
+pub const CLOSE_FIN: u8 = 1;
+/// One side of a TCP connection has reset it.
+pub const CLOSE_RESET: u8 = 2;
+/// No packet came for as long as its time-out; said by the daemon.
+pub const CLOSE_TIMEOUT: u8 = 3;
+/// Its published port was taken back; said by the daemon.
+pub const CLOSE_UNPUBLISHED: u8 = 4;
+/// Its endpoint is no more; said by the daemon.
+pub const CLOSE_DETACHED: u8 = 5;
 
 /// One record, of fixed size. Written only while `config.events` is not 0.
 #[repr(C)]
@@ -17,7 +28,7 @@ pub struct Event {
     pub time: u64,
     /// `EVENT_*`.
     pub event: u8,
-    /// Number of the [`crate::drop::DropReason`], else 0.
+    /// Number of the [`crate::drop::DropReason`] of drops, `CLOSE_*` of ends, else 0.
     pub reason: u8,
     /// 4, 6, or 0 for what is neither.
     pub family: u8,

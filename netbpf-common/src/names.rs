@@ -35,6 +35,8 @@ pub const ENDPOINT_STATS: &str = "endpoint_stats";
 pub const ENDPOINT_DROPS: &str = "endpoint_drops";
 pub const DROPS: &str = "drops";
 pub const EVENTS: &str = "events";
+/// Records that had no room in `events`, per CPU.
+pub const EVENTS_LOST: &str = "events_lost";
 /// Sockets of the host with an entry in `host_conns` or `host_peers`.
 pub const HOST_MARKS: &str = "host_marks";
 /// New flows to shared ports, per CPU.
@@ -83,6 +85,7 @@ pub const MAPS: &[&str] = &[
     ENDPOINT_DROPS,
     DROPS,
     EVENTS,
+    EVENTS_LOST,
     SCRATCH,
     ICMP_BUDGET,
 ];

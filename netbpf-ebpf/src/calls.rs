@@ -292,6 +292,30 @@ pub extern "C" fn tell_dropped(skb: *mut __sk_buff, l3: u32, reason: u32, endpoi
     0
 }
 
+/// Tells of a flow that was ended by the packet in the working space, where
+/// [`flow::advance`] has left the keys of its halves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_closed(skb: *mut __sk_buff, family: u32) -> i32 {
+    let skb = &Skb::from_raw(skb);
+    if family == u32::from(V4::VERSION) {
+        closed::<V4>(skb);
+    } else {
+        closed::<V6>(skb);
+    }
+    0
+}
+
+#[inline(always)]
+fn closed<F: Family>(skb: &Skb) {
+    if let Ok((p, room)) = scratch::<F>()
+        && let Some(half) = flow::find::<F>(&room.forward_key)
+    {
+        let keys = [&room.forward_key, &room.reverse_key];
+        emit::closed::<F>(skb, p.t.flags, keys, half);
+    }
+}
+
 /// Tells of a new flow, whose packet and original half are in the working space.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -3,9 +3,9 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netbpf_common::{
     drop::DropReason,
-    event::{EVENT_DROP, EVENT_NEW, Event},
-    maps::{DropKey, EndpointStats, Flow},
-    packet::{Read, eth, tuple},
+    event::{CLOSE_FIN, CLOSE_RESET, EVENT_CLOSE, EVENT_DROP, EVENT_NEW, Event},
+    maps::{DropKey, EndpointStats, Flow, FlowKey, flows::FLOW_ORIGINAL},
+    packet::{Read, eth, tcp, tuple},
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     ctx::Skb,
     family::{Family, Packet, V4, V6},
     frame::Frame,
-    maps::{CONFIG, DROPS, ENDPOINT_DROPS, ENDPOINT_STATS, EVENTS},
+    maps::{CONFIG, DROPS, ENDPOINT_DROPS, ENDPOINT_STATS, EVENTS, EVENTS_LOST},
 };
 
 /// `TC_ACT_UNSPEC`: whatever else hangs on the device gets its turn, then the
@@ -159,16 +159,52 @@ pub fn began<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &Flow<F::Addr>) {
     }
 }
 
+/// A packet ended the flow of these halves, that of the packet first: tells whoever
+/// listens, in the direction of the packet that began it.
+#[inline(always)]
+pub fn closed<F: Family>(skb: &Skb, flags: u8, keys: [&FlowKey<F::Addr>; 2], half: &Flow<F::Addr>) {
+    if !listening() {
+        return;
+    }
+    let is_original = half.flags & FLOW_ORIGINAL != 0;
+    let (original, reply) = match is_original {
+        true => (keys[0], keys[1]),
+        false => (keys[1], keys[0]),
+    };
+    let device = (skb.ifindex(), skb.len());
+    event(device, EVENT_CLOSE, half.endpoint, |event| {
+        event.reason = if flags & tcp::RST != 0 {
+            CLOSE_RESET
+        } else {
+            CLOSE_FIN
+        };
+        event.kind = half.kind;
+        event.family = F::VERSION;
+        event.protocol = original.protocol;
+        event.src = F::mapped(original.src);
+        event.sport = original.sport;
+        event.dst = F::mapped(original.dst);
+        event.dport = original.dport;
+        event.new_src = F::mapped(reply.dst);
+        event.new_sport = reply.dport;
+        event.new_dst = F::mapped(reply.src);
+        event.new_dport = reply.sport;
+    });
+}
+
 #[inline(always)]
 fn listening() -> bool {
     CONFIG.get(0).is_some_and(|config| config.events != 0)
 }
 
-/// Writes a record in place; when the buffer is full it is lost, which the
-/// reader sees by the kernel's count.
+/// Writes a record in place; when the buffer is full it is lost, and counted.
 #[inline(always)]
 fn event((ifindex, len): (u32, u32), event: u8, endpoint: u32, fill: impl FnOnce(&mut Event)) {
     let Some(mut entry) = EVENTS.reserve(0) else {
+        if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
+            // SAFETY: the slot belongs to this CPU, on which programs do not nest.
+            unsafe { *lost += 1 };
+        }
         return;
     };
     fill(entry.write(Event {

@@ -130,6 +130,9 @@ pub static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<Event, { 256 * 1024 }> = RingBuf::new();
 
+#[btf_map(name = "events_lost")]
+pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// Bytes of [`SCRATCH`].
 pub const SCRATCH_LEN: usize = 1536;
 

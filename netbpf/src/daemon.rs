@@ -98,7 +98,7 @@ where
     };
     let (api, mut reloads) = Api::new(service.clone());
     let (busy, mut torn_down) = (api.busy.clone(), api.torn_down.subscribe());
-    let stop = watch::Sender::new(false);
+    let stop = api.stopping.clone();
     let mut server = tokio::spawn(api::serve(socket.listener()?, api, stopped(&stop)));
 
     info!(socket = %path.display(), after = ?began.elapsed(), "ready");

@@ -379,6 +379,67 @@ pub struct FlushInfo {
     pub mappings: u64,
 }
 
+/// Which events are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventFilter {
+    /// Drops only.
+    #[serde(default)]
+    pub drops: bool,
+    /// Of this endpoint only.
+    pub endpoint: Option<String>,
+    /// Of this network only.
+    pub network: Option<String>,
+}
+
+/// What an event tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A connection began.
+    New,
+    /// A connection ended.
+    Close,
+    /// A packet was dropped.
+    Drop,
+    /// Events that were lost here.
+    Lost,
+}
+
+/// Something that happened, as `netbpf monitor` prints it; addresses are `ip:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventInfo {
+    /// RFC 3339, to the microsecond.
+    pub time: String,
+    pub event: EventKind,
+    /// Of drops, those of docs/drops.md; of ends `closed`, `reset`, `timeout`,
+    /// `unpublished` or `detached`; of lost events `buffer_full` (the programs told
+    /// more than the daemon could read) or `slow_reader` (this reader took too long).
+    pub reason: Option<String>,
+    /// The container's; null where none is known.
+    pub endpoint: Option<String>,
+    pub network: Option<String>,
+    /// Device of the host that the packet came by.
+    pub device: Option<String>,
+    /// `publish`, `masquerade` or `local`, of connections.
+    pub kind: Option<String>,
+    /// `ipv4` or `ipv6`.
+    pub family: Option<String>,
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp` or a number.
+    pub protocol: Option<String>,
+    /// Of the packet; of connections, of the one that began it, as it came.
+    pub src: Option<String>,
+    pub dst: Option<String>,
+    /// Of the answers to a connection, as they come: it was translated into the
+    /// reverse of these.
+    pub reply_src: Option<String>,
+    pub reply_dst: Option<String>,
+    /// Bytes of the packet.
+    pub length: Option<u32>,
+    /// How many, of lost events.
+    pub lost: Option<u64>,
+}
+
 /// One line of `netbpf drops`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropInfo {

@@ -38,7 +38,7 @@ fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
 #[test]
 fn examples_are_what_the_api_takes_and_answers() {
     let examples = examples();
-    assert_eq!(examples.len(), 17);
+    assert_eq!(examples.len(), 18);
     for (name, text) in &examples {
         match name.as_str() {
             "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
@@ -53,6 +53,7 @@ fn examples_are_what_the_api_takes_and_answers() {
             "FlowFilter" => is_whole::<FlowFilter>(name, text),
             "FlushInfo" => is_whole::<FlushInfo>(name, text),
             "DropInfo" => is_whole::<DropInfo>(name, text),
+            "EventInfo" => is_whole::<EventInfo>(name, text),
             "StatusInfo" => is_whole::<StatusInfo>(name, text),
             "ReloadInfo" => is_whole::<ReloadInfo>(name, text),
             "TeardownSpec" => is_whole::<TeardownSpec>(name, text),

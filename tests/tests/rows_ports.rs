@@ -121,9 +121,9 @@ fn what_was_taken_back_answers_the_container() {
                     Action::Redirect,
                 )
             };
-            rig.datapath.collect().unwrap();
+            rig.datapath.collect(&|_| {}).unwrap();
             late().out(Out::Any).drops(&unpublished).check(rig);
-            rig.datapath.collect().unwrap();
+            rig.datapath.collect(&|_| {}).unwrap();
             let packet = answers.tcp(80, 1000, "A", b"x");
             sent(web, "too late", packet, Action::Drop)
                 .drops(&[(DropReason::NoFlow, 1)])

@@ -9,7 +9,7 @@ use std::{
 };
 
 use netbpf_tests::lab::{
-    Family, Host, UdpEcho,
+    Family, Host, Street, UdpEcho,
     names::{CLIENT, HOST},
     street_with_networks, within,
 };
@@ -84,6 +84,21 @@ fn something(answer: &Value) {
     assert!(!items.is_empty(), "an empty list says nothing of its items");
 }
 
+/// Events of each kind that this street has, one an answer.
+#[track_caller]
+fn monitor_holds(street: &Street) {
+    let arguments = ["-j", "-v", "monitor", "--count", "1"];
+    let monitor = street.host.netbpf(&arguments).spawn();
+    within(std::time::Duration::from_secs(5), "it listens", || {
+        monitor.stderr().contains("listening")
+    });
+    street.client.ask_udp(Family::V4.ip(HOST), 5300);
+    let output = monitor.wait();
+    let event = serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}\n{output}"));
+    is_valid("monitor", &event);
+    HELD.lock().expect("no panic").insert("monitor".into());
+}
+
 #[test]
 fn answers_are_those_of_their_schemas() {
     let street = street_with_networks("schemas", &[]);
@@ -152,6 +167,7 @@ fn answers_are_those_of_their_schemas() {
         },
     );
 
+    monitor_holds(&street);
     something(&holds(host, "detach", &["detach", "web"]));
     holds(host, "network-rm", &["network", "rm", "front"]);
     something(&holds(

@@ -21,6 +21,7 @@ use super::{
     translate::{self, NewTuple},
 };
 use crate::{
+    calls,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
 };
@@ -70,8 +71,16 @@ pub fn follow<F: Family>(
     if flow.flags & FLOW_ESTABLISHED == 0 || turn {
         match F::call_advance(seen, opens) {
             STAYED => {}
+            CLOSED => {
+                calls::tell_closed(skb.raw(), u32::from(F::VERSION));
+            }
             // The entry that we hold is gone, the flow is in the other table.
             MOVED => {
+                flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
+                moved = true;
+            }
+            MOVED_CLOSED => {
+                calls::tell_closed(skb.raw(), u32::from(F::VERSION));
                 flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
                 moved = true;
             }
@@ -304,9 +313,12 @@ fn headers<A>(skb: &Skb, p: &Packet<A>) -> u32 {
 }
 
 /// Outcomes of [`advance`]: the flow is where it was; it is in the other table,
-/// and entries held before are gone; it is over, a SYN begins a new one.
+/// and entries held before are gone; the same of a flow that this packet ended; it is
+/// over, a SYN begins a new one.
 const STAYED: Coded = Coded::PASS;
 const MOVED: Coded = Coded::TO_HOST;
+const CLOSED: Coded = Coded::TO_LOOPBACK;
+const MOVED_CLOSED: Coded = Coded::TO_PORT;
 const OVER: Coded = Coded::ANSWER;
 
 /// Notes what was seen and moves the flow between the tables as its state
@@ -351,6 +363,7 @@ pub fn advance<F: Family>(
         return Ok(STAYED);
     };
     let settled = flow.flags & FLOW_ESTABLISHED != 0;
+    let ends = state.is_over() && !before.is_over();
     // Only by a packet of the side that began it: one forged request and its
     // answer would otherwise fill the table from which nothing is evicted.
     if !settled
@@ -368,10 +381,10 @@ pub fn advance<F: Family>(
         {
             let _ = flows.remove(&room.forward_key);
             let _ = flows.remove(&room.reverse_key);
-            return Ok(MOVED);
+            return Ok(if ends { MOVED_CLOSED } else { MOVED });
         }
     }
-    Ok(STAYED)
+    Ok(if ends { CLOSED } else { STAYED })
 }
 
 /// Copies both halves, whose keys are in the room, to the table from which

@@ -5,8 +5,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use futures_util::{StreamExt, stream};
+
 use super::Service;
 use crate::{
+    control::EventStream,
     error::{Code, Error, Result},
     model::*,
     settings::Settings,
@@ -280,6 +283,28 @@ impl Service for Fake {
             packets: 3,
             description: "not the endpoint's own address".into(),
         }])
+    }
+
+    async fn events(&self, filter: EventFilter) -> Result<EventStream> {
+        let event = EventInfo {
+            time: "2026-01-02T03:04:05.000006Z".into(),
+            event: EventKind::Drop,
+            reason: Some("isolated".into()),
+            endpoint: filter.endpoint,
+            network: filter.network,
+            device: Some("nb1".into()),
+            kind: None,
+            family: Some("ipv4".into()),
+            protocol: Some("udp".into()),
+            src: Some("10.0.0.1:1".into()),
+            dst: Some("10.0.0.2:2".into()),
+            reply_src: None,
+            reply_dst: None,
+            length: Some(60),
+            lost: None,
+        };
+        // One event, and the end.
+        Ok(stream::once(async { Arc::new(event) }).boxed())
     }
 
     async fn status(&self) -> Result<StatusInfo> {

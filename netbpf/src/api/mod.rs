@@ -66,6 +66,8 @@ pub struct Api<S> {
     pub busy: Busy,
     /// Told when a teardown was answered, so that the daemon ends.
     pub torn_down: watch::Sender<bool>,
+    /// True once the daemon ends: what would answer for ever is to end, too.
+    pub stopping: watch::Sender<bool>,
     /// Asks the daemon to read its configuration again.
     pub reloads: mpsc::Sender<Reload>,
 }
@@ -85,6 +87,7 @@ impl<S: Service> Api<S> {
             service,
             busy: Busy::new(limits),
             torn_down: watch::Sender::new(false),
+            stopping: watch::Sender::new(false),
             reloads,
         };
         (api, asked)

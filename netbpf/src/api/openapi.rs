@@ -54,7 +54,7 @@ fn operation<S: Service>(route: &Route<S>, schemas: &mut Schemas) -> Value {
         "responses": {
             route.verb.status().as_str(): {
                 "description": "Done",
-                "content": {"application/json": {"schema": answer}},
+                "content": {route.content: {"schema": answer}},
             },
             "default": {"$ref": "#/components/responses/Error"},
         },

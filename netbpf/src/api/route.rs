@@ -2,15 +2,17 @@
 //! are both made of. What a handler takes and answers is what the document says,
 //! as both are the same types.
 
-use std::future::Future;
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use axum::{
     Json,
+    body::Body as Stream,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request, State},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, header},
     response::IntoResponse,
     routing::{MethodFilter, MethodRouter, on},
 };
+use futures_util::{StreamExt, stream::BoxStream};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -23,6 +25,11 @@ use crate::error::{Error, Result};
 /// The schema of a type, in the words of a generator.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
+/// One JSON value.
+const JSON: &str = "application/json";
+/// JSON values, one a line, as they come.
+const LINES: &str = "application/x-ndjson";
+
 /// One method of one path.
 pub struct Route<S> {
     pub verb: Verb,
@@ -33,6 +40,8 @@ pub struct Route<S> {
     pub query: SchemaOf,
     pub body: Option<SchemaOf>,
     pub answer: SchemaOf,
+    /// The type of its content.
+    pub content: &'static str,
     /// It answers on a path that another route stands for already.
     pub is_alias: bool,
     pub handler: MethodRouter<Api<S>>,
@@ -150,8 +159,49 @@ impl<S: Service> Route<S> {
             query: schema_of::<Q>,
             body: B::SCHEMA,
             answer: schema_of::<A>,
+            content: JSON,
             is_alias: false,
             handler: on(verb.filter(), answers),
+        }
+    }
+
+    /// One that goes on answering, a line for each value, until the client goes or the
+    /// daemon ends.
+    pub fn stream<Q, A, F, W>(path: &'static str, summary: &'static str, handler: F) -> Route<S>
+    where
+        Q: DeserializeOwned + JsonSchema + Send + 'static,
+        A: Serialize + JsonSchema + Send + Sync + 'static,
+        F: Fn(Api<S>, Call<Q>) -> W + Clone + Send + Sync + 'static,
+        W: Future<Output = Result<BoxStream<'static, Arc<A>>>> + Send,
+    {
+        let answers = move |State(api): State<Api<S>>, request: Request| {
+            let handler = handler.clone();
+            async move {
+                let mut stopping = api.stopping.subscribe();
+                let values = handler(api, read(request).await?).await?;
+                let stopped = async move { stopping.wait_for(|stop| *stop).await.map(drop) };
+                let lines = values
+                    .filter_map(async |value| {
+                        let mut line = serde_json::to_vec(&*value).ok()?;
+                        line.push(b'\n');
+                        Some(Ok::<_, Infallible>(line))
+                    })
+                    .take_until(Box::pin(stopped));
+                let headers = [(header::CONTENT_TYPE, LINES)];
+                let body = Stream::from_stream(lines);
+                Ok::<_, Rejection>((headers, body).into_response())
+            }
+        };
+        Route {
+            verb: Verb::Get,
+            path,
+            summary,
+            query: schema_of::<Q>,
+            body: None,
+            answer: schema_of::<A>,
+            content: LINES,
+            is_alias: false,
+            handler: on(Verb::Get.filter(), answers),
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     route::{Call, NoBody, NoQuery, Route, Verb},
 };
 use crate::{
-    control::Control,
+    control::{Control, EventStream},
     error::{Code, Error, Result},
     model::*,
 };
@@ -97,6 +97,11 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
             flows_flush,
         ),
         Route::new(Get, "/drops", "Count dropped packets by reason", drops),
+        Route::stream(
+            "/events",
+            "Tell what happens from now on, one JSON object a line",
+            events,
+        ),
         Route::new(
             Get,
             "/status",
@@ -252,6 +257,10 @@ async fn drops<S: Service>(api: Api<S>, call: Call<OfBoth>) -> Result<Vec<DropIn
     let OfBoth { endpoint, network } = call.query;
     let drops = api.service.drops(endpoint.as_deref(), network.as_deref());
     drops.await
+}
+
+async fn events<S: Service>(api: Api<S>, call: Call<EventFilter>) -> Result<EventStream> {
+    api.service.events(call.query).await
 }
 
 async fn status<S: Service>(api: Api<S>, _: Call) -> Result<StatusInfo> {

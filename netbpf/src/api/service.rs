@@ -3,7 +3,12 @@
 
 use std::future::Future;
 
-use crate::{control::Control, error::Result, model::*, settings::Settings};
+use crate::{
+    control::{Control, EventStream},
+    error::Result,
+    model::*,
+    settings::Settings,
+};
 
 /// The operations that the API offers; see [`Control`] for what each does.
 pub trait Service: Clone + Send + Sync + 'static {
@@ -48,6 +53,7 @@ pub trait Service: Clone + Send + Sync + 'static {
         endpoint: Option<&str>,
         network: Option<&str>,
     ) -> impl Future<Output = Result<Vec<DropInfo>>> + Send;
+    fn events(&self, filter: EventFilter) -> impl Future<Output = Result<EventStream>> + Send;
     fn status(&self) -> impl Future<Output = Result<StatusInfo>> + Send;
     fn reload(&self, settings: Settings) -> impl Future<Output = Result<()>> + Send;
     fn teardown(&self, purge: bool) -> impl Future<Output = Result<()>> + Send;
@@ -117,6 +123,10 @@ impl Service for Control {
 
     async fn drops(&self, endpoint: Option<&str>, network: Option<&str>) -> Result<Vec<DropInfo>> {
         Control::drops(self, endpoint, network).await
+    }
+
+    async fn events(&self, filter: EventFilter) -> Result<EventStream> {
+        Control::events(self, filter).await
     }
 
     async fn status(&self) -> Result<StatusInfo> {

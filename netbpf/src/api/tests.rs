@@ -221,6 +221,28 @@ async fn what_can_be_seen() {
 }
 
 #[tokio::test]
+async fn events_come_as_lines_until_the_end() {
+    let daemon = start();
+    let filter = EventFilter {
+        drops: true,
+        endpoint: Some("a&b".into()),
+        network: None,
+    };
+    let mut lines = daemon.client.events(&filter).await.unwrap();
+    let event: EventInfo = lines.next().await.unwrap();
+    assert_eq!(event.endpoint, filter.endpoint);
+    let end = lines.next::<EventInfo>().await.unwrap_err();
+    assert!(matches!(end, ClientError::Lost { .. }), "{end}");
+    assert!(end.to_string().ends_with("has ended"), "{end}");
+    let (status, _, _) = daemon.refused("GET", "/v1/events?drops=maybe", "").await;
+    assert_eq!(status, 400);
+    let document = openapi();
+    let answer = &document["paths"]["/v1/events"]["get"]["responses"]["200"]["content"];
+    let schema = &answer["application/x-ndjson"]["schema"]["$ref"];
+    assert_eq!(schema, "#/components/schemas/EventInfo");
+}
+
+#[tokio::test]
 async fn statuses_of_success() {
     let daemon = start();
     let (status, head, body) = daemon.raw("POST", "/v1/networks", br#"{"name":"a"}"#).await;

@@ -87,6 +87,7 @@ pub enum Command {
     Status(Status),
     Flows(Box<Flows>),
     Drops(Drops),
+    Monitor(Monitor),
     Reload(Reload),
     Teardown(Teardown),
     Completions(Completions),
@@ -99,8 +100,6 @@ pub enum Command {
     Exec(Later),
     #[command(hide = true)]
     Stop(Later),
-    #[command(hide = true)]
-    Monitor(Later),
     #[command(hide = true)]
     Capture(Later),
     #[command(hide = true)]
@@ -178,6 +177,38 @@ pub struct Drops {
     /// Of this network only
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub network: Option<String>,
+}
+
+/// Tell what happens: connections that begin and end, dropped packets
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf monitor
+  netbpf monitor --drops --endpoint web
+  netbpf monitor --count 1 --duration 10s       the next event, if there is one in time
+  netbpf monitor -j | jq -c 'select(.event == \"close\")'
+
+One line for each event, with -j one JSON object. A connection is told with the
+tuple of its first packet and what that was translated into. Lines `lost` say how
+many events were lost: the programs were quicker than the daemon could read
+(buffer_full), or this reader was too slow (slow_reader). It ends on SIGINT and
+SIGTERM; --count and --duration end it with exit code 0.")]
+pub struct Monitor {
+    /// Dropped packets only
+    #[arg(long)]
+    pub drops: bool,
+    /// Of this endpoint only
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub endpoint: Option<String>,
+    /// Of this network only
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub network: Option<String>,
+    /// End after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time: 10s, 1m, 500ms, or seconds
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
 }
 
 /// Print the completions of a shell

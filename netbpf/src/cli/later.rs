@@ -37,7 +37,6 @@ fn asked_for(command: &Command) -> Option<&'static str> {
             let rates = (&update.ingress_rate, &update.egress_rate);
             of_rates(rates.0.as_deref(), rates.1.as_deref())
         }
-        Command::Monitor(_) => Some("netbpf monitor"),
         Command::Capture(_) => Some("netbpf capture"),
         Command::Trace(_) => Some("netbpf trace"),
         Command::Doctor(_) => Some("netbpf doctor"),

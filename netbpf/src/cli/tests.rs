@@ -292,7 +292,6 @@ fn later_features_are_refused_by_name() {
             vec!["update", "x", "--ingress-rate", "1g"],
             "--ingress-rate",
         ),
-        (vec!["monitor", "--drops"], "netbpf monitor"),
         (vec!["capture", "x", "-w", "f"], "netbpf capture"),
         (vec!["trace", "--from", "a", "--to", "b"], "netbpf trace"),
         (vec!["doctor"], "netbpf doctor"),

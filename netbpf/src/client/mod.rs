@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::transport::ClientError;
+pub use self::transport::{ClientError, Lines};
 use crate::{
     api::{Done, TeardownSpec, VersionInfo},
     model::*,
@@ -112,6 +112,17 @@ impl Client {
     ) -> Result<Vec<DropInfo>> {
         let query = query(&[("endpoint", endpoint), ("network", network)]);
         self.get(&format!("/v1/drops{query}")).await
+    }
+
+    /// Events from now on, until the daemon ends.
+    pub async fn events(&self, filter: &EventFilter) -> Result<Lines> {
+        let drops = filter.drops.then_some("true");
+        let query = query(&[
+            ("drops", drops),
+            ("endpoint", filter.endpoint.as_deref()),
+            ("network", filter.network.as_deref()),
+        ]);
+        transport::lines(&self.socket, &format!("/v1/events{query}")).await
     }
 
     pub async fn status(&self) -> Result<StatusInfo> {

@@ -7,7 +7,12 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::sleep};
@@ -21,10 +26,14 @@ pub enum ClientError {
     #[error("{}", unreachable(socket, source))]
     Unreachable { socket: PathBuf, source: io::Error },
     /// The connection ended before the answer: what was asked for may be done.
-    #[error("the daemon on {} went away before it answered", socket.display())]
+    #[error("the daemon on {} {}", socket.display(), match source {
+        Some(_) => "went away before it answered",
+        None => "has ended",
+    })]
     Lost {
         socket: PathBuf,
-        source: hyper::Error,
+        /// Nothing, where an answer without end has ended.
+        source: Option<hyper::Error>,
     },
     /// What the daemon says. The code is kept as text: a newer daemon may have
     /// codes that we do not know.
@@ -87,43 +96,14 @@ async fn request_once<B: Serialize, T: DeserializeOwned>(
     path: &str,
     body: Option<&B>,
 ) -> Result<T, ClientError> {
-    let garbled = |reason: String| ClientError::Garbled {
-        socket: socket.into(),
-        reason,
-    };
-    let lost = |source| ClientError::Lost {
-        socket: socket.into(),
-        source,
-    };
-
-    let body = match body {
-        Some(body) => serde_json::to_vec(body).map_err(|e| garbled(e.to_string()))?,
-        None => Vec::new(),
-    };
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, "netbpf")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|e| garbled(e.to_string()))?;
-
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|source| ClientError::Unreachable {
-            socket: socket.into(),
-            source,
-        })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-    tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(lost)?;
+    let response = send(socket, method, path, body).await?;
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
     let bytes = response
         .into_body()
         .collect()
         .await
-        .map_err(lost)?
+        .map_err(|source| lost(socket, source))?
         .to_bytes();
     debug!("{method} {path}: {status}");
     read(status, &bytes).map_err(|error| match error {
@@ -135,8 +115,110 @@ async fn request_once<B: Serialize, T: DeserializeOwned>(
             }
         }
         Unread::Refused(info) => ClientError::Refused(info),
-        Unread::Garbled(reason) => garbled(reason),
+        Unread::Garbled(reason) => garbled(socket, reason),
     })
+}
+
+fn garbled(socket: &Path, reason: impl ToString) -> ClientError {
+    ClientError::Garbled {
+        socket: socket.into(),
+        reason: reason.to_string(),
+    }
+}
+
+fn lost(socket: &Path, source: hyper::Error) -> ClientError {
+    ClientError::Lost {
+        socket: socket.into(),
+        source: Some(source),
+    }
+}
+
+/// Sends a request; the answer's body is still to come.
+async fn send<B: Serialize>(
+    socket: &Path,
+    method: &'static str,
+    path: &str,
+    body: Option<&B>,
+) -> Result<Response<Incoming>, ClientError> {
+    let body = match body {
+        Some(body) => serde_json::to_vec(body).map_err(|e| garbled(socket, e))?,
+        None => Vec::new(),
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "netbpf")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| garbled(socket, e))?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Unreachable {
+            socket: socket.into(),
+            source,
+        })?;
+    let lost = |source| lost(socket, source);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(lost)
+}
+
+/// An answer that goes on, a line of JSON for each value.
+pub struct Lines {
+    socket: PathBuf,
+    body: Incoming,
+    /// What has come of the lines that are not handed out yet.
+    rest: Vec<u8>,
+}
+
+/// Asks for such an answer.
+pub async fn lines(socket: &Path, path: &str) -> Result<Lines, ClientError> {
+    let response = send::<()>(socket, "GET", path, None).await?;
+    let status = response.status();
+    debug!("GET {path}: {status}");
+    let body = response.into_body();
+    if status.is_success() {
+        return Ok(Lines {
+            socket: socket.into(),
+            body,
+            rest: Vec::new(),
+        });
+    }
+    let bytes = body
+        .collect()
+        .await
+        .map_err(|source| lost(socket, source))?;
+    Err(match read::<()>(status, &bytes.to_bytes()) {
+        Err(Unread::Refused(info)) => ClientError::Refused(info),
+        Err(Unread::Garbled(reason)) => garbled(socket, reason),
+        Ok(()) => garbled(socket, format!("status {status}")),
+    })
+}
+
+impl Lines {
+    /// Waits for the next value. An end is the daemon's, and an error.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<T, ClientError> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return serde_json::from_slice(&line).map_err(|e| garbled(&self.socket, e));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.rest.extend_from_slice(data);
+                    }
+                }
+                Some(Err(source)) => return Err(lost(&self.socket, source)),
+                None => {
+                    return Err(ClientError::Lost {
+                        socket: self.socket.clone(),
+                        source: None,
+                    });
+                }
+            }
+        }
+    }
 }
 
 enum Unread {

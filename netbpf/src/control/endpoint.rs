@@ -188,7 +188,7 @@ fn settle(
     let index = state.next_index(inner.settings().max_endpoints, |i| {
         inner.reaper.is_pending(i)
     })?;
-    let mtu = view::mtu(state, &state.network(&network)?.record);
+    let mtu = view::mtu(&state.uplinks, &state.network(&network)?.record);
     let host_ifname = free_host_ifname(state)?;
     let record_of_network = &state.network(&network)?.record;
     let has_wish = |v6: bool| spec.ips.iter().any(|ip| ip.is_ipv6() == v6);
@@ -290,9 +290,10 @@ pub fn detach(
 pub fn gone(inner: &Inner, state: &mut State, indexes: &BTreeSet<u32>) -> Result<()> {
     let mut failed = None;
     for index in indexes {
-        let Some(record) = state.endpoints.get(index).cloned() else {
+        let Some(record) = state.endpoints.get(index) else {
             continue;
         };
+        let record = EndpointRecord::clone(record);
         tracing::info!(
             endpoint = record.name,
             network = record.network,
@@ -358,14 +359,16 @@ fn take_away(
 pub fn inherit(inner: &Inner, state: &mut State, heirs: &plan::Heirs) -> Result<()> {
     for (heir, is_v6) in [(&heirs.ipv4, false), (&heirs.ipv6, true)] {
         let index = heir.as_ref().map(|h| h.record.index);
-        let Some(heir) = index.and_then(|i| state.endpoints.get_mut(&i)) else {
+        let Some(heir) = index.and_then(|i| state.endpoints.get(&i)) else {
             continue;
         };
+        let mut heir = EndpointRecord::clone(heir);
         match is_v6 {
             false => heir.default4 = true,
             true => heir.default6 = true,
         }
-        inner.store.put_endpoint(heir)?;
+        inner.store.put_endpoint(&heir)?;
+        state.put_endpoint(heir);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use netbpf_common::{
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP},
 };
 
-use super::state::State;
+use super::seen::Seen;
 use crate::{
     datapath::FlowRecord,
     error::{Error, Result},
@@ -45,10 +45,10 @@ pub struct Wanted {
 
 impl Wanted {
     /// Refuses what is not there and what is no value of its kind.
-    pub fn of(state: &State, filter: &FlowFilter) -> Result<Wanted> {
+    pub fn of(seen: &Seen, filter: &FlowFilter) -> Result<Wanted> {
         let wanted = Wanted::parse(filter)?;
         Ok(Wanted {
-            endpoints: endpoints(state, filter)?,
+            endpoints: endpoints(seen, filter)?,
             ..wanted
         })
     }
@@ -88,20 +88,13 @@ impl Wanted {
 }
 
 /// The endpoints of a name, of a network, or of both.
-fn endpoints(state: &State, filter: &FlowFilter) -> Result<Option<HashSet<u32>>> {
-    let network = filter.network.as_deref();
-    Ok(match (&filter.endpoint, network) {
-        (None, None) => None,
-        (Some(name), _) => {
-            state.endpoint_meant(name, network)?;
-            let found = state.endpoints_named(name, network);
-            Some(found.iter().map(|record| record.index).collect())
-        }
-        (None, Some(name)) => {
-            let network = state.network(name)?;
-            Some(network.endpoints.iter().copied().collect())
-        }
-    })
+fn endpoints(seen: &Seen, filter: &FlowFilter) -> Result<Option<HashSet<u32>>> {
+    let (endpoint, network) = (filter.endpoint.as_deref(), filter.network.as_deref());
+    if endpoint.is_none() && network.is_none() {
+        return Ok(None);
+    }
+    let found = seen.found(endpoint, network)?;
+    Ok(Some(found.iter().map(|record| record.index).collect()))
 }
 
 fn read<T>(

@@ -173,10 +173,9 @@ async fn collect(inner: Weak<Inner>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Some(datapath) = inner.upgrade().map(|i| i.datapath.clone()) else {
-            return;
-        };
-        match tokio::task::spawn_blocking(move || datapath.collect()).await {
+        let Some(inner) = inner.upgrade() else { return };
+        let work = move || inner.datapath.collect(&|event| inner.monitor.tell(event));
+        match tokio::task::spawn_blocking(work).await {
             Ok(Ok(collected)) => tracing::debug!(?collected, "dead flows removed"),
             Ok(Err(error)) => tracing::warn!(%error, "dead flows stay"),
             Err(error) => tracing::warn!(%error, "dead flows stay"),

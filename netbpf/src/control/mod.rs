@@ -15,6 +15,7 @@ mod follow;
 mod host;
 mod ipam;
 mod mac;
+mod monitor;
 mod network;
 mod plan;
 mod ports;
@@ -24,6 +25,7 @@ mod publish;
 mod reaper;
 mod recover;
 mod reserved;
+mod seen;
 mod services;
 mod sources;
 mod state;
@@ -35,10 +37,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, Notify};
 
+pub use self::monitor::EventStream;
 use self::{
     endpoint::{Attached, Request},
     flows::Wanted,
+    monitor::Monitor,
     reaper::Reaper,
+    seen::Seen,
     state::State,
 };
 use crate::{
@@ -67,6 +72,10 @@ struct Inner {
     store: Arc<Store>,
     datapath: Arc<Datapath>,
     state: Arc<Mutex<State>>,
+    /// What the state was after the last change; asked for by [`Inner::seen`].
+    seen: RwLock<Arc<Seen>>,
+    /// Who reads what the programs tell.
+    monitor: Arc<Monitor>,
     /// Whether the host has IPv6; asked once, at start.
     ipv6: bool,
     bpffs: Prepared,
@@ -99,17 +108,12 @@ impl Control {
     }
 
     pub async fn networks(&self) -> Result<Vec<NetworkInfo>> {
-        self.look(|_, state| {
-            let networks = state.networks.values();
-            Ok(networks.map(|n| view::network(state, n)).collect())
-        })
-        .await
+        Ok(view::networks(&self.inner.seen()))
     }
 
     pub async fn network(&self, name: &str) -> Result<NetworkInfo> {
-        let name = name.to_owned();
-        self.look(move |_, state| Ok(view::network(state, state.network(&name)?)))
-            .await
+        let seen = self.inner.seen();
+        Ok(view::network(&seen, seen.network(name)?))
     }
 
     pub async fn network_remove(&self, name: &str) -> Result<()> {
@@ -149,23 +153,15 @@ impl Control {
     }
 
     pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
-        self.look(|inner, state| {
-            let mut records: Vec<_> = state.endpoints.values().collect();
-            records.sort_by_key(|r| r.serial);
-            Ok(records.iter().map(|r| view::endpoint(inner, r)).collect())
-        })
-        .await
+        self.look(|inner, seen| view::endpoints(inner, seen, None, None))
+            .await
     }
 
     /// The endpoints of a name: one per network, `not_found` when there is none.
     pub async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
         let (name, network) = (name.to_owned(), network.map(str::to_owned));
-        self.look(move |inner, state| {
-            state.endpoint_meant(&name, network.as_deref())?;
-            let found = state.endpoints_named(&name, network.as_deref());
-            Ok(found.iter().map(|r| view::endpoint(inner, r)).collect())
-        })
-        .await
+        self.look(move |inner, seen| view::endpoints(inner, seen, Some(&name), network.as_deref()))
+            .await
     }
 
     pub async fn publish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {
@@ -188,35 +184,29 @@ impl Control {
     }
 
     pub async fn ports(&self, name: Option<&str>) -> Result<Vec<PortOf>> {
-        let name = name.map(str::to_owned);
-        self.look(move |_, state| view::ports(state, name.as_deref()))
-            .await
+        view::ports(&self.inner.seen(), name)
     }
 
     pub async fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowInfo>> {
-        let look =
-            move |_: &Inner, state: &State| Ok((Wanted::of(state, &filter)?, view::names(state)));
-        let (wanted, names) = self.look(look).await?;
-        let datapath = self.inner.datapath.clone();
-        // Reading the table takes a while: nothing waits for it.
-        blocking(move || {
-            let flows = datapath.flows()?;
+        self.look(move |inner, seen| {
+            let wanted = Wanted::of(seen, &filter)?;
+            let flows = inner.datapath.flows()?;
             let meant = flows.iter().filter(|flow| wanted.fits(flow));
-            Ok(meant.map(|flow| view::flow(flow, &names)).collect())
+            Ok(meant
+                .map(|flow| view::flow(flow, &seen.endpoints))
+                .collect())
         })
         .await
     }
 
     /// Forgets the flows that fit the filter.
     pub async fn flows_flush(&self, filter: FlowFilter) -> Result<FlushInfo> {
-        let look = move |_: &Inner, state: &State| match state.closed {
-            true => Err(Error::new(Code::Conflict, "the daemon is about to end")),
-            false => Wanted::of(state, &filter),
-        };
-        let wanted = self.look(look).await?;
-        let datapath = self.inner.datapath.clone();
-        blocking(move || {
-            let flushed = datapath.flush(|flow| wanted.fits(flow))?;
+        self.look(move |inner, seen| {
+            if seen.closed {
+                return Err(Error::new(Code::Conflict, "the daemon is about to end"));
+            }
+            let wanted = Wanted::of(seen, &filter)?;
+            let flushed = inner.datapath.flush(|flow| wanted.fits(flow))?;
             Ok(FlushInfo {
                 flows: flushed.flows,
                 mappings: flushed.mappings,
@@ -231,10 +221,15 @@ impl Control {
         network: Option<&str>,
     ) -> Result<Vec<DropInfo>> {
         let (endpoint, network) = (endpoint.map(str::to_owned), network.map(str::to_owned));
-        self.look(move |inner, state| {
-            view::drops(inner, state, endpoint.as_deref(), network.as_deref())
+        self.look(move |inner, seen| {
+            view::drops(inner, seen, endpoint.as_deref(), network.as_deref())
         })
         .await
+    }
+
+    /// What happens from now on, as far as it is asked for. It ends with the daemon.
+    pub async fn events(&self, filter: EventFilter) -> Result<EventStream> {
+        monitor::listen(&self.inner, filter)
     }
 
     pub async fn status(&self) -> Result<StatusInfo> {
@@ -293,12 +288,13 @@ impl Control {
         Inner::change(self.inner.clone(), work).await
     }
 
-    /// The same for work that changes nothing.
+    /// Looks at what is there, in a thread that may block, and waits for no change.
     async fn look<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner, &State) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Inner, &Seen) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        Inner::alone(self.inner.clone(), |inner, state| work(inner, state)).await
+        let inner = self.inner.clone();
+        blocking(move || work(&inner, &inner.seen())).await
     }
 }
 
@@ -313,6 +309,18 @@ impl Inner {
     fn set_settings(&self, settings: Arc<Settings>) {
         let place = self.settings.write();
         *place.unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// The state after the last change.
+    fn seen(&self) -> Arc<Seen> {
+        let seen = self.seen.read();
+        seen.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on this is what can be seen.
+    fn show(&self, state: &State) {
+        let place = self.seen.write();
+        *place.unwrap_or_else(PoisonError::into_inner) = Arc::new(state.seen());
     }
 
     async fn change<T: Send + 'static>(
@@ -332,9 +340,13 @@ impl Inner {
         work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut state = inner.state.clone().lock_owned().await;
-        tokio::task::spawn_blocking(move || work(&inner, &mut state))
-            .await
-            .map_err(Error::internal)?
+        blocking(move || {
+            let done = work(&inner, &mut state);
+            // Before the answer: who asks next sees what was done.
+            inner.show(&state);
+            done
+        })
+        .await
     }
 }
 

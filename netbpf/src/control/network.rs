@@ -60,7 +60,8 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
         return Err(e);
     }
     tracing::info!(network = name, "network made");
-    Ok(view::network(state, state.network(&name)?))
+    let seen = state.seen();
+    Ok(view::network(&seen, seen.network(&name)?))
 }
 
 /// Takes a network that is no more out of maps and host, as far as it goes: what
@@ -83,12 +84,11 @@ pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
         )));
     }
     if !network.endpoints.is_empty() {
+        let seen = state.seen();
+        let names = view::network(&seen, seen.network(name)?).endpoints;
         return Err(Error::new(
             Code::NetworkInUse,
-            format!(
-                "network {name:?} has endpoints: {}",
-                view::endpoint_names(state, network).join(", ")
-            ),
+            format!("network {name:?} has endpoints: {}", names.join(", ")),
         ));
     }
     let record = network.record.clone();

@@ -118,7 +118,7 @@ pub fn unpublish(
 pub fn end_drained(inner: &Inner, state: &mut State) -> Result<Option<u64>> {
     let now = process::boottime_ms()?;
     let draining = state.endpoints.values().filter(|r| !r.draining.is_empty());
-    let draining: Vec<EndpointRecord> = draining.cloned().collect();
+    let draining: Vec<EndpointRecord> = draining.map(|r| EndpointRecord::clone(r)).collect();
     let mut next = None;
     for before in draining {
         let endpoint = state.planned(&before);
@@ -194,7 +194,8 @@ pub fn update(
     let before: Vec<Option<Arc<Service>>> = places.iter().map(|p| state.service(p)).collect();
     let originals: Vec<EndpointRecord> = changed
         .keys()
-        .filter_map(|index| state.endpoints.get(index).cloned())
+        .filter_map(|index| state.endpoints.get(index))
+        .map(|record| EndpointRecord::clone(record))
         .collect();
     let put = |state: &mut State, records: &[EndpointRecord]| -> Result<()> {
         for record in records {
@@ -219,7 +220,7 @@ pub fn update(
         put(state, &originals)?;
         return Err(error);
     }
-    let named = state.endpoints.get(&named.index).unwrap_or(&named);
+    let named = state.endpoints.get(&named.index).map_or(&named, |r| r);
     Ok(view::endpoint(inner, named))
 }
 

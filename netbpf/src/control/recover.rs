@@ -22,7 +22,7 @@ use crate::{
     datapath::{Datapath, Device, Options},
     error::{Code, Error, Result},
     settings::Settings,
-    store::{EndpointRecord, EndpointState, Meta, Place, Store},
+    store::{EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
     sys::{
         bpffs::{self, Prepared},
         lock::{DirectoryLock, NamespaceLock},
@@ -51,6 +51,8 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let inner = Inner {
         reaper: Reaper::start(store.clone(), datapath.clone(), ipv6)?,
         state: state.clone(),
+        seen: RwLock::default(),
+        monitor: Arc::default(),
         store,
         datapath,
         settings: RwLock::new(Arc::new(settings)),
@@ -66,6 +68,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         teardown::undo_start(&inner, &mut state.blocking_lock());
         inner.store.discard_made();
     }
+    inner.show(&state.blocking_lock());
     reloaded.map(|()| inner)
 }
 
@@ -226,7 +229,10 @@ fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Res
 }
 
 pub fn wanted(state: &State, ipv6: bool) -> plan::Wanted {
-    let networks = state.networks.values().map(|n| n.record.clone());
+    let networks = state
+        .networks
+        .values()
+        .map(|n| NetworkRecord::clone(&n.record));
     let endpoints = state.endpoints.values().map(|r| state.planned(r));
     plan::Wanted {
         networks: networks.collect(),

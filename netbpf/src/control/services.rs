@@ -141,7 +141,7 @@ impl State {
 
     /// Everything that is published no more, while its connections may go on.
     pub fn all_draining(&self) -> Vec<Arc<plan::Service>> {
-        let of = |record: &EndpointRecord| {
+        let of = |record: &Arc<EndpointRecord>| {
             let endpoint = self.planned(record);
             let draining = record.draining.iter().map(|d| d.port.clone());
             let services: Vec<_> = draining

@@ -7,11 +7,14 @@ use std::{
     sync::Arc,
 };
 
+use rpds::RedBlackTreeSetSync;
+
 use super::{
-    errors::{no_endpoint, no_network},
+    errors::no_network,
     host::Hooks,
     ipam::Ipam,
     plan::{self, Heirs},
+    seen::{Endpoints, Seen, SeenNetwork},
     services::Services,
     uplinks::Uplink,
 };
@@ -24,18 +27,18 @@ use crate::{
 
 /// A network with its addresses and members.
 pub struct Network {
-    pub record: NetworkRecord,
+    pub record: Arc<NetworkRecord>,
     pub ipams: Vec<Ipam>,
     /// By index.
-    pub endpoints: BTreeSet<u32>,
+    pub endpoints: RedBlackTreeSetSync<u32>,
 }
 
 impl Network {
     pub fn new(record: NetworkRecord) -> Network {
         Network {
             ipams: record.subnets.iter().map(Ipam::new).collect(),
-            record,
-            endpoints: BTreeSet::new(),
+            record: Arc::new(record),
+            endpoints: RedBlackTreeSetSync::new_sync(),
         }
     }
 
@@ -56,8 +59,7 @@ impl Network {
 
 pub struct State {
     pub networks: BTreeMap<String, Network>,
-    pub endpoints: BTreeMap<u32, EndpointRecord>,
-    by_name: BTreeMap<(String, String), u32>,
+    pub endpoints: Endpoints,
     by_device: HashMap<u32, u32>,
     pub services: Services,
     /// A socket in the daemon's own namespace.
@@ -87,8 +89,7 @@ impl State {
     pub fn new(host: Netlink, last_network: u32) -> State {
         State {
             networks: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
-            by_name: BTreeMap::new(),
+            endpoints: Endpoints::default(),
             by_device: HashMap::new(),
             services: Services::default(),
             host,
@@ -148,7 +149,7 @@ impl State {
         let is_new = !self.endpoints.contains_key(&record.index);
         self.last_serial = self.last_serial.max(record.serial);
         if let Some(network) = self.networks.get_mut(&record.network) {
-            network.endpoints.insert(record.index);
+            network.endpoints.insert_mut(record.index);
             for (address, _) in record.addresses() {
                 let automatic = match address.addr().is_ipv6() {
                     false => record.automatic4,
@@ -159,8 +160,6 @@ impl State {
                 }
             }
         }
-        let key = (record.name.clone(), record.network.clone());
-        self.by_name.insert(key, record.index);
         if record.host_ifindex != 0 {
             self.by_device.insert(record.host_ifindex, record.index);
         }
@@ -168,30 +167,28 @@ impl State {
             self.services.remove(before);
         }
         self.services.add(&record);
-        self.endpoints.insert(record.index, record);
+        self.endpoints.put(Arc::new(record));
     }
 
     /// Forgets an endpoint; its name and addresses are free.
-    pub fn remove_endpoint(&mut self, index: u32) -> Option<EndpointRecord> {
-        let record = self.endpoints.remove(&index)?;
+    pub fn remove_endpoint(&mut self, index: u32) {
+        let Some(record) = self.endpoints.remove(index) else {
+            return;
+        };
         if let Some(network) = self.networks.get_mut(&record.network) {
-            network.endpoints.remove(&index);
+            network.endpoints.remove_mut(&index);
             for (address, _) in record.addresses() {
                 if let Some(ipam) = network.ipam_of(address.addr().is_ipv6()) {
                     ipam.release(address.addr());
                 }
             }
         }
-        self.by_name
-            .remove(&(record.name.clone(), record.network.clone()));
         self.by_device.remove(&record.host_ifindex);
         self.services.remove(&record);
-        Some(record)
     }
 
     pub fn endpoint_on(&self, name: &str, network: &str) -> Option<&EndpointRecord> {
-        let index = self.by_name.get(&(name.to_owned(), network.to_owned()))?;
-        self.endpoints.get(index)
+        self.endpoints.on(name, network).map(|r| &**r)
     }
 
     pub fn endpoint_of_device(&self, ifindex: u32) -> Option<u32> {
@@ -204,31 +201,32 @@ impl State {
 
     /// Endpoints of that name, in the order in which they were attached.
     pub fn endpoints_named(&self, name: &str, network: Option<&str>) -> Vec<&EndpointRecord> {
-        let from = (name.to_owned(), String::new());
-        let mut found: Vec<&EndpointRecord> = self
-            .by_name
-            .range(from..)
-            .take_while(|((n, _), _)| n == name)
-            .filter(|((_, on), _)| network.is_none_or(|network| network == on))
-            .filter_map(|(_, index)| self.endpoints.get(index))
-            .collect();
-        found.sort_by_key(|r| r.serial);
-        found
+        let found = self.endpoints.named(name, network).into_iter();
+        found.map(|r| &**r).collect()
     }
 
-    /// The endpoint that a command without `--network` means: the one with the
-    /// default route, else the first.
+    /// The endpoint that a command without `--network` means.
     pub fn endpoint_meant(&self, name: &str, network: Option<&str>) -> Result<&EndpointRecord> {
         if let Some(network) = network {
             self.network(network)?;
         }
-        let found = self.endpoints_named(name, network);
-        found
-            .iter()
-            .find(|r| r.has_default_route())
-            .or(found.first())
-            .copied()
-            .ok_or_else(|| no_endpoint(name, network))
+        Ok(self.endpoints.meant(name, network)?)
+    }
+
+    /// What those who look get to see.
+    pub fn seen(&self) -> Seen {
+        let networks = self.networks.values().map(|n| SeenNetwork {
+            record: n.record.clone(),
+            endpoints: n.endpoints.clone(),
+        });
+        Seen {
+            endpoints: self.endpoints.clone(),
+            networks: networks.collect(),
+            uplinks: self.uplinks.clone(),
+            hooks: self.hooks.clone(),
+            notes: self.notes.clone(),
+            closed: self.closed,
+        }
     }
 
     /// An endpoint as the plan takes it.
@@ -254,6 +252,7 @@ impl State {
         let mut siblings: Vec<&EndpointRecord> = self
             .endpoints
             .values()
+            .map(|r| &**r)
             .filter(|r| r.namespace == record.namespace && r.index != record.index)
             .filter(|r| !leaving.contains(&r.index))
             .filter(|r| self.network_of(r).is_ok_and(|n| !n.record.internal))

@@ -1,14 +1,13 @@
 //! Records as the API shows them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{
-    Inner,
-    errors::no_endpoint,
-    flows,
+    Inner, flows,
     host::Hooks,
     ports,
-    state::{Network, State},
+    seen::{Endpoints, Seen, SeenNetwork},
+    uplinks::Uplink,
 };
 use crate::{
     datapath::{AttachKind, EarlyDrop, FlowRecord},
@@ -19,9 +18,9 @@ use crate::{
 };
 
 /// The MTU of a network's new endpoints: its own, or the smallest uplink's.
-pub fn mtu(state: &State, network: &NetworkRecord) -> u16 {
+pub fn mtu(uplinks: &[Uplink], network: &NetworkRecord) -> u16 {
     let smallest = || {
-        let mtus = state.uplinks.iter().map(|u| u.entry.mtu);
+        let mtus = uplinks.iter().map(|u| u.entry.mtu);
         let smallest = mtus.min().unwrap_or(1500).min(u32::from(u16::MAX));
         // IPv6 does not work below.
         let least = if network.subnet_of(true).is_some() {
@@ -34,31 +33,37 @@ pub fn mtu(state: &State, network: &NetworkRecord) -> u16 {
     network.mtu.unwrap_or_else(smallest)
 }
 
-pub fn endpoint_names(state: &State, network: &Network) -> Vec<String> {
-    let records = network
-        .endpoints
-        .iter()
-        .filter_map(|i| state.endpoints.get(i));
-    let mut records: Vec<&EndpointRecord> = records.collect();
-    records.sort_by_key(|r| r.serial);
-    records.into_iter().map(|r| r.name.clone()).collect()
+pub fn networks(seen: &Seen) -> Vec<NetworkInfo> {
+    seen.networks.iter().map(|n| network(seen, n)).collect()
 }
 
-pub fn network(state: &State, network: &Network) -> NetworkInfo {
+pub fn network(seen: &Seen, network: &SeenNetwork) -> NetworkInfo {
     let record = &network.record;
+    let members = seen.members(network).into_iter();
     NetworkInfo {
         name: record.name.clone(),
         driver: record.driver,
         subnets: record.subnets.clone(),
-        mtu: mtu(state, record),
+        mtu: mtu(&seen.uplinks, record),
         vni: None,
         internal: record.internal,
         icc: record.icc,
         masquerade: record.masquerade,
         parent: None,
         labels: record.labels.clone(),
-        endpoints: endpoint_names(state, network),
+        endpoints: members.map(|r| r.name.clone()).collect(),
     }
+}
+
+/// Those of a name or a network, or all.
+pub fn endpoints(
+    inner: &Inner,
+    seen: &Seen,
+    name: Option<&str>,
+    network: Option<&str>,
+) -> Result<Vec<EndpointInfo>> {
+    let found = seen.found(name, network)?.into_iter();
+    Ok(found.map(|r| endpoint(inner, r)).collect())
 }
 
 pub fn endpoint(inner: &Inner, record: &EndpointRecord) -> EndpointInfo {
@@ -109,17 +114,9 @@ fn port(port: &PortRecord) -> PortInfo {
     }
 }
 
-pub fn ports(state: &State, name: Option<&str>) -> Result<Vec<PortOf>> {
-    let mut records: Vec<&EndpointRecord> = match name {
-        Some(name) => state.endpoints_named(name, None),
-        None => state.endpoints.values().collect(),
-    };
-    if let (Some(name), true) = (name, records.is_empty()) {
-        return Err(no_endpoint(name, None));
-    }
-    records.sort_by_key(|r| r.serial);
+pub fn ports(seen: &Seen, name: Option<&str>) -> Result<Vec<PortOf>> {
+    let records = seen.found(name, None)?.into_iter();
     Ok(records
-        .into_iter()
         .flat_map(|r| {
             r.ports.iter().map(|p| PortOf {
                 endpoint: r.name.clone(),
@@ -130,18 +127,9 @@ pub fn ports(state: &State, name: Option<&str>) -> Result<Vec<PortOf>> {
         .collect())
 }
 
-/// Endpoint and network of each index.
-pub type Names = HashMap<u32, (String, String)>;
-
-pub fn names(state: &State) -> Names {
-    let records = state.endpoints.values();
-    records
-        .map(|r| (r.index, (r.name.clone(), r.network.clone())))
-        .collect()
-}
-
-pub fn flow(flow: &FlowRecord, names: &Names) -> FlowInfo {
-    let (endpoint, network) = names.get(&flow.endpoint).cloned().unzip();
+pub fn flow(flow: &FlowRecord, endpoints: &Endpoints) -> FlowInfo {
+    let of = endpoints.get(&flow.endpoint);
+    let (endpoint, network) = of.map(|r| (r.name.clone(), r.network.clone())).unzip();
     let is_v6 = flow.src.0.is_ipv6();
     let shown = |(ip, port)| std::net::SocketAddr::new(ip, port).to_string();
     FlowInfo {
@@ -167,20 +155,15 @@ pub fn flow(flow: &FlowRecord, names: &Names) -> FlowInfo {
 /// Drops of all, or of the endpoints of a name or a network.
 pub fn drops(
     inner: &Inner,
-    state: &State,
+    seen: &Seen,
     endpoint: Option<&str>,
     network: Option<&str>,
 ) -> Result<Vec<DropInfo>> {
     let indexes: Vec<Option<u32>> = match (endpoint, network) {
         (None, None) => vec![None],
-        (Some(name), _) => {
-            state.endpoint_meant(name, network)?;
-            let found = state.endpoints_named(name, network);
-            found.iter().map(|r| Some(r.index)).collect()
-        }
-        (None, Some(name)) => {
-            let network = state.network(name)?;
-            network.endpoints.iter().copied().map(Some).collect()
+        _ => {
+            let found = seen.found(endpoint, network)?.into_iter();
+            found.map(|r| Some(r.index)).collect()
         }
     };
     let mut sums = BTreeMap::new();
@@ -200,7 +183,7 @@ pub fn drops(
         .collect())
 }
 
-pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
+pub fn status(inner: &Inner, seen: &Seen) -> Result<StatusInfo> {
     let attach = match inner.datapath.attach_kind() {
         AttachKind::Tcx => "tcx",
         AttachKind::Clsact => "clsact",
@@ -213,7 +196,7 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         "" => process::hostname(),
         node => node.to_owned(),
     };
-    let uplinks = state.uplinks.iter().map(|u| UplinkInfo {
+    let uplinks = seen.uplinks.iter().map(|u| UplinkInfo {
         name: u.entry.device.name.clone(),
         ifindex: u.entry.device.ifindex,
         mtu: u.entry.mtu,
@@ -225,11 +208,11 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
             EarlyDrop::Tc(Some(why)) => format!("tc: {why}"),
         },
     });
-    let hooks = state.hooks.as_ref().map(Hooks::shown);
+    let hooks = seen.hooks.as_ref().map(Hooks::shown);
     // After a teardown the pins are gone, whether or not all else is.
     let usage = (inner.datapath.program_usage(), inner.datapath.map_usage());
     let (programs, maps) = match usage {
-        (programs, maps) if !state.closed => (programs?, maps?),
+        (programs, maps) if !seen.closed => (programs?, maps?),
         (programs, maps) => (programs.unwrap_or_default(), maps.unwrap_or_default()),
     };
     Ok(StatusInfo {
@@ -262,14 +245,14 @@ pub fn status(inner: &Inner, state: &State) -> Result<StatusInfo> {
         ]
         .map(|(name, value): (&str, String)| (name.into(), value))
         .into(),
-        networks: state.networks.len(),
-        endpoints: state.endpoints.len(),
-        notes: notes(inner, state),
+        networks: seen.networks.len(),
+        endpoints: seen.endpoints.len(),
+        notes: notes(inner, seen),
     })
 }
 
-fn notes(inner: &Inner, state: &State) -> Vec<String> {
-    let mut notes = state.notes.clone();
+fn notes(inner: &Inner, seen: &Seen) -> Vec<String> {
+    let mut notes = seen.notes.clone();
     match (inner.ipv6, sysctl::ipv6_disabled()) {
         (true, None) => {}
         (false, None) => notes.push(
@@ -282,16 +265,16 @@ fn notes(inner: &Inner, state: &State) -> Vec<String> {
             "IPv6 was switched off on this host while the daemon runs ({why}): no endpoint can be attached to networks that have it"
         )),
     }
-    let is_there = |name: &str| state.uplinks.iter().any(|u| u.entry.device.name == name);
+    let is_there = |name: &str| seen.uplinks.iter().any(|u| u.entry.device.name == name);
     for name in inner.settings().uplinks.iter().filter(|n| !is_there(n)) {
         notes.push(format!(
             "uplink {name} is awaited: there is no such device that is up and has an address"
         ));
     }
-    if state.uplinks.is_empty() {
+    if seen.uplinks.is_empty() {
         notes.push("there is no uplink: containers reach nothing outside of this host".into());
     }
-    for uplink in &state.uplinks {
+    for uplink in &seen.uplinks {
         if let Some(why) = &uplink.failed {
             let name = &uplink.entry.device.name;
             notes.push(format!("the programs do not hang on uplink {name}: {why}"));

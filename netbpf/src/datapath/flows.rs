@@ -5,13 +5,13 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     hash::Hash,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use aya::Pod;
 use netbpf_common::{
     addr::{self, Addr},
-    flow::{state, timeout_seconds},
+    flow::{State, state, timeout_seconds},
     maps::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
         flows::{
@@ -25,6 +25,7 @@ use netbpf_common::{
 use super::{
     Datapath, Result,
     attach::monotonic,
+    events::{self, Close, EventRecord, Tuple},
     load::chain,
     pools::InUse,
     tables::{FlowTables, removed},
@@ -169,6 +170,7 @@ where
         now: Ticks,
         living: impl Fn() -> HashSet<u32>,
         ended: &Ended,
+        tell: &dyn Fn(EventRecord),
     ) -> Result<Collected> {
         let halves = self.halves()?;
         let endpoints = living();
@@ -199,6 +201,17 @@ where
                     removed(names::TRANSIENT4, self.transient.remove(key))?;
                 }
                 collected.flows += 1;
+                let close = match (ended, endpoints.contains(&flow.endpoint)) {
+                    (true, _) => Close::Unpublished,
+                    (_, false) => Close::Detached,
+                    (false, true) => Close::Timeout,
+                };
+                // Whose end a packet brought was told then.
+                if !state_of(key, flow, other).is_over() {
+                    let tuple = tuple(key, flow);
+                    let kind = kind_label(flow.kind);
+                    tell(events::closed(close, flow.endpoint, kind, tuple)?);
+                }
             } else if original && flow.kind == KIND_MASQUERADE {
                 used.insert((key.src, flow.src, key.sport, key.protocol));
             }
@@ -275,8 +288,38 @@ where
     }
 }
 
+/// As JSON and listings say it.
+pub(super) fn kind_label(kind: u8) -> &'static str {
+    match kind {
+        KIND_PUBLISH => "publish",
+        KIND_LOCAL => "local",
+        _ => "masquerade",
+    }
+}
+
+/// Both sides, in the direction of the packet that began the flow.
+fn tuple<A: Address>(key: &FlowKey<A>, half: &Flow<A>) -> Tuple {
+    let at = |ip: A, port| SocketAddr::new(ip.ip(), port);
+    let own = (at(key.src, key.sport), at(key.dst, key.dport));
+    let left = (at(half.src, half.sport), at(half.dst, half.dport));
+    let (came, left) = match half.flags & FLOW_ORIGINAL != 0 {
+        true => (own, left),
+        false => ((left.1, left.0), (own.1, own.0)),
+    };
+    Tuple {
+        protocol: key.protocol,
+        src: came.0,
+        dst: came.1,
+        new: Some(left),
+    }
+}
+
+fn state_of<A>(key: &FlowKey<A>, flow: &Flow<A>, other: Option<&Flow<A>>) -> State {
+    state(key.protocol, flow.seen, other.map_or(0, |r| r.seen))
+}
+
 fn remaining<A>(key: &FlowKey<A>, flow: &Flow<A>, reply: Option<&Flow<A>>, now: Ticks) -> u64 {
-    let state = state(key.protocol, flow.seen, reply.map_or(0, |r| r.seen));
+    let state = state_of(key, flow, reply);
     let idle = |f: &Flow<A>| ticks_to_millis(since(now, f.last_seen));
     let idle = idle(flow).min(reply.map_or(u64::MAX, idle));
     (u64::from(timeout_seconds(key.protocol, state)) * 1000).saturating_sub(idle)
@@ -295,12 +338,8 @@ pub(super) fn record<A: Address>(
     FlowRecord {
         protocol: key.protocol,
         endpoint: flow.endpoint,
-        kind: match flow.kind {
-            KIND_PUBLISH => "publish",
-            KIND_LOCAL => "local",
-            _ => "masquerade",
-        },
-        state: state(key.protocol, flow.seen, reply.map_or(0, |r| r.seen)),
+        kind: kind_label(flow.kind),
+        state: state_of(key, flow, reply),
         src: (key.src.ip(), key.sport),
         dst: (key.dst.ip(), key.dport),
         reply_src: (flow.dst.ip(), flow.dport),

@@ -7,6 +7,7 @@
 mod attach;
 mod blocks;
 mod early;
+mod events;
 mod flows;
 mod flush;
 mod host;
@@ -21,6 +22,7 @@ mod services;
 mod tables;
 mod types;
 
+pub use events::{Close, EventRecord, Events, Happened, Tuple};
 pub use services::MAX_BACKENDS;
 pub use types::*;
 
@@ -425,16 +427,16 @@ impl Datapath {
     }
 
     /// Removes expired flows and unused mappings, and flows of endpoints that are
-    /// no more.
-    pub fn collect(&self) -> Result<Collected> {
+    /// no more; tells of those that nobody closed.
+    pub fn collect(&self, tell: &dyn Fn(EventRecord)) -> Result<Collected> {
         let flows = &mut *self.flow_tables();
         // The endpoints are asked after the flows are read, or one that was
         // attached in between would lose its first flows.
         let living = || self.living();
         let now = ticks(monotonic()?);
         let ended = Ended::new(self);
-        let v4 = flows.v4.collect(now, living, &ended)?;
-        let v6 = flows.v6.collect(now, living, &ended)?;
+        let v4 = flows.v4.collect(now, living, &ended, tell)?;
+        let v6 = flows.v6.collect(now, living, &ended, tell)?;
         let in_use = flows.v4.in_use().chain(flows.v6.in_use());
         self.pools().set(in_use)?;
         Ok(v4.and(v6))
@@ -636,6 +638,11 @@ impl Datapath {
         }
         pins::remove_all(bpffs)
     }
+}
+
+/// The name of a device in this network namespace.
+pub fn device_name(ifindex: u32) -> Option<String> {
+    name_of(ifindex)
 }
 
 /// The number of the program that a pinned link holds.

@@ -55,6 +55,13 @@ pub fn boot_id() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// `CLOCK_MONOTONIC`, which the programs tell the time by.
+pub fn monotonic() -> Result<std::time::Duration> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    let time = time.map_err(|e| SysError::io("read the clock", e))?;
+    Ok(time.into())
+}
+
 /// `CLOCK_BOOTTIME` in milliseconds: goes on while the machine sleeps, and knows no
 /// change of the hour.
 pub fn boottime_ms() -> Result<u64> {

@@ -25,6 +25,11 @@ impl Drops {
         }
     }
 
+    /// What was counted under a reason then, from the beginning.
+    pub fn total(&self, reason: &str) -> u64 {
+        self.before.get(reason).copied().unwrap_or(0)
+    }
+
     /// What has been counted since, reasons that did not move left out.
     #[track_caller]
     pub fn since(&self) -> BTreeMap<String, u64> {

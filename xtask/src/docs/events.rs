@@ -15,9 +15,10 @@ pub fn page(common: &Path) -> Result<String> {
 {}
 
 The programs write an event only while `config.events` is not 0 (see
-[maps.md](maps.md#config)), so that nobody pays for what nobody reads; no command of this version reads them.
+[maps.md](maps.md#config)), so that nobody pays for what nobody reads. While `netbpf monitor` or another client of
+`/v1/events` reads, the daemon does: see [seeing.md](seeing.md).
 Ports are in the machine's byte order, addresses in network byte order; an IPv4
-address is `::ffff:a.b.c.d`. When the buffer is full an event is lost, never a packet.
+address is `::ffff:a.b.c.d`. When the buffer is full an event is lost, never a packet; `events_lost` counts.
 The layout belongs to version {ABI} of the maps. Reasons are those of
 [drops.md](drops.md), kinds those of [maps.md](maps.md#flows).
 ",

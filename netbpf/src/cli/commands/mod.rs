@@ -4,6 +4,7 @@ mod daemon;
 mod each;
 mod endpoint;
 mod generate;
+mod monitor;
 mod network;
 mod observe;
 mod teardown;
@@ -61,6 +62,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Status(status) => observe::status(status, &client, output).await,
         Command::Flows(flows) => observe::flows(*flows, &client, output).await,
         Command::Drops(drops) => observe::drops(drops, &client, output).await,
+        Command::Monitor(monitor) => monitor::run(monitor, &client, output).await,
         Command::Reload(_) => daemon::reload(&client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
         Command::Completions(completions) => generate::completions(completions.shell, output),

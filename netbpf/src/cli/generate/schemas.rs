@@ -20,7 +20,7 @@ enum OneOrMany<T> {
 }
 
 /// The commands that print JSON, by their words, and `error` for what is on stderr.
-pub const ANSWERS: [(&str, SchemaOf); 21] = [
+pub const ANSWERS: [(&str, SchemaOf); 22] = [
     ("network create", schema_of::<NetworkInfo>),
     ("network ls", schema_of::<Vec<NetworkInfo>>),
     ("network inspect", schema_of::<NetworkInfo>),
@@ -38,6 +38,7 @@ pub const ANSWERS: [(&str, SchemaOf); 21] = [
     ("flows", schema_of::<Vec<FlowInfo>>),
     ("flows flush", schema_of::<FlushInfo>),
     ("drops", schema_of::<Vec<DropInfo>>),
+    ("monitor", schema_of::<EventInfo>),
     ("reload", schema_of::<ReloadInfo>),
     ("daemon --check-config", schema_of::<Vec<SettingInfo>>),
     ("teardown", schema_of::<Nothing>),

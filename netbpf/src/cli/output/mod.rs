@@ -64,6 +64,14 @@ impl Output {
         self.write(&self.render(value)?)
     }
 
+    /// One of many values that come one by one: a line each, JSON too.
+    pub fn show_line(&self, value: &impl Show) -> io::Result<()> {
+        match self.mode {
+            Mode::Json => self.write(&(serde_json::to_string(value)? + "\n")),
+            Mode::Human | Mode::Names => self.show(value),
+        }
+    }
+
     /// Text that is the same for everybody.
     pub fn write(&self, text: &str) -> io::Result<()> {
         let mut to = self.to.borrow_mut();

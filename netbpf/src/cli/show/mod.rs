@@ -1,6 +1,7 @@
 //! What each answer looks like.
 
 mod endpoint;
+mod event;
 mod network;
 mod observe;
 mod port;
