@@ -92,23 +92,127 @@ pub const fn state(protocol: u8, original: u8, reply: u8) -> State {
     }
 }
 
-/// Seconds that a flow lives after its last packet.
-pub const fn timeout_seconds(protocol: u8, state: State) -> u32 {
-    use crate::packet::*;
-    match (protocol, state) {
-        (IPPROTO_TCP, State::Established) => 7440,
-        (IPPROTO_TCP, _) => 240,
-        (IPPROTO_UDP, State::Established) => 300,
-        (IPPROTO_UDP, _) => 120,
-        (IPPROTO_SCTP, _) => 300,
-        _ => 60,
+/// Seconds that flows live after their last packet, by protocol and state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Before the handshake is complete.
+    pub tcp_opening: u32,
+    pub tcp_established: u32,
+    /// After a FIN or a reset.
+    pub tcp_closing: u32,
+    /// Before an answer.
+    pub udp: u32,
+    pub udp_answered: u32,
+    pub icmp: u32,
+    pub sctp: u32,
+    /// Of any other protocol.
+    pub other: u32,
+}
+crate::assert_layout!(Timeouts, 32);
+
+/// A time-out by its name, for whoever sets and shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    pub name: &'static str,
+    pub seconds: u32,
+    /// Less is against the RFC.
+    pub least: Option<(u32, &'static str)>,
+}
+
+impl Timeouts {
+    pub const DEFAULT: Timeouts = Timeouts {
+        tcp_opening: 240,
+        tcp_established: 7440,
+        tcp_closing: 240,
+        udp: 120,
+        udp_answered: 300,
+        icmp: 60,
+        sctp: 300,
+        other: 60,
+    };
+
+    /// The longest one, 30 days: time as flows store it wraps.
+    pub const MOST: u32 = 30 * 24 * 3600;
+
+    pub const NAMES: [&'static str; 8] = [
+        "tcp-opening",
+        "tcp-established",
+        "tcp-closing",
+        "udp",
+        "udp-answered",
+        "icmp",
+        "sctp",
+        "other",
+    ];
+
+    /// All of them, in the order of [`Timeouts::NAMES`].
+    pub fn all(&self) -> [Timeout; 8] {
+        let tcp = "RFC 5382, REQ-5";
+        let udp = "RFC 4787, REQ-5";
+        let rows = [
+            (self.tcp_opening, Some((240, tcp))),
+            (self.tcp_established, Some((7440, tcp))),
+            (self.tcp_closing, Some((240, tcp))),
+            (self.udp, Some((120, udp))),
+            (self.udp_answered, Some((120, udp))),
+            (self.icmp, Some((60, "RFC 5508, REQ-1"))),
+            (self.sctp, None),
+            (self.other, None),
+        ];
+        let mut index = 0;
+        rows.map(|(seconds, least)| {
+            index += 1;
+            Timeout {
+                name: Self::NAMES[index - 1],
+                seconds,
+                least,
+            }
+        })
+    }
+
+    /// The one of a name, to be set.
+    pub fn named(&mut self, name: &str) -> Option<&mut u32> {
+        Some(match name {
+            "tcp-opening" => &mut self.tcp_opening,
+            "tcp-established" => &mut self.tcp_established,
+            "tcp-closing" => &mut self.tcp_closing,
+            "udp" => &mut self.udp,
+            "udp-answered" => &mut self.udp_answered,
+            "icmp" => &mut self.icmp,
+            "sctp" => &mut self.sctp,
+            "other" => &mut self.other,
+            _ => return None,
+        })
+    }
+
+    /// Seconds that a flow lives after its last packet.
+    #[inline(always)]
+    pub const fn seconds(&self, protocol: u8, state: State) -> u32 {
+        use crate::packet::*;
+        match (protocol, state) {
+            (IPPROTO_TCP, State::Opening) => self.tcp_opening,
+            (IPPROTO_TCP, State::Established) => self.tcp_established,
+            (IPPROTO_TCP, _) => self.tcp_closing,
+            (IPPROTO_UDP, State::Established) => self.udp_answered,
+            (IPPROTO_UDP, _) => self.udp,
+            (IPPROTO_SCTP, _) => self.sctp,
+            (IPPROTO_ICMP | IPPROTO_ICMPV6, _) => self.icmp,
+            _ => self.other,
+        }
+    }
+
+    /// The same in ticks, rounded up.
+    #[inline(always)]
+    pub const fn ticks(&self, protocol: u8, state: State) -> u32 {
+        self.seconds(protocol, state) * (crate::time::TICKS_PER_SECOND + 1)
     }
 }
 
-/// The same in ticks, rounded up.
-#[inline(always)]
-pub const fn timeout_ticks(protocol: u8, state: State) -> u32 {
-    timeout_seconds(protocol, state) * (crate::time::TICKS_PER_SECOND + 1)
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts::DEFAULT
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +242,48 @@ mod tests {
     }
 
     #[test]
-    fn udp_lives_longer_once_answered() {
-        let opening = state(IPPROTO_UDP, SEEN_ANY, 0);
-        let answered = state(IPPROTO_UDP, SEEN_ANY, SEEN_ANY);
-        assert_eq!(timeout_seconds(IPPROTO_UDP, opening), 120);
-        assert_eq!(timeout_seconds(IPPROTO_UDP, answered), 300);
+    fn each_protocol_and_state_has_its_time() {
+        let mut times = Timeouts::DEFAULT;
+        for (index, name) in Timeouts::NAMES.into_iter().enumerate() {
+            *times.named(name).expect("a name") = index as u32 + 1;
+        }
+        let shown = times.all().map(|timeout| (timeout.name, timeout.seconds));
+        for (index, (name, seconds)) in shown.into_iter().enumerate() {
+            assert_eq!((name, seconds), (Timeouts::NAMES[index], index as u32 + 1));
+        }
+        assert_eq!(times.named("tcp"), None);
+        use crate::packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP};
+        for (protocol, state, wanted) in [
+            (IPPROTO_TCP, State::Opening, times.tcp_opening),
+            (IPPROTO_TCP, State::Established, times.tcp_established),
+            (IPPROTO_TCP, State::HalfClosed, times.tcp_closing),
+            (IPPROTO_TCP, State::Closed, times.tcp_closing),
+            (IPPROTO_TCP, State::Reset, times.tcp_closing),
+            (IPPROTO_UDP, State::Opening, times.udp),
+            (IPPROTO_UDP, State::Established, times.udp_answered),
+            (IPPROTO_ICMP, State::Opening, times.icmp),
+            (IPPROTO_ICMPV6, State::Established, times.icmp),
+            (IPPROTO_SCTP, State::Established, times.sctp),
+            (47, State::Established, times.other),
+        ] {
+            assert_eq!(
+                times.seconds(protocol, state),
+                wanted,
+                "{protocol} {state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn defaults_keep_the_rfcs_and_the_longest_does_not_wrap() {
+        for timeout in Timeouts::DEFAULT.all() {
+            let least = timeout.least.map_or(0, |(least, _)| least);
+            assert!(timeout.seconds >= least, "{timeout:?}");
+        }
+        let mut longest = Timeouts::DEFAULT;
+        longest.udp = Timeouts::MOST;
+        let ticks = longest.ticks(IPPROTO_UDP, State::Opening);
+        assert_eq!(crate::time::since(ticks, 0), ticks);
+        assert_eq!(ticks / Timeouts::MOST, crate::time::TICKS_PER_SECOND + 1);
     }
 }

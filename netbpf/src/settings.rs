@@ -4,6 +4,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use ipnet::IpNet;
+use netbpf_common::flow::Timeouts;
 
 /// A pool that subnets are taken from when `--subnet` is left out: `CIDR:SIZE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Settings {
     /// New connections that one client may begin by published ports a second; 0: any
     /// number.
     pub client_rate: u32,
+    /// When silent connections are forgotten.
+    pub timeouts: Timeouts,
 }
 
 /// A kernel's release, such as 6.1.
@@ -102,6 +105,7 @@ impl Default for Settings {
             as_kernel: None,
             xdp: false,
             client_rate: 0,
+            timeouts: Timeouts::DEFAULT,
         }
     }
 }

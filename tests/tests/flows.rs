@@ -5,16 +5,18 @@
 //! ```
 
 use std::{
+    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    thread,
     time::Duration,
 };
 
 use netbpf::model::{FlowInfo, FlushInfo, StatusInfo};
 use netbpf_tests::lab::{
     Family, Host, Namespace, TcpEcho, UdpEcho, ask,
-    names::{CLIENT, HOST},
-    street_with_networks,
+    names::{CLIENT, FRONT, HOST},
+    street_with_networks, street_without_daemon, within,
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -154,5 +156,72 @@ fn connections_do_not_go_on_and_new_ones_do() {
             assert!(expected.contains(&error.kind()), "{error}");
             echo(&mut connect(from, to)).expect("an answer");
         }
+    }
+}
+
+#[test]
+fn silent_flows_expire_as_configured_and_a_reload_changes_it() {
+    let street = street_without_daemon("timeouts");
+    let host = &street.host;
+    let file = street.lab.dir().join("netbpf.toml");
+    let set = |text: &str| fs::write(&file, text).expect("write the file");
+    set("timeout = ['udp-answered=2s', 'icmp=1000s']\n");
+    host.start(&["--config", file.to_str().expect("a path")]);
+    host.network(&FRONT, &[]);
+    let web = street.front("web", &[]);
+    let _server = UdpEcho::start(&street.client, 53);
+    let status: StatusInfo = host.json(&["status"]);
+    let note = "timeout udp-answered=2s is less than the 120s of RFC 4787";
+    assert!(status.notes.iter().any(|n| n.contains(note)), "{status:?}");
+    let udp = ["--protocol", "udp"];
+    for family in Family::BOTH {
+        web.ping(family.ip(CLIENT));
+        let socket = web.udp(SocketAddr::new(family.ip(CLIENT), 53));
+        ask(&socket, SOON).expect("an answer");
+        let expires = flows(host, &udp)[0].expires_in;
+        assert!((1..=2).contains(&expires), "{expires} s");
+        within(Duration::from_secs(5), "it expires", || {
+            flows(host, &udp).is_empty()
+        });
+    }
+    let icmp = flows(host, &["--state", "established"]);
+    assert_eq!(icmp.len(), 2, "{icmp:?}");
+    assert!(icmp.iter().all(|f| (900..=1000).contains(&f.expires_in)));
+
+    set("timeout = ['icmp=2000s']\n");
+    let reloaded: netbpf::model::ReloadInfo = host.json(&["reload"]);
+    assert_eq!(reloaded.applied[0].key, "timeout");
+    let icmp = flows(host, &["--state", "established"]);
+    assert!(icmp.iter().all(|f| (1900..=2000).contains(&f.expires_in)));
+    let status: StatusInfo = host.json(&["status"]);
+    assert!(!status.notes.iter().any(|n| n.contains("timeout")));
+}
+
+#[test]
+fn the_programs_know_the_time_outs_without_the_daemon() {
+    for (test, udp, packets) in [
+        ("timeouts_short", "udp-answered=1s", 1),
+        ("timeouts_long", "udp-answered=600s", 2),
+    ] {
+        let street = street_with_networks(test, &["--timeout", udp]);
+        let web = street.front("web", &[]);
+        let _server = UdpEcho::start(&street.client, 53);
+        let ways = Family::BOTH.map(|family| {
+            let socket = web.udp(SocketAddr::new(family.ip(CLIENT), 53));
+            ask(&socket, SOON).expect("an answer");
+            socket
+        });
+        street.host.stop();
+        // Nobody collects; what passes is time.
+        thread::sleep(Duration::from_millis(1200));
+        for socket in &ways {
+            ask(socket, SOON).expect("an answer");
+        }
+        street.host.restart();
+        let seen: Vec<u64> = flows(&street.host, &["--protocol", "udp"])
+            .iter()
+            .map(|flow| flow.packets)
+            .collect();
+        assert_eq!(seen, [packets; 2], "{test}");
     }
 }

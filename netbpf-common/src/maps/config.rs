@@ -1,6 +1,6 @@
 //! `config`: an array of one entry, what all programs need to know.
 
-use crate::assert_layout;
+use crate::{assert_layout, flow::Timeouts};
 
 /// `SO_MARK` of sockets that may bind published ports: the daemon's own.
 pub const UNHELD_MARK: u32 = 0x6e62_7066;
@@ -25,5 +25,7 @@ pub struct Config {
     pub client_rate: u32,
     /// The network namespace whose processes are the host's own (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
+    /// When silent flows are over.
+    pub timeouts: Timeouts,
 }
-assert_layout!(Config, 32);
+assert_layout!(Config, 64);

@@ -3,7 +3,7 @@
 
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, seen_tcp, state, timeout_ticks},
+    flow::{SEEN_ANY, State, Timeouts, seen_tcp, state},
     maps::{
         Flow, FlowKey,
         flows::{
@@ -24,6 +24,7 @@ use crate::{
     calls,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
+    maps::CONFIG,
 };
 
 /// Looks among established flows, then among opening and closed ones.
@@ -240,8 +241,20 @@ fn ended<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step {
 /// Silent for so long that a packet which can begin a flow does.
 #[inline(always)]
 fn is_expired<A>(flow: &Flow<A>, protocol: u8, time: Ticks) -> bool {
+    let silent = since(time, flow.last_seen);
+    // None is shorter: a flow that goes on does not ask.
     flow.flags & FLOW_ORIGINAL != 0
-        && since(time, flow.last_seen) > timeout_ticks(protocol, State::Established)
+        && silent > TICKS_PER_SECOND
+        && silent > timeout_ticks(protocol, State::Established)
+}
+
+/// How long a flow lives after its last packet, as configured.
+#[inline(always)]
+pub fn timeout_ticks(protocol: u8, state: State) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return Timeouts::DEFAULT.ticks(protocol, state);
+    };
+    config.timeouts.ticks(protocol, state)
 }
 
 /// Leaves the way out of an outward half in the room: the one asked for within the

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, seen_tcp, state, timeout_ticks},
+    flow::{SEEN_ANY, State, seen_tcp, state},
     maps::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
         endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
@@ -25,7 +25,7 @@ use netbpf_common::{
 
 use super::{
     Step, deliver,
-    flow::{check_mtu, remember},
+    flow::{check_mtu, remember, timeout_ticks},
     local,
     pool::{self, Wanted},
     port, route,

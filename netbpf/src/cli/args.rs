@@ -17,7 +17,7 @@ use clap::{
     ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint, builder::NonEmptyStringValueParser,
 };
 
-use self::values::duration;
+pub use self::values::duration;
 pub use self::{
     daemon::{Daemon, Reload, Teardown},
     endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},

@@ -16,13 +16,14 @@ use crate::{
 pub type Values = BTreeMap<&'static str, Value>;
 
 /// What changes while the daemon runs; the rest needs a restart.
-pub const LIVE: [&str; 7] = [
+pub const LIVE: [&str; 8] = [
     "log-level",
     "no-reserve-ports",
     "pool",
     "publish-ip",
     "socket-group",
     "teardown-on-exit",
+    "timeout",
     "uplink",
 ];
 
@@ -46,6 +47,7 @@ impl Config {
             as_kernel,
             xdp,
             client_rate,
+            timeouts,
         } = &self.settings;
         let format = match self.log_format {
             LogFormat::Text => "text",
@@ -68,6 +70,10 @@ impl Config {
             ("teardown-on-exit", json!(teardown_on_exit)),
             ("xdp", json!(xdp)),
             ("client-rate", json!(client_rate)),
+            (
+                "timeout",
+                json!(timeouts.all().map(|t| format!("{}={}s", t.name, t.seconds))),
+            ),
             (
                 "as-kernel",
                 json!(as_kernel.map(|release| release.to_string())),
@@ -125,6 +131,7 @@ impl Config {
             publish_ip: new.settings.publish_ip,
             reserve_ports: new.settings.reserve_ports,
             teardown_on_exit: new.settings.teardown_on_exit,
+            timeouts: new.settings.timeouts,
             ..self.settings.clone()
         };
         Config {

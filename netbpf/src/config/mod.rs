@@ -12,17 +12,18 @@ mod source;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
 use clap::{ArgAction, Args, Command, FromArgMatches};
+use netbpf_common::flow::Timeouts;
 
 use self::source::Entry;
 pub use self::{
     effective::{LIVE, Values},
-    options::{Directories, LogLevel, NotYet, Options},
+    options::{Directories, LogLevel, NotYet, Options, TimeoutOf},
     source::{Given, Origin},
 };
 use crate::{
@@ -202,6 +203,7 @@ fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
         xdp: options.xdp.unwrap_or(default.xdp),
         client_rate: options.client_rate.unwrap_or(default.client_rate),
         as_kernel: options.as_kernel,
+        timeouts: timeouts(options.timeout.unwrap_or_default(), &origins)?,
     };
     let config = Config {
         settings,
@@ -222,6 +224,23 @@ fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
         return Err(wrong("node", "node \"\": a node needs a name"));
     }
     Ok(config)
+}
+
+/// The defaults, with those that are given; each once.
+fn timeouts(given: Vec<TimeoutOf>, origins: &BTreeMap<String, Origin>) -> Result<Timeouts> {
+    let mut timeouts = Timeouts::DEFAULT;
+    let mut seen = BTreeSet::new();
+    for TimeoutOf { name, seconds } in given {
+        if !seen.insert(name) {
+            let reason = format!("timeout \"{name}={seconds}s\": {name} is given twice");
+            let origin = origins.get("timeout").unwrap_or(&Origin::Flag);
+            return Err(Error::invalid(origin.blame("timeout", &reason)));
+        }
+        if let Some(timeout) = timeouts.named(name) {
+            *timeout = seconds;
+        }
+    }
+    Ok(timeouts)
 }
 
 /// The host name of our UTS namespace.

@@ -4,9 +4,10 @@ use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::IpNet;
+use netbpf_common::flow::Timeouts;
 
 use crate::{
-    cli::LogFormat,
+    cli::{LogFormat, args::duration},
     settings::{Pool, Release},
 };
 
@@ -97,6 +98,11 @@ pub struct Options {
     /// number [default: 0]
     #[arg(long, value_name = "N")]
     pub client_rate: Option<u32>,
+    /// When silent connections are forgotten; KIND is tcp-opening, tcp-established,
+    /// tcp-closing, udp, udp-answered, icmp, sctp or other; may be repeated
+    /// [default: 240s, 7440s, 240s, 120s, 300s, 60s, 300s, 60s]
+    #[arg(long, value_name = "KIND=TIME")]
+    pub timeout: Option<Vec<TimeoutOf>>,
     /// Use only what this kernel release has, such as 6.1
     #[arg(long, value_name = "RELEASE")]
     pub as_kernel: Option<Release>,
@@ -164,6 +170,36 @@ impl FromStr for NotYet {
 
     fn from_str(_: &str) -> Result<Self, Self::Err> {
         Ok(NotYet)
+    }
+}
+
+/// One time-out: `KIND=TIME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutOf {
+    pub name: &'static str,
+    pub seconds: u32,
+}
+
+impl FromStr for TimeoutOf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| format!("timeout {text:?}: {why}");
+        let (name, time) = text
+            .split_once('=')
+            .ok_or_else(|| bad("a time-out is KIND=TIME, such as udp=120s"))?;
+        let known = Timeouts::NAMES.into_iter().find(|known| *known == name);
+        let name = known.ok_or_else(|| {
+            let names = Timeouts::NAMES.join(", ");
+            bad(&format!("the kind is one of {names}"))
+        })?;
+        let time = duration(time).map_err(|e| bad(&e))?;
+        match u32::try_from(time.as_secs()) {
+            Ok(seconds @ 1..=Timeouts::MOST) if time.subsec_nanos() == 0 => {
+                Ok(TimeoutOf { name, seconds })
+            }
+            _ => Err(bad("it is whole seconds, from 1s to 30days")),
+        }
     }
 }
 

@@ -259,6 +259,7 @@ fn every_flag_is_a_key_and_a_variable() {
             "log-level" => "debug",
             "max-flows" | "max-endpoints" | "client-rate" => "7",
             "as-kernel" => "6.1",
+            "timeout" => "udp=7s",
             _ => "/a",
         };
         let flag = format!("--{key}={value}");
@@ -303,6 +304,44 @@ fn what_is_shown_is_every_key_with_its_place() {
     let state_dir = "/var/lib/netbpf".into();
     assert_eq!(of("state-dir"), (state_dir, Default, String::new()));
     assert!(of("publish-ip").0.is_null());
+}
+
+#[test]
+fn time_outs_are_set_one_by_one() {
+    let file = "timeout = ['tcp-established=3h', 'icmp=90']\n";
+    let config = load_all(&[], &[], file).unwrap();
+    let expected = Timeouts {
+        tcp_established: 10_800,
+        icmp: 90,
+        ..Timeouts::DEFAULT
+    };
+    assert_eq!(config.settings.timeouts, expected);
+    // The list of one place stands as a whole, like every other.
+    let variables = [("NETBPF_TIMEOUT", "udp=150s,udp-answered=5m")];
+    let config = load_all(&[], &variables, file).unwrap();
+    let expected = Timeouts {
+        udp: 150,
+        ..Timeouts::DEFAULT
+    };
+    assert_eq!(config.settings.timeouts, expected);
+    let shown = &config.values()["timeout"];
+    assert_eq!(shown[3], "udp=150s");
+    for (bad, expected) in [
+        ("udp", "KIND=TIME"),
+        ("tcp=7s", "tcp-opening, tcp-established"),
+        ("udp=soon", "10s"),
+        ("udp=0", "from 1s"),
+        ("udp=500ms", "whole seconds"),
+        ("udp=31days", "30days"),
+    ] {
+        let by_flag = load_all(&[&format!("--timeout={bad}")], &[], "").unwrap_err();
+        let by_file = load_all(&[], &[], &format!("timeout = ['{bad}']")).unwrap_err();
+        for error in [by_flag, by_file] {
+            assert!(error.message.contains(expected), "{bad}: {error}");
+        }
+    }
+    let twice = load_all(&["--timeout=udp=7s", "--timeout=udp=8s"], &[], "").unwrap_err();
+    assert!(twice.message.contains("twice"), "{twice}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod view;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use netbpf_common::flow::Timeouts;
 use tokio::sync::{Mutex, Notify};
 
 pub use self::monitor::EventStream;
@@ -241,12 +242,18 @@ impl Control {
         self.change(move |inner, state| {
             let before = inner.settings();
             inner.set_settings(Arc::new(settings));
-            let done =
-                uplinks::refresh(inner, state).and_then(|()| ports::sync_reserved(inner, state));
-            if done.is_err() {
+            let mut apply = || -> Result<()> {
+                inner.set_timeouts(inner.settings().timeouts)?;
+                uplinks::refresh(inner, state)?;
+                ports::sync_reserved(inner, state)
+            };
+            apply().inspect_err(|_| {
+                let timeouts = before.timeouts;
                 inner.set_settings(before);
-            }
-            done
+                if let Err(error) = inner.set_timeouts(timeouts) {
+                    tracing::warn!(%error, "time-outs stay changed");
+                }
+            })
         })
         .await
     }
@@ -304,6 +311,10 @@ impl Inner {
         // The pointer is whole whatever panicked beside it.
         let settings = self.settings.read();
         settings.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_timeouts(&self, timeouts: Timeouts) -> Result<()> {
+        Ok(self.datapath.set_timeouts(timeouts)?)
     }
 
     fn set_settings(&self, settings: Arc<Settings>) {

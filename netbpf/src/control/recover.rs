@@ -91,6 +91,7 @@ fn open(settings: &Settings, store: &Store, place: &Place) -> Result<Opened> {
             masquerade_ports: masquerade_ports(&local_port_range()),
             as_kernel: settings.as_kernel,
             client_rate: settings.client_rate,
+            timeouts: settings.timeouts,
             netns_cookie: netns::cookie()?,
         };
         let datapath = Datapath::open(&options).inspect_err(|_| {

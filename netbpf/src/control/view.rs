@@ -265,6 +265,14 @@ fn notes(inner: &Inner, seen: &Seen) -> Vec<String> {
             "IPv6 was switched off on this host while the daemon runs ({why}): no endpoint can be attached to networks that have it"
         )),
     }
+    for timeout in inner.settings().timeouts.all() {
+        if let Some((least, rfc)) = timeout.least.filter(|(least, _)| timeout.seconds < *least) {
+            notes.push(format!(
+                "timeout {}={}s is less than the {least}s of {rfc}: silent connections may break",
+                timeout.name, timeout.seconds
+            ));
+        }
+    }
     let is_there = |name: &str| seen.uplinks.iter().any(|u| u.entry.device.name == name);
     for name in inner.settings().uplinks.iter().filter(|n| !is_there(n)) {
         notes.push(format!(

@@ -11,7 +11,7 @@ use std::{
 use aya::Pod;
 use netbpf_common::{
     addr::{self, Addr},
-    flow::{State, state, timeout_seconds},
+    flow::{State, Timeouts, state},
     maps::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
         flows::{
@@ -156,7 +156,7 @@ where
             .filter(|(_, flow)| flow.flags & FLOW_ORIGINAL != 0 && !ended.has(flow))
             .filter_map(|(key, flow)| {
                 let reply = halves.get(&key.reverse(flow));
-                let record = record(key, flow, reply, now);
+                let record = record(key, flow, reply, now, &self.timeouts);
                 (record.expires_in_seconds > 0).then_some(record)
             })
             .collect())
@@ -190,7 +190,7 @@ where
                 continue;
             }
             let living = endpoints.contains(&flow.endpoint) && !ended;
-            if !living || is_over(key, flow, other, now) {
+            if !living || is_over(key, flow, other, now, &self.timeouts) {
                 // Begun anew since it was read?
                 let again = self.half(key).is_some_and(|f| f.created != flow.created);
                 if again || living && self.goes_on(key, &reverse_key)? {
@@ -226,7 +226,7 @@ where
         let reply = self.half(reverse);
         Ok(self
             .half(key)
-            .is_some_and(|flow| !is_over(key, &flow, reply.as_ref(), now)))
+            .is_some_and(|flow| !is_over(key, &flow, reply.as_ref(), now, &self.timeouts)))
     }
 
     /// The outside ports that are in use.
@@ -318,15 +318,27 @@ fn state_of<A>(key: &FlowKey<A>, flow: &Flow<A>, other: Option<&Flow<A>>) -> Sta
     state(key.protocol, flow.seen, other.map_or(0, |r| r.seen))
 }
 
-fn remaining<A>(key: &FlowKey<A>, flow: &Flow<A>, reply: Option<&Flow<A>>, now: Ticks) -> u64 {
+fn remaining<A>(
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    reply: Option<&Flow<A>>,
+    now: Ticks,
+    timeouts: &Timeouts,
+) -> u64 {
     let state = state_of(key, flow, reply);
     let idle = |f: &Flow<A>| ticks_to_millis(since(now, f.last_seen));
     let idle = idle(flow).min(reply.map_or(u64::MAX, idle));
-    (u64::from(timeout_seconds(key.protocol, state)) * 1000).saturating_sub(idle)
+    (u64::from(timeouts.seconds(key.protocol, state)) * 1000).saturating_sub(idle)
 }
 
-fn is_over<A>(key: &FlowKey<A>, flow: &Flow<A>, reply: Option<&Flow<A>>, now: Ticks) -> bool {
-    remaining(key, flow, reply, now) == 0
+fn is_over<A>(
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    reply: Option<&Flow<A>>,
+    now: Ticks,
+    timeouts: &Timeouts,
+) -> bool {
+    remaining(key, flow, reply, now, timeouts) == 0
 }
 
 pub(super) fn record<A: Address>(
@@ -334,6 +346,7 @@ pub(super) fn record<A: Address>(
     flow: &Flow<A>,
     reply: Option<&Flow<A>>,
     now: Ticks,
+    timeouts: &Timeouts,
 ) -> FlowRecord {
     FlowRecord {
         protocol: key.protocol,
@@ -345,7 +358,7 @@ pub(super) fn record<A: Address>(
         reply_src: (flow.dst.ip(), flow.dport),
         reply_dst: (flow.src.ip(), flow.sport),
         age_seconds: ticks_to_millis(since(now, flow.created)) / 1000,
-        expires_in_seconds: remaining(key, flow, reply, now).div_ceil(1000),
+        expires_in_seconds: remaining(key, flow, reply, now, timeouts).div_ceil(1000),
         packets: flow.packets,
         bytes: flow.bytes,
         reply_packets: reply.map_or(0, |r| r.packets),

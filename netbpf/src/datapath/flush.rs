@@ -48,7 +48,7 @@ where
                 continue;
             }
             let reverse = key.reverse(flow);
-            let shown = record(key, flow, halves.get(&reverse), now);
+            let shown = record(key, flow, halves.get(&reverse), now, &self.timeouts);
             if shown.expires_in_seconds == 0 || !wanted(&shown) {
                 continue;
             }

@@ -179,11 +179,6 @@ fn check_pinned_maps(bpffs: &Path, sizes: &HashMap<&str, u32>) -> Result<()> {
 }
 
 fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
-    let map = ebpf
-        .map_mut(names::CONFIG)
-        .ok_or_else(|| DatapathError::other("load", "no map config in the object"))?;
-    let mut config: Array<_, Config> =
-        Array::try_from(map).map_err(|e| DatapathError::other("write config", chain(&e)))?;
     let value = Config {
         abi: ABI,
         events: 0,
@@ -191,10 +186,21 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         reserved: [0; 6],
         client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
+        timeouts: options.timeouts,
     };
-    config
-        .set(0, value, 0)
-        .map_err(|e| DatapathError::other("write config", chain(&e)))
+    change_config(ebpf, |config| *config = value)
+}
+
+/// Changes what all programs need to know; they see it with their next packet.
+pub(super) fn change_config(ebpf: &mut Ebpf, change: impl FnOnce(&mut Config)) -> Result<()> {
+    let failed = |e: &aya::maps::MapError| DatapathError::other("write config", chain(e));
+    let map = ebpf
+        .map_mut(names::CONFIG)
+        .ok_or_else(|| DatapathError::other("load", "no map config in the object"))?;
+    let mut config: Array<_, Config> = Array::try_from(map).map_err(|e| failed(&e))?;
+    let mut value = config.get(&0, 0).map_err(|e| failed(&e))?;
+    change(&mut value);
+    config.set(0, value, 0).map_err(|e| failed(&e))
 }
 
 /// What `bpf_fib_lookup` of this kernel knows: not the neighbour, which the

@@ -42,7 +42,8 @@ use aya::{
     },
 };
 use netbpf_common::{
-    drop::DropReason, maps::EndpointStats, names, time::ticks, verdict::MAX_ENDPOINT,
+    drop::DropReason, flow::Timeouts, maps::EndpointStats, names, time::ticks,
+    verdict::MAX_ENDPOINT,
 };
 
 use crate::sys::cgroup::Cgroup;
@@ -104,8 +105,8 @@ impl Datapath {
             &tables.locals,
         );
         let flows = Flows {
-            v4: FlowTables::open4(&mut ebpf)?,
-            v6: FlowTables::open6(&mut ebpf)?,
+            v4: FlowTables::open4(&mut ebpf, options.timeouts)?,
+            v6: FlowTables::open6(&mut ebpf, options.timeouts)?,
         };
         Ok(Datapath {
             bpffs: options.bpffs.clone(),
@@ -410,6 +411,15 @@ impl Datapath {
             }
         }
         Ok(counts)
+    }
+
+    /// Changes when silent flows are over, those that are there too.
+    pub fn set_timeouts(&self, timeouts: Timeouts) -> Result<()> {
+        load::change_config(&mut self.inner().ebpf, |config| config.timeouts = timeouts)?;
+        let tables = &mut *self.flow_tables();
+        tables.v4.timeouts = timeouts;
+        tables.v6.timeouts = timeouts;
+        Ok(())
     }
 
     /// All live flows.

@@ -13,6 +13,7 @@ use aya::{
 };
 use netbpf_common::{
     addr::{Addr, mapped, unmapped},
+    flow::Timeouts,
     maps::{
         AllowData, Backend, BackendKey, DropKey, Endpoint, EndpointKey, EndpointStats, Flow,
         FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer,
@@ -48,6 +49,8 @@ where
     pub transient: HashMap<MapData, FlowKey<A>, Flow<A>>,
     pub mappings: HashMap<MapData, MappingKey<A>, Mapping<A>>,
     pub outside: HashMap<MapData, OutsideKey<A>, Outside<A>>,
+    /// When silent flows are over.
+    pub timeouts: Timeouts,
     /// Entries that the table of established flows has room for.
     pub max_entries: usize,
     /// What seemed to be of no use at the last collection.
@@ -115,8 +118,9 @@ fn entries(ebpf: &Ebpf, name: &'static str) -> Result<usize> {
 }
 
 impl FlowTables<[u8; 4]> {
-    pub(super) fn open4(ebpf: &mut Ebpf) -> Result<Self> {
+    pub(super) fn open4(ebpf: &mut Ebpf, timeouts: Timeouts) -> Result<Self> {
         Ok(FlowTables {
+            timeouts,
             max_entries: entries(ebpf, names::FLOWS4)?,
             flows: take(ebpf, names::FLOWS4)?,
             transient: take(ebpf, names::TRANSIENT4)?,
@@ -128,8 +132,9 @@ impl FlowTables<[u8; 4]> {
 }
 
 impl FlowTables<[u8; 16]> {
-    pub(super) fn open6(ebpf: &mut Ebpf) -> Result<Self> {
+    pub(super) fn open6(ebpf: &mut Ebpf, timeouts: Timeouts) -> Result<Self> {
         Ok(FlowTables {
+            timeouts,
             max_entries: entries(ebpf, names::FLOWS6)?,
             flows: take(ebpf, names::FLOWS6)?,
             transient: take(ebpf, names::TRANSIENT6)?,

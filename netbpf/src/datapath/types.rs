@@ -8,7 +8,11 @@ use std::{
 
 use crate::settings::Release;
 use ipnet::IpNet;
-use netbpf_common::{drop::DropReason, flow::State, maps::EndpointStats};
+use netbpf_common::{
+    drop::DropReason,
+    flow::{State, Timeouts},
+    maps::EndpointStats,
+};
 
 /// A device of the daemon's network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +40,8 @@ pub struct Options {
     /// New flows that one client may begin by published ports in about a second; 0:
     /// any number.
     pub client_rate: u32,
+    /// When silent flows are over.
+    pub timeouts: Timeouts,
     /// The network namespace whose processes are the host's own (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
 }

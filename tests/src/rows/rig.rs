@@ -124,6 +124,7 @@ pub fn with_rig_of(test: &str, max_flows: u32, rows: impl FnOnce(&Rig) + Send) {
 impl Rig {
     fn make(lab: &Lab, host: &Host, client: Namespace, max_flows: u32) -> Rig {
         let options = Options {
+            timeouts: netbpf_common::flow::Timeouts::DEFAULT,
             bpffs: host.bpffs(),
             max_flows,
             max_endpoints: 64,

@@ -40,7 +40,7 @@ Examples:
   netbpf reload -j | jq '.needs_restart[].key'
 
 Applied at once are log-level, no-reserve-ports, pool, publish-ip, socket-group,
-teardown-on-exit and uplink. For the rest it is said that it needs a restart. A
+teardown-on-exit, timeout and uplink. For the rest it is said that it needs a restart. A
 file that makes no sense changes nothing. What was given by flag or environment
 stays as it is. `systemctl reload netbpf` does the same.")]
 pub struct Reload {}
