@@ -184,15 +184,19 @@ fn silent_flows_expire_as_configured_and_a_reload_changes_it() {
             flows(host, &udp).is_empty()
         });
     }
-    let icmp = flows(host, &["--state", "established"]);
-    assert_eq!(icmp.len(), 2, "{icmp:?}");
-    assert!(icmp.iter().all(|f| (900..=1000).contains(&f.expires_in)));
+    // Those of UDP may not be collected yet, and come back with a longer time.
+    let icmp = || {
+        let mut icmp = flows(host, &["--state", "established"]);
+        icmp.retain(|flow| flow.protocol.starts_with("icmp"));
+        assert_eq!(icmp.len(), 2, "{icmp:?}");
+        icmp
+    };
+    assert!(icmp().iter().all(|f| (900..=1000).contains(&f.expires_in)));
 
     set("timeout = ['icmp=2000s']\n");
     let reloaded: netbpf::model::ReloadInfo = host.json(&["reload"]);
     assert_eq!(reloaded.applied[0].key, "timeout");
-    let icmp = flows(host, &["--state", "established"]);
-    assert!(icmp.iter().all(|f| (1900..=2000).contains(&f.expires_in)));
+    assert!(icmp().iter().all(|f| (1900..=2000).contains(&f.expires_in)));
     let status: StatusInfo = host.json(&["status"]);
     assert!(!status.notes.iter().any(|n| n.contains("timeout")));
 }
