@@ -334,10 +334,11 @@ fn time_outs_are_set_one_by_one() {
         ("udp=500ms", "whole seconds"),
         ("udp=31days", "30days"),
     ] {
-        let by_flag = load_all(&[&format!("--timeout={bad}")], &[], "").unwrap_err();
-        let by_file = load_all(&[], &[], &format!("timeout = ['{bad}']")).unwrap_err();
-        for error in [by_flag, by_file] {
-            assert!(error.message.contains(expected), "{bad}: {error}");
+        let flag = format!("--timeout={bad}");
+        let by_flag = Cli::try_parse_from(["netbpf", "daemon", &flag]).unwrap_err();
+        let by_file = message(&[], &[], &format!("timeout = ['{bad}']"));
+        for error in [by_flag.to_string(), by_file] {
+            assert!(error.contains(expected), "{bad}: {error}");
         }
     }
     let twice = load_all(&["--timeout=udp=7s", "--timeout=udp=8s"], &[], "").unwrap_err();
