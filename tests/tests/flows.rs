@@ -8,7 +8,6 @@ use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    thread,
     time::Duration,
 };
 
@@ -199,33 +198,4 @@ fn silent_flows_expire_as_configured_and_a_reload_changes_it() {
     assert!(icmp().iter().all(|f| (1900..=2000).contains(&f.expires_in)));
     let status: StatusInfo = host.json(&["status"]);
     assert!(!status.notes.iter().any(|n| n.contains("timeout")));
-}
-
-#[test]
-fn the_programs_know_the_time_outs_without_the_daemon() {
-    for (test, udp, packets) in [
-        ("timeouts_short", "udp-answered=1s", 1),
-        ("timeouts_long", "udp-answered=600s", 2),
-    ] {
-        let street = street_with_networks(test, &["--timeout", udp]);
-        let web = street.front("web", &[]);
-        let _server = UdpEcho::start(&street.client, 53);
-        let ways = Family::BOTH.map(|family| {
-            let socket = web.udp(SocketAddr::new(family.ip(CLIENT), 53));
-            ask(&socket, SOON).expect("an answer");
-            socket
-        });
-        street.host.stop();
-        // Nobody collects; what passes is time.
-        thread::sleep(Duration::from_millis(1200));
-        for socket in &ways {
-            ask(socket, SOON).expect("an answer");
-        }
-        street.host.restart();
-        let seen: Vec<u64> = flows(&street.host, &["--protocol", "udp"])
-            .iter()
-            .map(|flow| flow.packets)
-            .collect();
-        assert_eq!(seen, [packets; 2], "{test}");
-    }
 }
