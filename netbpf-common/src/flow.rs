@@ -129,7 +129,8 @@ impl Timeouts {
         udp_answered: 300,
         icmp: 60,
         sctp: 300,
-        other: 60,
+        // As Linux's `nf_conntrack_generic_timeout`: tunnels are silent at times.
+        other: 600,
     };
 
     /// The longest one, 30 days: time as flows store it wraps.

@@ -12,7 +12,7 @@ use netbpf_common::{
 use netbpf_tests::{
     lab::{
         Family,
-        names::{CLIENT, FAR, HOST},
+        names::{CLIENT, FAR, FRONT, HOST},
     },
     packets::{Way, addresses, describe},
     rows::{Action, Out, Rig, Row, with_rig},
@@ -196,6 +196,37 @@ fn errors_about_nothing_of_ours_are_the_hosts_or_dropped() {
                     .drops(&[(DropReason::NoFlow, 1)])
                     .check(rig);
             }
+        }
+    });
+}
+
+#[test]
+fn errors_that_nobody_can_have_sent_reach_no_container() {
+    with_rig("errors_nobody_sent", |rig| {
+        let uplink = rig.uplink.entry.device.ifindex;
+        for family in Family::BOTH {
+            let (host, client) = (family.ip(HOST), family.ip(CLIENT));
+            let sent = rig.from(&rig.web, client).udp(4000, 53, b"question");
+            let (_, outside) = rig.run(FROM_CONTAINER, rig.web.ifindex(), &sent);
+            let (kind, code) = family.of(ERRORS[0]);
+            let error = |from, to| {
+                rig.by_uplink(from, to)
+                    .icmp(kind, code, [0; 4], &outside[ETHERNET..])
+            };
+            // Under a sibling's address.
+            let sibling = error(rig.app.ip(family), host);
+            Row::new("sibling", FROM_UPLINK, uplink, sibling, Action::Drop)
+                .drops(&[(DropReason::SpoofedSubnet, 1)])
+                .check(rig);
+            // To whom the packet did not come from.
+            let gateway = error(client, family.ip(FRONT.gateways));
+            Row::new("gateway", FROM_UPLINK, uplink, gateway, Action::Drop)
+                .drops(&[(DropReason::GatewayAddress, 1)])
+                .check(rig);
+            let inside = error(client, rig.web.ip(family));
+            Row::new("inside", FROM_UPLINK, uplink, inside, Action::Drop)
+                .drops(&[(DropReason::ContainerAddress, 1)])
+                .check(rig);
         }
     });
 }

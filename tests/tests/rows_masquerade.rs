@@ -2,16 +2,18 @@
 //! test-run (RFC 4787 section 4, RFC 7857): its own, a free one, that of a mapping that
 //! is over, a shared one, or none.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use netbpf_common::{
     drop::DropReason,
+    flow::Timeouts,
     names::{FROM_CONTAINER, FROM_UPLINK},
 };
 use netbpf_tests::{
     lab::{
         Family,
         names::{CLIENT, HOST, NOBODY},
+        within,
     },
     rows::{Action, Member, Out, Rig, Row, with_rig, with_rig_of},
 };
@@ -89,8 +91,6 @@ fn every_port_is_given_out_before_one_is_shared_or_refused() {
         Row::new("reset", FROM_UPLINK, uplink, reset, Action::Redirect)
             .out(Out::Any)
             .check(rig);
-        // A mapping that was used a moment ago is not looked at.
-        std::thread::sleep(std::time::Duration::from_millis(1100));
         let found = leaves(rig, &rig.web, &syn(rig, &rig.web, client, 60_001));
         assert_eq!(found, Some(old));
         exhausted(rig, syn(rig, &rig.web, client, 60_002));
@@ -236,5 +236,27 @@ fn containers_that_send_to_each_others_outside_ports_meet() {
             )
             .check(rig);
         }
+    });
+}
+
+#[test]
+fn an_expired_tunnel_makes_way_for_the_next_without_the_daemon() {
+    with_rig("expired_tunnel", |rig| {
+        let client = Family::V4.ip(CLIENT);
+        let tunnels = |member: &Member| {
+            let packet = rig.from(member, client).protocol(47, b"tunnelled");
+            rig.run(FROM_CONTAINER, member.ifindex(), &packet).0 == 7
+        };
+        assert!(tunnels(&rig.web));
+        assert!(!tunnels(&rig.app));
+        rig.datapath
+            .set_timeouts(Timeouts {
+                other: 1,
+                ..Timeouts::DEFAULT
+            })
+            .expect("time-outs");
+        within(Duration::from_secs(5), "the other's is over", || {
+            tunnels(&rig.app)
+        });
     });
 }

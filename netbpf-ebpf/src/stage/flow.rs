@@ -186,7 +186,7 @@ pub fn address<F: Family>(skb: &Skb, l3: usize, taken: &Taken) -> Step<()> {
 /// What decides where a packet goes, besides its new tuple.
 pub struct Taken {
     mac: [u8; 6],
-    pub flags: u8,
+    flags: u8,
     kind: u8,
     mtu: u16,
     delivered: Coded,
@@ -195,7 +195,7 @@ pub struct Taken {
 /// Copies all that decides where the packet goes, before it is trusted: an entry of an
 /// LRU table may have become another flow's since it was found.
 #[inline(always)]
-pub fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
+fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
     room.new = NewTuple {
         src: flow.src,
         dst: flow.dst,
@@ -213,14 +213,30 @@ pub fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken 
 
 /// Is what was copied of the entry the flow's still?
 #[inline(always)]
-pub fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u8) -> bool {
+fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u8) -> bool {
     flags & FLOW_ESTABLISHED != 0
         || F::transient().get_ptr_mut(key) == Some(core::ptr::from_mut(flow))
 }
 
+/// The flow under the key in the room, for a packet that does not tell it itself, and
+/// what was copied of it; `None` also for one that is over or another sender's.
+#[inline(always)]
+pub fn led<F: Family>(
+    room: &mut Room<F::Addr>,
+    sender: u32,
+) -> Option<(&'static mut Flow<F::Addr>, Taken)> {
+    let key = room.forward_key;
+    let flow = find::<F>(&key)?;
+    let taken = take::<F>(flow, room);
+    if flow.sender != sender || is_ended(flow) || !is_held::<F>(&key, flow, taken.flags) {
+        return None;
+    }
+    Some((flow, taken))
+}
+
 /// Its port was taken back, or published anew, since.
 #[inline(always)]
-pub fn is_ended<A>(flow: &Flow<A>) -> bool {
+fn is_ended<A>(flow: &Flow<A>) -> bool {
     is_of_port(flow.kind) && !port::is_current(flow.slot.into(), flow.generation)
 }
 

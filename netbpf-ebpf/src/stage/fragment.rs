@@ -50,8 +50,8 @@ pub fn remember<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
     Ok(Coded::PASS)
 }
 
-/// Follows a later fragment. `NOT_FOLLOWED`: it is of no datagram that we know. `sender`: as in
-/// [`flow::follow`].
+/// Follows a later fragment. `NOT_FOLLOWED`: it is of no datagram that we know.
+/// `sender`: as in [`flow::follow`].
 #[inline(always)]
 pub fn follow<F: Family>(
     skb: &Skb,
@@ -73,17 +73,9 @@ pub fn follow<F: Family>(
         return Ok(Coded::NOT_FOLLOWED);
     }
     room.forward_key = room.fragment.flow;
-    let key = room.forward_key;
-    let Some(found) = flow::find::<F>(&key) else {
+    let Some((found, taken)) = flow::led::<F>(room, sender) else {
         return Ok(Coded::NOT_FOLLOWED);
     };
-    let taken = flow::take::<F>(found, room);
-    if found.sender != sender
-        || flow::is_ended(found)
-        || !flow::is_held::<F>(&key, found, taken.flags)
-    {
-        return Ok(Coded::NOT_FOLLOWED);
-    }
     if p.ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }

@@ -1,9 +1,10 @@
 //! ICMP errors about packets of known flows: translated outside, and inside, where
-//! they quote the packet (RFC 5508 section 4). They keep no
-//! flow alive and end none (RFC 5508 REQ-6).
+//! they quote the packet (RFC 5508 section 4). They keep no flow alive and end none
+//! (RFC 5508 REQ-6).
 
 use netbpf_common::{
     drop::DropReason,
+    maps::flows::ARRIVAL_UPLINK,
     packet::{
         Read as _, checksum, icmp, tcp,
         tuple::{self, Ip, Transport, TransportKind},
@@ -11,7 +12,7 @@ use netbpf_common::{
     verdict::Coded,
 };
 
-use super::{Step, flow, translate::NewTuple};
+use super::{Step, flow, local, translate::NewTuple};
 use crate::{
     ctx::{Skb, now},
     family::{Family, Packet, Room},
@@ -50,16 +51,16 @@ pub fn follow<F: Family>(
     let l4 = p.ip.l4 & 0x3fff;
     let (quote, t) = (room.quoted, room.quoted_t);
     room.forward_key = quote.key_of_answer(&t, p.key.arrival);
-    let Some(found) = flow::find::<F>(&room.forward_key) else {
+    // It goes to whom the packet came from, or somebody made it up.
+    if p.ip.dst != quote.src {
+        return Ok(Coded::NOT_FOLLOWED);
+    }
+    let Some((found, taken)) = flow::led::<F>(room, sender) else {
         return Ok(Coded::NOT_FOLLOWED);
     };
-    let taken = flow::take::<F>(found, room);
-    let key = room.forward_key;
-    if found.sender != sender
-        || flow::is_ended(found)
-        || !flow::is_held::<F>(&key, found, taken.flags)
-    {
-        return Ok(Coded::NOT_FOLLOWED);
+    // Any router may say it, but nobody on a wire is within our subnets.
+    if p.key.arrival == ARRIVAL_UPLINK && local::subnet::<F>(room, p.ip.src).is_some() {
+        return Err(DropReason::SpoofedSubnet);
     }
     if p.ip.hop_limit <= 1 {
         return Err(DropReason::HopLimit);

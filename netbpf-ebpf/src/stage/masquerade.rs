@@ -194,7 +194,7 @@ fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
         if since(room.expires, mapping.expires) != 0 {
             mapping.expires = room.expires;
         }
-        mapping.flows = mapping.flows.wrapping_add(1) | 1 << 31;
+        mapping.flows = mapping.flows.saturating_add(1);
         room.outside_key = OutsideKey {
             outside,
             port,
@@ -267,7 +267,7 @@ fn random_port() -> u16 {
 }
 
 /// Of protocols without ports, those whose checksums and signatures leave the addresses
-/// out. RFC 6773, RFC 3828, RFC 4302.
+/// out: not those of RFC 4340 section 9.1, RFC 3828 section 3.1, RFC 4302 section 3.3.3.
 #[inline(always)]
 fn may_change_address(protocol: u8) -> bool {
     !matches!(
@@ -376,9 +376,7 @@ fn release<F: Family>(room: &mut Room<F::Addr>, time: Ticks, idle: bool) -> bool
         return false;
     };
     if since(time, mapping.expires) == 0 {
-        // One that was just made has no flow yet.
-        let settled = since(time, mapping.last_used) > TICKS_PER_SECOND;
-        if !idle || protocol != IPPROTO_TCP || mapping.flows != 1 || !settled {
+        if !idle || protocol != IPPROTO_TCP || mapping.flows != 1 {
             return false;
         }
         room.forward_key = FlowKey {
@@ -398,6 +396,9 @@ fn release<F: Family>(room: &mut Room<F::Addr>, time: Ticks, idle: bool) -> bool
             }
             let _ = F::flows().remove(&room.reverse_key);
             let _ = F::transient().remove(&room.reverse_key);
+        } else if since(time, mapping.last_used) <= TICKS_PER_SECOND {
+            // One that was just made has no flow yet.
+            return false;
         }
     }
     let _ = F::mappings().remove(&room.other_mapping_key);
@@ -429,9 +430,6 @@ pub fn keep<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>, time: Tick
     }
 }
 
-/// `TCP_LISTEN` of `net/tcp_states.h`.
-const TCP_LISTEN: u32 = 10;
-
 /// A flow is over: its mapping may be taken over when no port is free.
 #[inline(always)]
 pub fn ended<F: Family>(p: &Packet<F::Addr>, flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) {
@@ -444,6 +442,9 @@ pub fn ended<F: Family>(p: &Packet<F::Addr>, flow: &Flow<F::Addr>, room: &mut Ro
         pool::note_idle(own.pool, p.ip.protocol, port);
     }
 }
+
+/// `TCP_LISTEN` of `net/tcp_states.h`.
+const TCP_LISTEN: u32 = 10;
 
 /// Has a socket of the host this tuple, or (`listeners`) the port for itself?
 #[inline(always)]
@@ -576,18 +577,25 @@ pub fn record<F: Family>(
 }
 
 /// Whether the reverse key in the room is nobody's, or a flow's of before: that of the
-/// same container and port, or one that is over. Such a one goes.
+/// same container and port, or one that is over or expired. Such a one goes.
 #[inline(always)]
 pub fn clear<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> bool {
     let Some(held) = super::flow::find::<F>(&room.reverse_key) else {
         return true;
     };
-    let (transient, seen) = (F::transient(), held.seen);
+    let transient = F::transient();
     if held.dst != p.ip.src || held.dport != p.t.sport {
         room.other_key = room.reverse_key.reverse(held);
-        let other = super::flow::find::<F>(&room.other_key).map_or(0, |other| other.seen);
-        // Only TCP is ever over before its time is up.
-        if !state(p.ip.protocol, other, seen).is_over() {
+        let (time, protocol) = (now(), p.ip.protocol);
+        let (mut seen, mut silent) = (0, since(time, held.last_seen));
+        if let Some(other) = super::flow::find::<F>(&room.other_key) {
+            seen = other.seen;
+            silent = silent.min(since(time, other.last_seen));
+        }
+        // Also where the daemon, which collects what is over, is away.
+        if !state(protocol, seen, held.seen).is_over()
+            && silent <= timeout_ticks(protocol, State::Established)
+        {
             return false;
         }
         let _ = F::flows().remove(&room.other_key);

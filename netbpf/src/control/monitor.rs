@@ -50,7 +50,14 @@ pub struct Monitor {
 struct Listening {
     sender: broadcast::Sender<Shared>,
     told: mpsc::Sender<EventRecord>,
-    readers: usize,
+    /// Held by each reader's seat as well.
+    seats: Arc<()>,
+}
+
+impl Listening {
+    fn readers(&self) -> usize {
+        Arc::strong_count(&self.seats) - 1
+    }
 }
 
 impl Monitor {
@@ -72,14 +79,16 @@ impl Monitor {
 }
 
 /// A reader among those who listen.
-struct Seat(Arc<Monitor>);
+struct Seat {
+    monitor: Arc<Monitor>,
+    place: Option<Arc<()>>,
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(listening) = &mut *self.0.listening() {
-            listening.readers -= 1;
-        }
-        self.0.left.notify_one();
+        // Before it is said, so that the last one is seen to be gone.
+        self.place = None;
+        self.monitor.left.notify_one();
     }
 }
 
@@ -101,7 +110,7 @@ fn sit_down(inner: &Arc<Inner>) -> Result<(broadcast::Receiver<Shared>, Seat)> {
     let monitor = &inner.monitor;
     let mut listening = monitor.listening();
     let there = match &mut *listening {
-        Some(there) if there.readers >= READERS => {
+        Some(there) if there.readers() >= READERS => {
             return Err(Error::new(
                 Code::TooManyRequests,
                 format!("{READERS} clients read events already"),
@@ -123,12 +132,15 @@ fn sit_down(inner: &Arc<Inner>) -> Result<(broadcast::Receiver<Shared>, Seat)> {
             none.insert(Listening {
                 sender,
                 told,
-                readers: 0,
+                seats: Arc::default(),
             })
         }
     };
-    there.readers += 1;
-    Ok((there.sender.subscribe(), Seat(monitor.clone())))
+    let seat = Seat {
+        monitor: monitor.clone(),
+        place: Some(there.seats.clone()),
+    };
+    Ok((there.sender.subscribe(), seat))
 }
 
 /// The next event that is asked for; `None` at the end.
@@ -180,7 +192,7 @@ async fn read(
             }
             () = monitor.left.notified() => {
                 let mut listening = monitor.listening();
-                if listening.as_ref().is_some_and(|l| l.readers > 0) {
+                if listening.as_ref().is_some_and(|l| l.readers() > 0) {
                     continue;
                 }
                 *listening = None;

@@ -19,7 +19,12 @@ use netbpf_common::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Datapath, Result, attach::monotonic, flows::kind_label, load::chain, pins, tables::ip,
+    Datapath, Result,
+    attach::monotonic,
+    flows::kind_label,
+    load::{chain, change_config},
+    pins,
+    tables::ip,
     types::DatapathError,
 };
 
@@ -214,10 +219,7 @@ impl Events {
     }
 
     fn switch(&mut self, events: u32) -> Result<()> {
-        let failed = |e| DatapathError::other("write config", chain(&e));
-        let mut config = self.config.get(&0, 0).map_err(failed)?;
-        config.events = events;
-        self.config.set(0, config, 0).map_err(failed)
+        change_config(&mut self.config, |config| config.events = events)
     }
 }
 

@@ -257,20 +257,11 @@ where
                 owned.insert(outside);
                 continue;
             }
-            // Used since it was read? Between this look and the removal a program
-            // may still use it: it then finds its port to be nobody's, or
-            // another's, with its next flow, and takes a new one.
-            if self
-                .mappings
-                .get(&key, 0)
-                .is_ok_and(|m| m.last_used != mapping.last_used)
-            {
+            if self.unmap(&key, &mapping)? {
+                collected.mappings += 1;
+            } else {
                 owned.insert(outside);
-                continue;
             }
-            removed(names::MAPPINGS4, self.mappings.remove(&key))?;
-            removed(names::OUTSIDE4, self.outside.remove(&outside))?;
-            collected.mappings += 1;
         }
         // A port taken by a program that did not come to write its mapping;
         // twice seen so, it did not just begin.

@@ -94,7 +94,7 @@ where
     /// Gives an outside port back, unless a flow was made with it meanwhile. One that is
     /// made right now finds its port to be nobody's with the next flow, and takes a new
     /// one.
-    fn unmap(&mut self, key: &MappingKey<A>, mapping: &Mapping<A>) -> Result<bool> {
+    pub(super) fn unmap(&mut self, key: &MappingKey<A>, mapping: &Mapping<A>) -> Result<bool> {
         let made = |m: &Mapping<A>| (m.last_used, m.flows);
         let is_same = |m: Mapping<A>| made(&m) == made(mapping);
         if !self.mappings.get(key, 0).is_ok_and(is_same) {
@@ -107,7 +107,7 @@ where
             protocol: key.protocol,
             reserved: 0,
         };
-        // Of a port that is shared somebody else may be the owner.
+        // A program may have taken the port over since.
         let owner = (key.inside, key.port, key.scope);
         let is_ours = |owned: Outside<A>| (owned.inside, owned.port, owned.scope) == owner;
         if self.outside.get(&outside, 0).is_ok_and(is_ours) {

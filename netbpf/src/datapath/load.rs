@@ -1,8 +1,10 @@
 //! Loads the object of this binary, over maps that an earlier daemon pinned.
 
 use std::{
+    borrow::BorrowMut,
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use aya::{
@@ -188,19 +190,29 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         netns_cookie: options.netns_cookie,
         timeouts: options.timeouts,
     };
-    change_config(ebpf, |config| *config = value)
+    change_config(&mut config(ebpf)?, |config| *config = value)
 }
 
-/// Changes what all programs need to know; they see it with their next packet.
-pub(super) fn change_config(ebpf: &mut Ebpf, change: impl FnOnce(&mut Config)) -> Result<()> {
-    let failed = |e: &aya::maps::MapError| DatapathError::other("write config", chain(e));
+/// The map of what all programs need to know.
+pub(super) fn config(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Config>> {
     let map = ebpf
         .map_mut(names::CONFIG)
         .ok_or_else(|| DatapathError::other("load", "no map config in the object"))?;
-    let mut config: Array<_, Config> = Array::try_from(map).map_err(|e| failed(&e))?;
-    let mut value = config.get(&0, 0).map_err(|e| failed(&e))?;
+    Array::try_from(map).map_err(|e| DatapathError::other("open config", chain(&e)))
+}
+
+/// Changes it; the programs see it with their next packet. One change at a time: each
+/// writes the whole of what it has read.
+pub(super) fn change_config<T: BorrowMut<MapData>>(
+    map: &mut Array<T, Config>,
+    change: impl FnOnce(&mut Config),
+) -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let failed = |e: &aya::maps::MapError| DatapathError::other("write config", chain(e));
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut value = map.get(&0, 0).map_err(|e| failed(&e))?;
     change(&mut value);
-    config.set(0, value, 0).map_err(|e| failed(&e))
+    map.set(0, value, 0).map_err(|e| failed(&e))
 }
 
 /// What `bpf_fib_lookup` of this kernel knows: not the neighbour, which the

@@ -42,7 +42,11 @@ use aya::{
     },
 };
 use netbpf_common::{
-    drop::DropReason, flow::Timeouts, maps::EndpointStats, names, time::ticks,
+    drop::DropReason,
+    flow::Timeouts,
+    maps::{Config, EndpointStats},
+    names,
+    time::ticks,
     verdict::MAX_ENDPOINT,
 };
 
@@ -415,7 +419,8 @@ impl Datapath {
 
     /// Changes when silent flows are over, those that are there too.
     pub fn set_timeouts(&self, timeouts: Timeouts) -> Result<()> {
-        load::change_config(&mut self.inner().ebpf, |config| config.timeouts = timeouts)?;
+        let change = |config: &mut Config| config.timeouts = timeouts;
+        load::change_config(&mut load::config(&mut self.inner().ebpf)?, change)?;
         let tables = &mut *self.flow_tables();
         tables.v4.timeouts = timeouts;
         tables.v6.timeouts = timeouts;

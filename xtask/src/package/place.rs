@@ -44,22 +44,28 @@ impl Made {
 pub fn install(items: &[Item], destdir: &Path, bindir: &Path, record: &Path) -> Result<()> {
     let record = under(destdir, record);
     let mut made = read(&record);
+    let done = make(items, destdir, bindir, &mut made);
+    // Also what a failure has left half-made, so that uninstall finds it.
+    make_parents(&record, &mut made)?;
+    push(&mut made, Made::File(record.clone()));
+    let lines: String = made.iter().map(Made::line).collect();
+    fs::write(&record, lines).with_context(|| format!("cannot write {}", record.display()))?;
+    done
+}
+
+fn make(items: &[Item], destdir: &Path, bindir: &Path, made: &mut Vec<Made>) -> Result<()> {
     for item in items {
         let to = under(destdir, &item.to);
         if item.to == Path::new(CONFIGURATION) && to.exists() {
             eprintln!("kept {}", to.display());
             continue;
         }
-        write(item, &to, bindir, &mut made)
-            .with_context(|| format!("cannot make {}", to.display()))?;
+        write(item, &to, bindir, made).with_context(|| format!("cannot make {}", to.display()))?;
     }
     if destdir == Path::new("/") {
-        group(&mut made)?;
+        group(made)?;
     }
-    make_parents(&record, &mut made)?;
-    push(&mut made, Made::File(record.clone()));
-    let lines: String = made.iter().map(Made::line).collect();
-    fs::write(&record, lines).with_context(|| format!("cannot write {}", record.display()))
+    Ok(())
 }
 
 /// Removes what the record names: files, directories that are empty then, the group.
@@ -85,7 +91,10 @@ pub fn uninstall(items: &[Item], destdir: &Path, record: &Path) -> Result<()> {
             }
             Made::Group(name) => {
                 let done = Command::new("groupdel").arg(name).status();
-                done.with_context(|| format!("cannot remove the group {name}"))?;
+                let done = done.with_context(|| format!("cannot remove the group {name}"))?;
+                if !done.success() {
+                    eprintln!("kept the group {name} ({done})");
+                }
             }
         }
     }
@@ -248,6 +257,20 @@ mod tests {
         fn uninstall(&self) -> Result<()> {
             uninstall(&self.items, &self.root(), &self.layout.record())
         }
+    }
+
+    #[test]
+    fn a_failed_install_can_be_taken_away() {
+        let mut trial = Trial::new();
+        let before = tree(&trial.root());
+        let missing = PathBuf::from("/nowhere");
+        trial.items.last_mut().unwrap().from = Source::File(missing);
+        let bindir = trial.layout.bindir();
+        let record = trial.layout.record();
+        install(&trial.items, &trial.root(), &bindir, &record).unwrap_err();
+        assert_ne!(tree(&trial.root()), before);
+        trial.uninstall().unwrap();
+        assert_eq!(tree(&trial.root()), before);
     }
 
     #[test]
