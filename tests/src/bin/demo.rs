@@ -145,11 +145,11 @@ fn figures(street: &Street, web: &Container) {
     if !has_tools("demo: stream", &["iperf3"]) {
         return;
     }
-    let _server = web
+    let mut server = web
         .run(&["iperf3", "-s", "-p", "80"])
         .timeout(Duration::from_secs(60))
         .spawn();
-    wait_for_listener(web, 80);
+    wait_for_listener(web, 80, &mut server);
     let iperf = ["iperf3", "-c", HOST[0], "-p", "8080", "-t", "2", "-J"];
     let output = in_space(&street.client, &iperf).ok();
     let result: serde_json::Value = serde_json::from_str(&output).expect("iperf3 prints JSON");
@@ -235,8 +235,8 @@ impl WebServer {
             ]
         };
         show(&format!("{}    # in {}", argv.join(" "), space.role()));
-        let process = space.run(&argv).timeout(Duration::from_secs(60)).spawn();
-        wait_for_listener(space, port);
+        let mut process = space.run(&argv).timeout(Duration::from_secs(60)).spawn();
+        wait_for_listener(space, port, &mut process);
         WebServer { process }
     }
 
@@ -255,12 +255,17 @@ impl WebServer {
     }
 }
 
-fn wait_for_listener(space: &netbpf_tests::lab::Namespace, port: u16) {
+fn wait_for_listener(space: &netbpf_tests::lab::Namespace, port: u16, server: &mut Background) {
     let filter = format!("sport = :{port}");
     within(
         Duration::from_secs(10),
         &format!("a server on port {port}"),
         || {
+            assert!(
+                server.is_running(),
+                "the server on port {port} has ended: {}",
+                server.stderr()
+            );
             space
                 .run(&["ss", "-Hltn", &filter])
                 .ok()

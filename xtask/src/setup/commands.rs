@@ -1,15 +1,36 @@
 //! Commands that the demo and the tests call. They are small and bring no
 //! service, so they are installed – after asking.
 
-use super::{Consent, apt, ask, install_step, lists, manual};
+use super::{Consent, apt, ask, install_step, manual, with_lists};
 use crate::privilege::which;
 use anyhow::{Result, bail};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 /// A command and the package that brings it.
 #[derive(Debug, Clone, Copy)]
 pub struct Needed {
     pub command: &'static str,
     pub package: &'static str,
+    /// Arguments with which the command succeeds where it is there in full.
+    probe: &'static [&'static str],
+}
+
+impl Needed {
+    fn is_here(self) -> bool {
+        which(self.command).is_some_and(|path| self.probe.is_empty() || self.succeeds(&path))
+    }
+
+    fn succeeds(self, path: &Path) -> bool {
+        Command::new(path)
+            .args(self.probe)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
 }
 
 const NEEDED: [Needed; 14] = [
@@ -22,7 +43,11 @@ const NEEDED: [Needed; 14] = [
     needed("traceroute", "traceroute"),
     needed("tracepath", "iputils-tracepath"),
     needed("mtr", "mtr-tiny"),
-    needed("python3", "python3-minimal"),
+    // Debian's python3-minimal has the command alone, without http.server.
+    Needed {
+        probe: &["-c", "import http.server"],
+        ..needed("python3", "python3")
+    },
     needed("groff", "groff-base"),
     needed("bpftool", "bpftool"),
     needed("iptables", "iptables"),
@@ -30,13 +55,17 @@ const NEEDED: [Needed; 14] = [
 ];
 
 const fn needed(command: &'static str, package: &'static str) -> Needed {
-    Needed { command, package }
+    Needed {
+        command,
+        package,
+        probe: &[],
+    }
 }
 
 pub fn missing() -> Vec<Needed> {
     NEEDED
         .into_iter()
-        .filter(|needed| which(needed.command).is_none())
+        .filter(|needed| !needed.is_here())
         .collect()
 }
 
@@ -44,7 +73,6 @@ pub fn install(missing: &[Needed], consent: Consent) -> Result<()> {
     if !apt::is_here() {
         bail!(manual::commands(missing));
     }
-    lists(consent)?;
     let mut arguments = vec!["install", "--no-install-recommends", "--no-remove", "--yes"];
     arguments.extend(missing.iter().map(|needed| needed.package));
     ask(
@@ -53,5 +81,7 @@ pub fn install(missing: &[Needed], consent: Consent) -> Result<()> {
          in half a minute, and removes nothing:",
         &format!("sudo apt-get {}", arguments.join(" ")),
     )?;
-    install_step(&arguments)
+    with_lists(consent, || {
+        install_step(&arguments).map_err(|error| error.context(apt::Download))
+    })
 }

@@ -2,7 +2,7 @@
 //! bring services to the host, so they are unpacked under `target/tools/engines`
 //! and never installed.
 
-use super::{Consent, MEGABYTE, apt, apt::Package, lists};
+use super::{Consent, MEGABYTE, apt, apt::Package, with_lists};
 use anyhow::{Context, Result};
 use ebpf_build::Places;
 use std::{
@@ -41,7 +41,10 @@ pub fn bring(places: &Places, consent: Consent) -> Result<()> {
         eprintln!("note: there is no apt to bring container engines; their tests are skipped");
         return Ok(());
     }
-    lists(consent)?;
+    with_lists(consent, || bring_packages(places))
+}
+
+fn bring_packages(places: &Places) -> Result<()> {
     let packages = wanted()?;
     let size = apt::download_size(&packages)? / MEGABYTE;
     let root = root(places);

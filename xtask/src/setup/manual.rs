@@ -36,7 +36,6 @@ fn fedora(package: &'static str) -> &'static str {
         "iproute2" => "iproute",
         "iputils-ping" => "iputils",
         "procps" => "procps-ng",
-        "python3-minimal" => "python3",
         other => other,
     }
 }
@@ -45,7 +44,7 @@ fn arch(package: &'static str) -> &'static str {
     match package {
         "iputils-ping" => "iputils",
         "procps" => "procps-ng",
-        "python3-minimal" => "python",
+        "python3" => "python",
         "bpftool" => "bpf",
         other => other,
     }
@@ -54,7 +53,6 @@ fn arch(package: &'static str) -> &'static str {
 fn suse(package: &'static str) -> &'static str {
     match package {
         "iputils-ping" => "iputils",
-        "python3-minimal" => "python3-base",
         other => other,
     }
 }

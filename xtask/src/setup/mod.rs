@@ -115,6 +115,19 @@ fn lists(consent: Consent) -> Result<()> {
     refresh(consent, "apt has no package lists on this system")
 }
 
+/// Does what downloads packages; once more with new lists where the old ones name what
+/// is no longer there: Debian drops a package's old version as soon as there is a new one.
+fn with_lists<T>(consent: Consent, mut bring: impl FnMut() -> Result<T>) -> Result<T> {
+    lists(consent)?;
+    match bring() {
+        Err(error) if error.is::<apt::Download>() => {
+            refresh(consent, &format!("{error}; apt's package lists may be old"))?;
+            bring()
+        }
+        done => done,
+    }
+}
+
 /// Fetches apt's lists anew.
 fn refresh(consent: Consent, why: &str) -> Result<()> {
     ask(

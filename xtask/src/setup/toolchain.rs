@@ -4,7 +4,7 @@
 //!   unpacked. Installing them could remove a user's own Rust packages.
 //! - `bin/bpf-linker`, built against that LLVM.
 
-use super::{Consent, MEGABYTE, apt, apt::Package, lists, manual, refresh};
+use super::{Consent, MEGABYTE, apt, apt::Package, lists, manual, refresh, with_lists};
 use anyhow::{Context, Result, bail};
 use ebpf_build::Places;
 use std::{
@@ -37,33 +37,22 @@ pub fn bring(places: &Places, consent: Consent) -> Result<()> {
         ));
     }
     lists(consent)?;
-    let plan = match Plan::make()? {
-        Some(plan) => plan,
-        None => {
-            refresh(
-                consent,
-                "apt's package lists name no suitable Rust and may be old",
-            )?;
-            Plan::make()?.with_context(|| {
-                manual::toolchain(
-                    places,
-                    "this system's packages have no Rust that is new enough and can make BPF \
-                     code (Debian 12 has it in its security updates)",
-                )
-            })?
-        }
-    };
-    let plan = match packages(places, &plan) {
-        Ok(()) => plan,
-        // Debian drops a package's old version as soon as there is a new one.
-        Err(error) if error.is::<apt::Download>() => {
-            refresh(consent, &format!("{error}; apt's package lists may be old"))?;
-            let plan = Plan::make()?.context("apt lost the compiler meanwhile")?;
-            packages(places, &plan)?;
-            plan
-        }
-        Err(error) => return Err(error),
-    };
+    if Plan::make()?.is_none() {
+        refresh(
+            consent,
+            "apt's package lists name no suitable Rust and may be old",
+        )?;
+    }
+    let plan = with_lists(consent, || {
+        let plan = Plan::make()?.with_context(|| {
+            manual::toolchain(
+                places,
+                "this system's packages have no Rust that is new enough and can make BPF \
+                 code (Debian 12 has it in its security updates)",
+            )
+        })?;
+        packages(places, &plan).map(|()| plan)
+    })?;
     if linker_llvm(places) != Some(plan.llvm) {
         build_linker(places, plan.llvm)?;
     }

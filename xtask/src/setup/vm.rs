@@ -1,7 +1,7 @@
 //! What a virtual machine is made of: QEMU, a kernel of Debian's and a static
 //! busybox. All of it is unpacked under `target/tools/vm`, nothing is installed.
 
-use super::{Consent, MEGABYTE, apt, apt::Package, lists};
+use super::{Consent, MEGABYTE, apt, apt::Package, with_lists};
 use crate::privilege::which;
 use anyhow::{Context, Result, bail};
 use ebpf_build::Places;
@@ -95,7 +95,10 @@ pub fn bring(places: &Places, series: &str, consent: Consent) -> Result<Machine>
             kernel_of(series)?
         );
     }
-    lists(consent)?;
+    with_lists(consent, || bring_packages(places, series))
+}
+
+fn bring_packages(places: &Places, series: &str) -> Result<Machine> {
     let kernel = newest_kernel(series)?;
     let mut packages = vec![kernel];
     packages.extend(apt::candidate("busybox-static"));
