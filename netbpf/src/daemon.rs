@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     control::Control,
     error::{Code, Error, Result},
+    metrics,
     settings::Settings,
     sys::{inherited, lock::NamespaceLock, process},
 };
@@ -91,6 +92,11 @@ where
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let path = config.settings.socket.clone();
 
+    // Refused before anything is touched.
+    let metrics = match config.settings.metrics {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
     let service = tokio::select! {
         started = start(config.settings.clone()) => started?,
         // What is half-done is finished or undone at the next start.
@@ -99,6 +105,9 @@ where
     let (api, mut reloads) = Api::new(service.clone());
     let (busy, mut torn_down) = (api.busy.clone(), api.torn_down.subscribe());
     let stop = api.stopping.clone();
+    if let Some(listener) = metrics {
+        tokio::spawn(metrics::serve(listener, service.clone(), stopped(&stop)));
+    }
     let mut server = tokio::spawn(api::serve(socket.listener()?, api, stopped(&stop)));
 
     info!(socket = %path.display(), after = ?began.elapsed(), "ready");

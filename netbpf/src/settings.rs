@@ -1,7 +1,12 @@
 //! What the daemon runs with, after flags, environment, file and defaults have
 //! been put together.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 use netbpf_common::flow::Timeouts;
@@ -42,6 +47,8 @@ pub struct Settings {
     pub client_rate: u32,
     /// When silent connections are forgotten.
     pub timeouts: Timeouts,
+    /// Where Prometheus may ask.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A kernel's release, such as 6.1.
@@ -106,6 +113,7 @@ impl Default for Settings {
             xdp: false,
             client_rate: 0,
             timeouts: Timeouts::DEFAULT,
+            metrics: None,
         }
     }
 }

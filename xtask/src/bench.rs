@@ -5,7 +5,7 @@ use crate::{
     privilege::as_root,
     setup::{self, Consent},
     step::Step,
-    test::{self, PRIVILEGED, Profile},
+    test::{self, Profile, SCENARIOS},
 };
 use anyhow::{Context, Result};
 use ebpf_build::Places;
@@ -24,7 +24,7 @@ pub fn run(places: &Places, consent: Consent, arguments: &[OsString]) -> Result<
     let bench = test::executables(
         &step,
         test::cargo(places)
-            .args(["build", "--package", PRIVILEGED, "--bin", "netbpf-bench"])
+            .args(["build", "--package", SCENARIOS, "--bin", "netbpf-bench"])
             .args(Profile::Release.arguments()),
     )?
     .into_iter()

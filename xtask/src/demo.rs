@@ -5,7 +5,7 @@ use crate::{
     privilege::as_root,
     setup::{self, Consent},
     step::Step,
-    test::{self, PRIVILEGED, Profile},
+    test::{self, Profile, SCENARIOS},
 };
 use anyhow::{Context, Result};
 use ebpf_build::Places;
@@ -20,7 +20,7 @@ pub fn run(places: &Places, consent: Consent, arguments: &[String]) -> Result<Ex
     let demo = test::executables(
         &step,
         test::cargo(places)
-            .args(["build", "--package", PRIVILEGED, "--bin", "netbpf-demo"])
+            .args(["build", "--package", SCENARIOS, "--bin", "netbpf-demo"])
             .args(Profile::Release.arguments()),
     )?
     .into_iter()

@@ -8,9 +8,13 @@ use std::{
 use futures_util::{StreamExt, stream};
 
 use super::Service;
+use netbpf_common::drop::DropReason;
+
 use crate::{
     control::EventStream,
+    datapath::Stats,
     error::{Code, Error, Result},
+    metrics::Figures,
     model::*,
     settings::Settings,
 };
@@ -305,6 +309,23 @@ impl Service for Fake {
         };
         // One event, and the end.
         Ok(stream::once(async { Arc::new(event) }).boxed())
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        Ok(Figures {
+            status: self.status().await?,
+            networks: vec![("front".into(), 2), ("back".into(), 0)],
+            endpoints: self.endpoints().await?,
+            detached: Stats {
+                rx_packets: 3,
+                rx_bytes: 300,
+                tx_packets: 2,
+                tx_bytes: 100,
+                dropped_packets: 1,
+            },
+            drops: vec![(DropReason::Isolated, 7)],
+            events_lost: 5,
+        })
     }
 
     async fn status(&self) -> Result<StatusInfo> {

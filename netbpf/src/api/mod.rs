@@ -29,7 +29,7 @@ pub use self::{
     limits::{Busy, Limits},
     route::{Route, SchemaOf, Verb, schema_of},
     routes::{router, routes},
-    server::serve,
+    server::{answer_all, serve},
     service::Service,
     socket::Socket,
 };

@@ -6,6 +6,7 @@ use std::future::Future;
 use crate::{
     control::{Control, EventStream},
     error::Result,
+    metrics::Figures,
     model::*,
     settings::Settings,
 };
@@ -54,6 +55,8 @@ pub trait Service: Clone + Send + Sync + 'static {
         network: Option<&str>,
     ) -> impl Future<Output = Result<Vec<DropInfo>>> + Send;
     fn events(&self, filter: EventFilter) -> impl Future<Output = Result<EventStream>> + Send;
+    /// What Prometheus reads.
+    fn figures(&self) -> impl Future<Output = Result<Figures>> + Send;
     fn status(&self) -> impl Future<Output = Result<StatusInfo>> + Send;
     fn reload(&self, settings: Settings) -> impl Future<Output = Result<()>> + Send;
     fn teardown(&self, purge: bool) -> impl Future<Output = Result<()>> + Send;
@@ -127,6 +130,10 @@ impl Service for Control {
 
     async fn events(&self, filter: EventFilter) -> Result<EventStream> {
         Control::events(self, filter).await
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        Control::figures(self).await
     }
 
     async fn status(&self) -> Result<StatusInfo> {

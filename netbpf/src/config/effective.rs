@@ -48,6 +48,7 @@ impl Config {
             xdp,
             client_rate,
             timeouts,
+            metrics,
         } = &self.settings;
         let format = match self.log_format {
             LogFormat::Text => "text",
@@ -78,6 +79,7 @@ impl Config {
                 "as-kernel",
                 json!(as_kernel.map(|release| release.to_string())),
             ),
+            ("metrics", json!(metrics)),
             ("log-format", json!(format)),
             ("log-level", json!(self.log_level.as_str())),
         ])

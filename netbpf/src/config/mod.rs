@@ -203,6 +203,7 @@ fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
         xdp: options.xdp.unwrap_or(default.xdp),
         client_rate: options.client_rate.unwrap_or(default.client_rate),
         as_kernel: options.as_kernel,
+        metrics: options.metrics,
         timeouts: timeouts(options.timeout.unwrap_or_default(), &origins)?,
     };
     let config = Config {

@@ -1,6 +1,11 @@
 //! What can be set, each thing left out or given.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::IpNet;
@@ -103,6 +108,10 @@ pub struct Options {
     /// [default: 240s, 7440s, 240s, 120s, 300s, 60s, 300s, 60s]
     #[arg(long, value_name = "KIND=TIME")]
     pub timeout: Option<Vec<TimeoutOf>>,
+    /// Answer Prometheus there by HTTP at /metrics, such as 127.0.0.1:9464; whoever
+    /// reaches the address may read [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
+    pub metrics: Option<SocketAddr>,
     /// Use only what this kernel release has, such as 6.1
     #[arg(long, value_name = "RELEASE")]
     pub as_kernel: Option<Release>,
@@ -132,8 +141,6 @@ pub struct Options {
     #[arg(long, hide = true, action = ArgAction::Append)]
     pub docker_plugin: Option<NotYet>,
     #[arg(long, hide = true, action = ArgAction::Append)]
-    pub metrics: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
     pub flannel_prefix: Option<NotYet>,
 }
 
@@ -153,11 +160,22 @@ impl Options {
             ("vxlan-port", self.vxlan_port),
             ("dns-upstream", self.dns_upstream),
             ("docker-plugin", self.docker_plugin),
-            ("metrics", self.metrics),
             ("flannel-prefix", self.flannel_prefix),
         ]
         .into_iter()
         .find_map(|(name, given)| given.map(|_| name))
+    }
+}
+
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => Err(format!(
+            "metrics {text:?}: nobody would know which port 0 became"
+        )),
+        Ok(address) => Ok(address),
+        Err(_) => Err(format!(
+            "metrics {text:?}: it is ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464"
+        )),
     }
 }
 

@@ -259,6 +259,7 @@ fn every_flag_is_a_key_and_a_variable() {
             "log-level" => "debug",
             "max-flows" | "max-endpoints" | "client-rate" => "7",
             "as-kernel" => "6.1",
+            "metrics" => "127.0.0.1:9464",
             "timeout" => "udp=7s",
             _ => "/a",
         };

@@ -50,6 +50,7 @@ use self::{
 use crate::{
     datapath::Datapath,
     error::{Code, Error, Result},
+    metrics::Figures,
     model::*,
     settings::Settings,
     store::Store,
@@ -231,6 +232,11 @@ impl Control {
     /// What happens from now on, as far as it is asked for. It ends with the daemon.
     pub async fn events(&self, filter: EventFilter) -> Result<EventStream> {
         monitor::listen(&self.inner, filter)
+    }
+
+    /// What Prometheus reads.
+    pub async fn figures(&self) -> Result<Figures> {
+        self.look(view::figures).await
     }
 
     pub async fn status(&self) -> Result<StatusInfo> {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     datapath::{AttachKind, EarlyDrop, FlowRecord},
     error::Result,
+    metrics::Figures,
     model::*,
     store::{EndpointRecord, NetworkRecord, PortRecord},
     sys::{process, sysctl},
@@ -181,6 +182,21 @@ pub fn drops(
             description: reason.text().into(),
         })
         .collect())
+}
+
+/// What Prometheus reads.
+pub fn figures(inner: &Inner, seen: &Seen) -> Result<Figures> {
+    let networks = seen.networks.iter();
+    Ok(Figures {
+        networks: networks
+            .map(|n| (n.record.name.clone(), n.endpoints.size()))
+            .collect(),
+        endpoints: endpoints(inner, seen, None, None)?,
+        detached: inner.datapath.detached_stats()?,
+        drops: inner.datapath.drops(None)?,
+        events_lost: inner.datapath.events_lost()?,
+        status: status(inner, seen)?,
+    })
 }
 
 pub fn status(inner: &Inner, seen: &Seen) -> Result<StatusInfo> {

@@ -152,15 +152,27 @@ pub struct Events {
 }
 
 impl Datapath {
+    /// Events that the buffer had no room for, since the maps are there.
+    pub fn events_lost(&self) -> Result<u64> {
+        lost(&self.lost_counter()?)
+    }
+
+    fn lost_counter(&self) -> Result<PerCpuArray<MapData, u64>> {
+        let wrong = |e| DatapathError::other("open the events", chain(&e));
+        PerCpuArray::try_from(Map::PerCpuArray(self.open_pin(names::EVENTS_LOST)?)).map_err(wrong)
+    }
+
+    fn open_pin(&self, name: &str) -> Result<MapData> {
+        MapData::from_pin(pins::map(&self.bpffs, name))
+            .map_err(|e| DatapathError::other(format!("open map {name}"), chain(&e)))
+    }
+
     /// Lets the programs tell; what is heard is read by [`Events::next`]. To be called
     /// within a runtime.
     pub fn listen(&self) -> Result<Events> {
-        let open = |name: &str| {
-            MapData::from_pin(pins::map(&self.bpffs, name))
-                .map_err(|e| DatapathError::other(format!("open map {name}"), chain(&e)))
-        };
         let wrong = |e| DatapathError::other("open the events", chain(&e));
-        let mut ring = RingBuf::try_from(Map::RingBuf(open(names::EVENTS)?)).map_err(wrong)?;
+        let mut ring =
+            RingBuf::try_from(Map::RingBuf(self.open_pin(names::EVENTS)?)).map_err(wrong)?;
         // What was told to who listened last.
         while ring.next().is_some() {}
         // SAFETY: the ring owns its descriptor, and gives the same one as long as it
@@ -169,12 +181,11 @@ impl Datapath {
             step: "wait for events".into(),
             source: source.into(),
         })?;
-        let config = Array::try_from(Map::Array(open(names::CONFIG)?)).map_err(wrong)?;
-        let lost = PerCpuArray::try_from(Map::PerCpuArray(open(names::EVENTS_LOST)?));
+        let config = Array::try_from(Map::Array(self.open_pin(names::CONFIG)?)).map_err(wrong)?;
         let mut events = Events {
             ring,
             config,
-            lost: lost.map_err(wrong)?,
+            lost: self.lost_counter()?,
             lost_before: 0,
         };
         events.lost()?;
@@ -211,8 +222,7 @@ impl Events {
 
     /// Lost since it was asked for last.
     fn lost(&mut self) -> Result<u64> {
-        let failed = |e| DatapathError::other("read lost events", chain(&e));
-        let all: u64 = self.lost.get(&0, 0).map_err(failed)?.iter().sum();
+        let all = lost(&self.lost)?;
         let lost = all.saturating_sub(self.lost_before);
         self.lost_before = all;
         Ok(lost)
@@ -221,6 +231,11 @@ impl Events {
     fn switch(&mut self, events: u32) -> Result<()> {
         change_config(&mut self.config, |config| config.events = events)
     }
+}
+
+fn lost(counter: &PerCpuArray<MapData, u64>) -> Result<u64> {
+    let failed = |e| DatapathError::other("read lost events", chain(&e));
+    Ok(counter.get(&0, 0).map_err(failed)?.iter().sum())
 }
 
 impl Drop for Events {

@@ -35,7 +35,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::MapInfo as KernelMapInfo,
+    maps::{MapInfo as KernelMapInfo, PerCpuValues},
     programs::{
         ProgramInfo, SchedClassifier,
         links::{FdLink, PinnedLink},
@@ -388,6 +388,11 @@ impl Datapath {
         Ok(sum(values.iter().copied()))
     }
 
+    /// The counters of all endpoints that are no more, together.
+    pub fn detached_stats(&self) -> Result<Stats> {
+        self.stats(DETACHED)
+    }
+
     /// Drops by reason: of all, or of one endpoint. Reasons without drops are
     /// left out.
     pub fn drops(&self, endpoint: Option<u32>) -> Result<Vec<DropCount>> {
@@ -666,13 +671,23 @@ fn linked_program(pin: &Path) -> Option<u32> {
     Some(link.info().ok()?.program_id())
 }
 
+/// No endpoint has this index: here is the sum of those that are no more, so that what
+/// all of them carried never becomes less.
+const DETACHED: u32 = 0;
+
 /// Sets an endpoint's counters to 0 for whoever gets its index next.
 fn reset_counters(tables: &mut Tables, index: u32) -> Result<()> {
+    let failed = |e| DatapathError::other(format!("reset counters of {index}"), chain(&e));
     let zeros = tables.zeros::<EndpointStats>()?;
-    tables
-        .endpoint_stats
-        .set(index, zeros, 0)
-        .map_err(|e| DatapathError::other(format!("reset counters of {index}"), chain(&e)))?;
+    let stats = &mut tables.endpoint_stats;
+    let last = stats.get(&index, 0).map_err(failed)?;
+    let detached = stats.get(&DETACHED, 0).map_err(failed)?;
+    let per_cpu = detached.iter().zip(last.iter());
+    let detached: Vec<_> = per_cpu.map(|(all, last)| sum([*all, *last])).collect();
+    let detached = PerCpuValues::try_from(detached)
+        .map_err(|e| DatapathError::other("make a per-CPU value", chain(&e)))?;
+    stats.set(index, zeros, 0).map_err(failed)?;
+    stats.set(DETACHED, detached, 0).map_err(failed)?;
     for &reason in DropReason::ALL {
         let key = netbpf_common::maps::DropKey {
             endpoint: index,

@@ -47,10 +47,10 @@ impl Packages {
         format!("{}:{path}", own.join(":"))
     }
 
-    /// `LD_LIBRARY_PATH` with their libraries.
-    pub fn library_path(&self) -> String {
+    /// The directories of their libraries, one a line.
+    pub fn libraries(&self) -> String {
         let directories = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
         let all = directories.map(|dir| self.root.join(dir).display().to_string());
-        all.join(":")
+        all.join("\n")
     }
 }

@@ -12,14 +12,7 @@ use crate::lab::{Background, Cmd, Host, Lab, binary, clear_cgroup, skipped, with
 use super::Packages;
 
 /// Files of `/etc` that engines read.
-const ETC: [&str; 6] = [
-    "passwd",
-    "group",
-    "nsswitch.conf",
-    "ld.so.cache",
-    "hosts",
-    "protocols",
-];
+const ETC: [&str; 5] = ["passwd", "group", "nsswitch.conf", "hosts", "protocols"];
 
 /// A running room; its engine and all containers end with it.
 pub struct Room {
@@ -48,6 +41,21 @@ impl Room {
             // What the machine has not, engines do without.
             _ = fs::copy(Path::new("/etc").join(name), etc.join(name));
         }
+        // Engines start others with an environment of their own, which has no
+        // LD_LIBRARY_PATH: so all that run here find the libraries by themselves.
+        let libraries = dir.join("ld.so.conf");
+        let list = format!("{}\ninclude /etc/ld.so.conf\n", packages.libraries());
+        fs::write(&libraries, list).expect("write the list of libraries");
+        let cache = etc.join("ld.so.cache").display().to_string();
+        let ldconfig = [
+            "ldconfig",
+            "-X",
+            "-f",
+            &libraries.display().to_string(),
+            "-C",
+            &cache,
+        ];
+        Cmd::new(&ldconfig).ok();
         // awk and its like are links that lead there.
         let etc_name = etc.display();
         let script = format!(
@@ -127,7 +135,6 @@ impl Room {
             "--wd=/".to_owned(),
             "env".to_owned(),
             format!("PATH={directory}:{}", self.packages.search_path()),
-            format!("LD_LIBRARY_PATH={}", self.packages.library_path()),
             format!("NETBPF_SOCKET={}", self.host.socket().display()),
         ];
         all.extend(argv.iter().map(|word| word.as_ref().to_owned()));

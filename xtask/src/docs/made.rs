@@ -1,4 +1,4 @@
-//! What the product says of itself: the OpenAPI document and the schemas.
+//! What the product says of itself: the OpenAPI document, the schemas and the metrics.
 
 use std::{fs, path::Path, process::Command};
 
@@ -27,7 +27,10 @@ pub fn pages(places: &Places) -> Result<Vec<Page>> {
             String::from_utf8_lossy(&made.stderr)
         );
     }
-    let mut pages = vec![page(&directory, "openapi.json")?];
+    let mut pages = vec![
+        page(&directory, "openapi.json")?,
+        page(&directory, "metrics.md")?,
+    ];
     let schemas = directory.join("schemas");
     let entries =
         fs::read_dir(&schemas).with_context(|| format!("cannot list {}", schemas.display()))?;

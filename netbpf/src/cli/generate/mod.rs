@@ -24,8 +24,8 @@ pub struct File {
 }
 
 /// The manual as `man/netbpf*.1`; the completions as `completions/netbpf.bash`,
-/// `completions/_netbpf` and `completions/netbpf.fish`; `openapi.json` and
-/// `schemas/COMMAND.json`.
+/// `completions/_netbpf` and `completions/netbpf.fish`; `openapi.json`,
+/// `metrics.md` and `schemas/COMMAND.json`.
 pub fn files() -> Vec<File> {
     let pages = man::pages().into_iter().map(|(name, text)| File {
         path: format!("man/{name}.1").into(),
@@ -43,8 +43,12 @@ pub fn files() -> Vec<File> {
         path: "openapi.json".into(),
         text: pretty(&crate::api::openapi()),
     };
+    let metrics = File {
+        path: "metrics.md".into(),
+        text: crate::metrics::page(),
+    };
     let pages = pages.chain(completions).chain(schemas);
-    pages.chain([document]).collect()
+    pages.chain([document, metrics]).collect()
 }
 
 fn pretty(value: &serde_json::Value) -> String {
