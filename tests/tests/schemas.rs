@@ -142,6 +142,8 @@ fn answers_are_those_of_their_schemas() {
     holds(host, "unpublish", &["unpublish", "web", "-p", "8443:443"]);
     something(&holds(host, "port", &["port"]));
     holds(host, "status", &["status"]);
+    let top = ["top", "--count", "1", "--interval", "100ms"];
+    something(&holds(host, "top", &top)["endpoints"]);
 
     let _inside = UdpEcho::start(&web, 53);
     for family in Family::BOTH {

@@ -24,6 +24,7 @@ pub use self::{
     flows::{Filter, Flows, FlowsVerb},
     network::{CreateNetwork, Network, NetworkVerb},
 };
+use super::top::Order;
 
 /// Where the daemon listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/netbpf/netbpf.sock";
@@ -88,6 +89,7 @@ pub enum Command {
     Flows(Box<Flows>),
     Drops(Drops),
     Monitor(Monitor),
+    Top(Top),
     Reload(Reload),
     Teardown(Teardown),
     Completions(Completions),
@@ -106,8 +108,6 @@ pub enum Command {
     Trace(Later),
     #[command(hide = true)]
     Doctor(Later),
-    #[command(hide = true)]
-    Top(Later),
     #[command(hide = true)]
     Node(Later),
     #[command(hide = true)]
@@ -209,6 +209,43 @@ pub struct Monitor {
     /// End after this time: 10s, 1m, 500ms, or seconds
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
+}
+
+/// Watch what goes through the containers, the busiest first
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf top
+  netbpf top --network front --sort drops
+  netbpf top --count 1 --interval 10s           what the next ten seconds bring
+  netbpf top -j | jq .rx_rate
+
+In is into the container, out is out of it. Keys: q quits; t, r, x, d and n order by
+total, in, out, drops and name. Where the output is no terminal, or with --count, each
+look is printed after the other, with -j one JSON object a line. It ends on SIGINT and
+SIGTERM.")]
+pub struct Top {
+    /// Of this network only
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub network: Option<String>,
+    /// Between two looks: 2s, 500ms, or seconds
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
+    pub interval: Duration,
+    /// What comes first
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    pub sort: Order,
+    /// End after so many looks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+/// The daemon is asked each time.
+fn interval(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_millis(100);
+    match duration(text)? {
+        time if time < LEAST => Err(format!("{text:?} is less than 100ms")),
+        time => Ok(time),
+    }
 }
 
 /// Print the completions of a shell

@@ -40,7 +40,6 @@ fn asked_for(command: &Command) -> Option<&'static str> {
         Command::Capture(_) => Some("netbpf capture"),
         Command::Trace(_) => Some("netbpf trace"),
         Command::Doctor(_) => Some("netbpf doctor"),
-        Command::Top(_) => Some("netbpf top"),
         Command::Node(_) => Some("netbpf node"),
         Command::Cni(_) => Some("netbpf cni"),
         Command::OciHook(_) => Some("netbpf oci-hook"),

@@ -11,6 +11,7 @@ mod output;
 mod show;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::{
     ffi::{OsStr, OsString},

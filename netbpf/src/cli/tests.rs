@@ -295,7 +295,6 @@ fn later_features_are_refused_by_name() {
         (vec!["capture", "x", "-w", "f"], "netbpf capture"),
         (vec!["trace", "--from", "a", "--to", "b"], "netbpf trace"),
         (vec!["doctor"], "netbpf doctor"),
-        (vec!["top"], "netbpf top"),
         (vec!["node", "ls"], "netbpf node"),
         (vec!["cni"], "netbpf cni"),
         (vec!["oci-hook"], "netbpf oci-hook"),

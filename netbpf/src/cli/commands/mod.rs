@@ -18,10 +18,13 @@ use super::{
     failure::Failure,
     logging,
     output::Output,
+    top,
 };
 use crate::{client::Client, config::Typed, daemon::Source};
 
-type Done = Result<(), Failure>;
+pub use monitor::ended;
+
+pub type Done = Result<(), Failure>;
 
 /// Runs the daemon in this process, or says what it would run with.
 pub fn daemon(args: Daemon, global: &Global, output: &Output) -> Done {
@@ -63,6 +66,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Flows(flows) => observe::flows(*flows, &client, output).await,
         Command::Drops(drops) => observe::drops(drops, &client, output).await,
         Command::Monitor(monitor) => monitor::run(monitor, &client, output).await,
+        Command::Top(args) => top::run(args, &client, output).await,
         Command::Reload(_) => daemon::reload(&client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
         Command::Completions(completions) => generate::completions(completions.shell, output),

@@ -52,7 +52,7 @@ async fn print(mut lines: Lines, count: Option<u64>, output: &Output) -> Done {
 }
 
 /// Ready on SIGINT and SIGTERM; what was printed is written by then.
-fn ended() -> io::Result<impl Future<Output = ()>> {
+pub fn ended() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {

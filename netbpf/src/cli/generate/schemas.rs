@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use crate::{
     api::{SchemaOf, schema_of},
-    cli::show::{Named, Nothing},
+    cli::{
+        show::{Named, Nothing},
+        top::TopInfo,
+    },
     model::*,
 };
 
@@ -20,7 +23,7 @@ enum OneOrMany<T> {
 }
 
 /// The commands that print JSON, by their words, and `error` for what is on stderr.
-pub const ANSWERS: [(&str, SchemaOf); 22] = [
+pub const ANSWERS: [(&str, SchemaOf); 23] = [
     ("network create", schema_of::<NetworkInfo>),
     ("network ls", schema_of::<Vec<NetworkInfo>>),
     ("network inspect", schema_of::<NetworkInfo>),
@@ -39,6 +42,7 @@ pub const ANSWERS: [(&str, SchemaOf); 22] = [
     ("flows flush", schema_of::<FlushInfo>),
     ("drops", schema_of::<Vec<DropInfo>>),
     ("monitor", schema_of::<EventInfo>),
+    ("top", schema_of::<TopInfo>),
     ("reload", schema_of::<ReloadInfo>),
     ("daemon --check-config", schema_of::<Vec<SettingInfo>>),
     ("teardown", schema_of::<Nothing>),

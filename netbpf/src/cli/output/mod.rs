@@ -72,6 +72,19 @@ impl Output {
         }
     }
 
+    /// Whether a person looks at it on a terminal.
+    pub fn is_for_eyes(&self) -> bool {
+        self.terminal && self.mode == Mode::Human
+    }
+
+    /// Between things of several lines.
+    pub fn blank_line(&self) -> io::Result<()> {
+        match self.mode {
+            Mode::Human => self.write("\n"),
+            Mode::Json | Mode::Names => Ok(()),
+        }
+    }
+
     /// Text that is the same for everybody.
     pub fn write(&self, text: &str) -> io::Result<()> {
         let mut to = self.to.borrow_mut();
