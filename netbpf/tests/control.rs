@@ -44,14 +44,20 @@ fn on_a_host_of_its_own(test: &str) -> bool {
         skipped(test, "not root");
         return false;
     }
-    let status = Command::new("unshare")
+    // Its own result line would be counted beside this test's.
+    let output = Command::new("unshare")
         .args(["--net", "--mount", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(UNDER_TEST, "1")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{test} failed on its host");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{test} failed on its host:\n{}",
+        String::from_utf8_lossy(&said)
+    );
     false
 }
 
