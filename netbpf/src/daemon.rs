@@ -42,6 +42,7 @@ pub fn run(config: Config, source: Source) -> Result<()> {
         node = settings.node,
         "starting"
     );
+    process::hear_signals();
     // Before anything is touched, the socket's file too: of two daemons that
     // start at once, one has the namespace, the other has nothing to do here.
     let lock = NamespaceLock::take()?;

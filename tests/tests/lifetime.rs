@@ -17,6 +17,7 @@ use netbpf_tests::{
     },
     scenes::{self, End},
 };
+use nix::sys::signal::Signal;
 
 #[test]
 fn traffic_runs_on_while_the_daemon_is_stopped_and_started() {
@@ -306,4 +307,18 @@ fn teardown_with_other_directories_touches_nothing() {
     assert!(!Path::new(elsewhere).exists());
     street.host.restart();
     web.ping(Family::V4.ip(CLIENT));
+}
+
+/// A mask of signals is inherited, and not everybody who starts daemons clears theirs.
+#[test]
+fn it_ends_also_where_signals_were_blocked() {
+    let street = street_without_daemon("signals_blocked");
+    let host = &street.host;
+    let daemon = host
+        .daemon(&["env", "--block-signal=TERM,INT,HUP"], &[])
+        .spawn();
+    host.netbpf(&["status", "--wait", "10s"]).ok();
+    daemon.signal(Signal::SIGTERM);
+    let output = daemon.wait();
+    assert!(output.status.success(), "{output}");
 }

@@ -3,7 +3,10 @@
 use std::fs;
 
 use nix::{
-    sys::utsname::uname,
+    sys::{
+        signal::{SigSet, Signal},
+        utsname::uname,
+    },
     time::{ClockId, clock_gettime},
 };
 
@@ -93,6 +96,18 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
         .and_then(|mut f| f.read_exact(&mut bytes))
         .map_err(|e| SysError::io("read /dev/urandom", e))?;
     Ok(bytes)
+}
+
+/// Lets the signals that steer a daemon reach it, also where who started it had them
+/// blocked: a mask is inherited. To be called before there are threads.
+pub fn hear_signals() {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    if let Err(error) = signals.thread_unblock() {
+        tracing::warn!(%error, "signals may be blocked");
+    }
 }
 
 #[cfg(test)]

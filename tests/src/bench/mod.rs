@@ -5,6 +5,7 @@
 //! - [`load`]: the load generator, which measures one path once.
 //! - [`rounds`]: what is compared with what, interleaved and rotated.
 //! - [`lifecycle`]: how long attach and detach take.
+//! - [`size`]: what becomes of it with a thousand containers.
 //! - [`report`]: table, JSON, Markdown.
 //!
 //! A new alternative is a file of `worlds`, a new measure a file of `load`; both
@@ -20,6 +21,7 @@ pub mod machine;
 pub mod options;
 pub mod report;
 pub mod rounds;
+pub mod size;
 pub mod stats;
 pub mod worlds;
 
@@ -30,7 +32,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use self::{lifecycle::Lifecycle, machine::Machine, rounds::Comparison};
+use self::{lifecycle::Lifecycle, machine::Machine, rounds::Comparison, size::Size};
 
 /// Everything that a run has found.
 #[derive(Debug, Serialize)]
@@ -40,6 +42,7 @@ pub struct Results {
     pub seconds: u64,
     pub comparisons: Vec<Comparison>,
     pub lifecycle: Vec<Lifecycle>,
+    pub sizes: Vec<Size>,
 }
 
 /// Runs what the options ask for.
@@ -49,12 +52,14 @@ pub fn run(options: &Options) -> Result<Results> {
     raise_priority();
     let comparisons = rounds::run(options)?;
     let lifecycle = lifecycle::run(options);
+    let sizes = size::run(options);
     Ok(Results {
         machine: machine.at_end(),
         rounds: options.rounds(),
         seconds: began.elapsed().as_secs(),
         comparisons,
         lifecycle,
+        sizes,
     })
 }
 

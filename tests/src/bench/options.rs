@@ -19,7 +19,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, round-trip, set-up, stream, attach
+    /// masquerade, round-trip, set-up, stream, attach, size
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
     /// Only worlds whose name contains this: netbpf, iptables, bridge, wire

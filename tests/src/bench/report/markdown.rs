@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{noisy, p99, ratio, value};
+use super::{by_size, noisy, p99, ratio, value};
 use crate::bench::{
     Results,
     load::Measure,
@@ -17,6 +17,7 @@ pub fn markdown(results: &Results) -> String {
         section(&mut page, results, way);
     }
     lifecycle(&mut page, results);
+    sizes(&mut page, results);
     page
 }
 
@@ -124,6 +125,23 @@ fn rows(page: &mut String, comparison: &Comparison) {
             p99(figures),
             ratio(figures)
         );
+    }
+}
+
+fn sizes(page: &mut String, results: &Results) {
+    if results.sizes.is_empty() {
+        return;
+    }
+    page.push_str(
+        "\n## At size\n\nEach container has ten published ports. Attach and detach of one more, with its\n\
+         ports, by the API; the others by command, from start to exit. Start: of the daemon,\n\
+         until it answers, with all of them there. Medians.\n\n",
+    );
+    for (index, (name, values)) in by_size(&results.sizes).into_iter().enumerate() {
+        _ = writeln!(page, "| {name} | {} |", values.join(" | "));
+        if index == 0 {
+            _ = writeln!(page, "|---|{}", "---:|".repeat(values.len()));
+        }
     }
 }
 

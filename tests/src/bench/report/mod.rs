@@ -13,6 +13,7 @@ pub use table::table;
 use super::{
     load::Measure,
     rounds::{Comparison, Figures},
+    size::Size,
     worlds::Kind,
 };
 
@@ -46,4 +47,28 @@ fn noisy(comparison: &Comparison) -> bool {
     let pair = comparison.of(Kind::NetbpfAgain);
     pair.and_then(|figures| figures.ratio)
         .is_some_and(|ratio| (ratio.median - 1.0).abs() > TOO_NOISY)
+}
+
+/// A line for each figure, a column for each size; the first line is the sizes.
+fn by_size(sizes: &[Size]) -> Vec<(&'static str, Vec<String>)> {
+    type Figure = fn(&Size) -> String;
+    let lines: [(&str, Figure); 12] = [
+        ("endpoints", |s| s.endpoints.to_string()),
+        ("published ports", |s| s.ports.to_string()),
+        ("attach, ms", |s| format!("{:.1}", s.attach_ms)),
+        ("detach, ms", |s| format!("{:.1}", s.detach_ms)),
+        ("ps, ms", |s| format!("{:.1}", s.ps_ms)),
+        ("port, ms", |s| format!("{:.1}", s.port_ms)),
+        ("status, ms", |s| format!("{:.1}", s.status_ms)),
+        ("/metrics by curl, ms", |s| format!("{:.1}", s.metrics_ms)),
+        ("start, ms", |s| format!("{:.0}", s.start_ms)),
+        ("memory of the daemon, MB", |s| {
+            format!("{:.1}", s.memory_bytes as f64 / 1e6)
+        }),
+        ("descriptors", |s| s.descriptors.to_string()),
+        ("threads", |s| s.threads.to_string()),
+    ];
+    lines
+        .map(|(name, figure)| (name, sizes.iter().map(figure).collect()))
+        .into()
 }

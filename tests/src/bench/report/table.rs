@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{noisy, p99, ratio, value};
+use super::{by_size, noisy, p99, ratio, value};
 use crate::bench::{Results, rounds::Comparison};
 
 pub fn table(results: &Results) -> String {
@@ -61,6 +61,16 @@ pub fn table(results: &Results) -> String {
             line.median_ms,
             line.p95_ms
         );
+    }
+    if !results.sizes.is_empty() {
+        text += "\n";
+    }
+    for (name, values) in by_size(&results.sizes) {
+        _ = write!(text, "{name:<26}");
+        for value in values {
+            _ = write!(text, " {value:>9}");
+        }
+        text += "\n";
     }
     text
 }

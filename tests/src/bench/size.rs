@@ -1,0 +1,214 @@
+//! What becomes slower, and what larger, with the number of containers: attach and
+//! detach, listings, the daemon's start, its memory and descriptors. Each container
+//! has ten published ports.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use netbpf::{
+    client::Client,
+    model::{AttachSpec, NetnsRef},
+};
+use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Options, report::Progress, stats::percentile};
+use crate::lab::{
+    Host, Lab, Namespace, binary,
+    names::{self, Net},
+};
+
+/// Containers that are there.
+const SIZES: [usize; 3] = [10, 100, 1000];
+
+const PORTS: usize = 10;
+
+/// Room for all of them.
+const NETWORK: Net = Net {
+    name: "large",
+    subnets: ["10.64.0.0/16", "fd64::/64"],
+    gateways: ["10.64.0.1", "fd64::1"],
+    absent: ["10.64.255.200", "fd64::ffff"],
+};
+
+/// The first published port: of those that the kernel chooses by itself, which costs most.
+const FIRST_PORT: usize = 33_000;
+
+const TIMES: usize = 15;
+
+/// Figures at one size.
+#[derive(Debug, Serialize)]
+pub struct Size {
+    pub endpoints: usize,
+    pub ports: usize,
+    /// Medians, in milliseconds: attach and detach of one more by the API, with its
+    /// ports; the others by command, from start to exit.
+    pub attach_ms: f64,
+    pub detach_ms: f64,
+    pub ps_ms: f64,
+    pub port_ms: f64,
+    pub status_ms: f64,
+    pub metrics_ms: f64,
+    /// Of the daemon, from its start until it answers, with all of them there.
+    pub start_ms: f64,
+    pub memory_bytes: u64,
+    pub descriptors: usize,
+    pub threads: usize,
+}
+
+pub fn run(options: &Options) -> Vec<Size> {
+    if options.quick || !options.wants("size") {
+        return Vec::new();
+    }
+    eprintln!("At size");
+    let lab = Lab::new("the benchmark");
+    let bench = Bench::new(&lab);
+    let mut progress = Progress::new(SIZES[SIZES.len() - 1]);
+    let mut spaces = Vec::new();
+    let mut results = Vec::new();
+    for size in SIZES {
+        while spaces.len() < size {
+            let number = spaces.len();
+            let space = lab.space(&format!("s{number}"));
+            bench.attach(&format!("s{number}"), &space, number);
+            spaces.push(space);
+            progress.step();
+        }
+        results.push(bench.measure(size));
+    }
+    progress.end();
+    results
+}
+
+struct Bench {
+    host: Host,
+    space: Namespace,
+    client: Client,
+    runtime: Runtime,
+}
+
+const METRICS: &str = "127.0.0.1:9464";
+
+impl Bench {
+    fn new(lab: &Lab) -> Bench {
+        let host = lab.host("host");
+        let outside = lab.space("client");
+        lab.wire(
+            (&host, "up0", &names::HOST_WIRE),
+            (&outside, "eth0", &names::CLIENT_WIRE),
+        );
+        host.start(&["--metrics", METRICS]);
+        host.network(&NETWORK, &[]);
+        Bench {
+            client: Client::new(host.socket()),
+            space: lab.space("measured"),
+            runtime: Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a tokio runtime"),
+            host,
+        }
+    }
+
+    fn measure(&self, endpoints: usize) -> Size {
+        let (mut attach, mut detach) = (Vec::new(), Vec::new());
+        for _ in 0..TIMES {
+            let last = SIZES[SIZES.len() - 1];
+            attach.push(milliseconds(|| self.attach("measured", &self.space, last)));
+            detach.push(milliseconds(|| {
+                let detached = self.client.detach("measured", None);
+                self.runtime
+                    .block_on(detached)
+                    .unwrap_or_else(|e| panic!("detach: {e}"));
+            }));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let command =
+            |words: &[&str]| median((0..TIMES).map(|_| milliseconds(|| self.command(words))));
+        let metrics = || {
+            let url = format!("http://{METRICS}/metrics");
+            self.host
+                .run(&["curl", "-sSo", "/dev/null", "--fail", &url])
+                .ok();
+        };
+        let start = (0..5).map(|_| {
+            self.host.stop();
+            milliseconds(|| self.host.start(&["--metrics", METRICS]))
+        });
+        let start_ms = median(start);
+        let pid = self.host.pid().expect("it runs");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let value = line.and_then(|line| line.split_whitespace().next());
+            value.and_then(|value| value.parse().ok()).expect(name)
+        };
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+        Size {
+            endpoints,
+            ports: endpoints * PORTS,
+            attach_ms: median(attach.into_iter()),
+            detach_ms: median(detach.into_iter()),
+            ps_ms: command(&["ps"]),
+            port_ms: command(&["port"]),
+            status_ms: command(&["status"]),
+            metrics_ms: median((0..TIMES).map(|_| milliseconds(metrics))),
+            start_ms,
+            memory_bytes: field("VmRSS:") * 1024,
+            descriptors: descriptors.count(),
+            threads: field("Threads:") as usize,
+        }
+    }
+
+    /// With ports that no other has.
+    fn attach(&self, name: &str, space: &Namespace, number: usize) {
+        let first = FIRST_PORT + number * PORTS;
+        let spec = AttachSpec {
+            name: name.into(),
+            network: Some(NETWORK.name.into()),
+            netns: NetnsRef::Netns(space.name().into()),
+            ifname: None,
+            ips: Vec::new(),
+            mac: None,
+            // Container ports that do not follow each other: no range.
+            publish: (0..PORTS)
+                .map(|port| format!("{}:{}", first + port, 80 + port * 2))
+                .collect(),
+            share: false,
+            publish_all: false,
+            expose: Vec::new(),
+            aliases: Vec::new(),
+            links: Vec::new(),
+            labels: Default::default(),
+        };
+        self.runtime
+            .block_on(self.client.attach(&spec))
+            .unwrap_or_else(|e| panic!("attach: {e}"));
+    }
+
+    fn command(&self, arguments: &[&str]) {
+        let status = Command::new(binary())
+            .arg("--socket")
+            .arg(self.host.socket())
+            .args(arguments)
+            .stdout(Stdio::null())
+            .status()
+            .unwrap_or_else(|e| panic!("netbpf: {e}"));
+        assert!(status.success(), "netbpf {arguments:?}: {status}");
+    }
+}
+
+fn median(times: impl Iterator<Item = f64>) -> f64 {
+    let mut times: Vec<f64> = times.collect();
+    times.sort_by(f64::total_cmp);
+    percentile(&times, 0.5).expect("at least one")
+}
+
+fn milliseconds(work: impl FnOnce()) -> f64 {
+    let before = Instant::now();
+    work();
+    before.elapsed().as_nanos() as f64 / 1e6
+}
