@@ -1,13 +1,13 @@
 //! Published ports: which are free, who has them, and holding them against the
 //! kernel's own choice.
 
-use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use super::{
     Inner,
     portspec::{self, HostPorts, PortRange, PortSpec, Terms, protocol_name},
     programs::{Programs, message_ip},
-    reserved,
+    reserved::{self, PortSet},
     services::{SLOTS, place},
     state::State,
 };
@@ -102,7 +102,7 @@ pub struct Chooser<'a> {
     chosen: Vec<PortRecord>,
     last_slot: u32,
     /// Ports that the user keeps for other purposes, once they were asked for.
-    users: Option<BTreeSet<u16>>,
+    users: Option<PortSet>,
     programs: Programs,
     last_port: u16,
 }
@@ -206,7 +206,7 @@ impl<'a> Chooser<'a> {
                 }
             }
             HostPorts::OneOf(host) => self
-                .first_free(&[host.first..=host.last], &BTreeSet::new(), record)?
+                .first_free(&[host.first..=host.last], &PortSet::default(), record)?
                 .ok_or_else(|| {
                     Error::new(
                         Code::PortInUse,
@@ -349,16 +349,16 @@ impl<'a> Chooser<'a> {
     fn first_free(
         &mut self,
         places: &[RangeInclusive<u16>],
-        avoid: &BTreeSet<u16>,
+        avoid: &PortSet,
         record: impl Fn(u16) -> PortRecord,
     ) -> Result<Option<PortRecord>> {
         for place in places {
             let mut first = u32::from(*place.start());
             while let Some(start) = u16::try_from(first).ok().filter(|f| f <= place.end()) {
                 let port = record(start);
-                let avoided = avoid.range(port.host_port..=port.host_port_end);
-                let in_the_way = match avoided.max() {
-                    Some(&port) => Some(port),
+                let mut avoided = port.host_port..=port.host_port_end;
+                let in_the_way = match avoided.rfind(|&port| avoid.contains(port)) {
+                    Some(port) => Some(port),
                     None => self.conflict(&port)?.map(|(port, _)| port),
                 };
                 match in_the_way {
@@ -400,9 +400,8 @@ impl<'a> Chooser<'a> {
     }
 
     /// Ports that the user keeps for other purposes.
-    fn users_reserved(&self) -> Result<BTreeSet<u16>> {
-        let list = reserved::parse(&read_reserved()?);
-        Ok(list.difference(&self.state.reserved).copied().collect())
+    fn users_reserved(&self) -> Result<PortSet> {
+        Ok(read_reserved()?.difference(&self.state.reserved))
     }
 }
 
@@ -485,20 +484,22 @@ pub fn masquerade_ports(local: &RangeInclusive<u16>) -> Vec<RangeInclusive<u16>>
 
 const RESERVED: [&str; 2] = ["ipv4", "ip_local_reserved_ports"];
 
-fn read_reserved() -> Result<String> {
-    Ok(sysctl::read(&RESERVED)?.unwrap_or_default())
+fn read_reserved() -> Result<PortSet> {
+    let list = sysctl::read(&RESERVED)?;
+    Ok(PortSet::parse(&list.unwrap_or_default()))
 }
 
 /// Writes the list and looks whether it is what the kernel has then: the user's
 /// part of it is lost otherwise. The kernel takes long lists in pieces, between
 /// which others may write.
-fn write_reserved(list: &str) -> Result<()> {
-    let wanted = reserved::parse(list);
-    let mut found = BTreeSet::new();
+fn write_reserved(wanted: &PortSet) -> Result<()> {
+    // An empty list is a line feed: a write of nothing changes nothing.
+    let list = format!("{wanted}\n");
+    let mut found = PortSet::default();
     for _ in 0..2 {
-        sysctl::write(&RESERVED, list)?;
-        found = reserved::parse(&read_reserved()?);
-        if found == wanted {
+        sysctl::write(&RESERVED, &list)?;
+        found = read_reserved()?;
+        if found == *wanted {
             return Ok(());
         }
     }
@@ -517,33 +518,37 @@ pub fn sync_reserved(inner: &Inner, state: &mut State) -> Result<()> {
     let published = state.endpoints.values().flat_map(|e| &e.ports);
     let reserve = inner.settings().reserve_ports;
     // With `--no-reserve-ports` what an earlier daemon reserved is given back.
-    let wanted: BTreeSet<u16> = published
-        .filter(|_| reserve)
-        .flat_map(|p| p.host_port.max(*local.start())..=p.host_port_end.min(*local.end()))
-        .collect();
+    let mut wanted = PortSet::default();
+    for port in published.filter(|_| reserve) {
+        wanted.insert(port.host_port.max(*local.start())..=port.host_port_end.min(*local.end()));
+    }
     // Nothing to read where nothing is to be kept or taken back.
     if wanted.is_empty() && state.reserved.is_empty() {
         return Ok(());
     }
     let current = read_reserved()?;
     let merged = reserved::merge(&current, &state.reserved, &wanted);
-    if reserved::parse(&current) == reserved::parse(&merged.list) && merged.ours == state.reserved {
+    if current == merged.list && merged.ours == state.reserved {
         return Ok(());
     }
-    let either: BTreeSet<u16> = state.reserved.union(&merged.ours).copied().collect();
-    inner.store.put_meta(Meta::ReservedPorts, &either)?;
+    let stored = state.reserved.union(&merged.ours);
+    if stored != state.reserved {
+        inner.store.put_meta(Meta::ReservedPorts, &stored)?;
+    }
     write_reserved(&merged.list)?;
-    inner.store.put_meta(Meta::ReservedPorts, &merged.ours)?;
+    if stored != merged.ours {
+        inner.store.put_meta(Meta::ReservedPorts, &merged.ours)?;
+    }
     state.reserved = merged.ours;
     Ok(())
 }
 
 /// Takes back all that is ours of `ip_local_reserved_ports`.
-pub fn release_reserved(ours: &BTreeSet<u16>) -> Result<()> {
+pub fn release_reserved(ours: &PortSet) -> Result<()> {
     if ours.is_empty() {
         return Ok(());
     }
-    let merged = reserved::merge(&read_reserved()?, ours, &BTreeSet::new());
+    let merged = reserved::merge(&read_reserved()?, ours, &PortSet::default());
     write_reserved(&merged.list)
 }
 

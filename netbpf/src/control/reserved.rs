@@ -2,93 +2,211 @@
 //! (`net.ipv4.ip_local_reserved_ports`), without losing what the user has there.
 //! Pure.
 
-use std::collections::BTreeSet;
+use std::{fmt, ops::RangeInclusive};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Any of the ports 0 to 65535. Its cost does not grow with their number: all are
+/// looked at with each change of one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PortSet(Box<[u64; WORDS]>);
+
+const BITS: usize = u64::BITS as usize;
+const WORDS: usize = (1 << 16) / BITS;
+
+impl Default for PortSet {
+    fn default() -> Self {
+        PortSet(Box::new([0; WORDS]))
+    }
+}
+
+impl PortSet {
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    pub fn contains(&self, port: u16) -> bool {
+        let port = usize::from(port);
+        self.0[port / BITS] & 1 << (port % BITS) != 0
+    }
+
+    pub fn insert(&mut self, ports: RangeInclusive<u16>) {
+        for port in ports.map(usize::from) {
+            self.0[port / BITS] |= 1 << (port % BITS);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    pub fn union(&self, other: &PortSet) -> PortSet {
+        self.combined(other, |a, b| a | b)
+    }
+
+    pub fn difference(&self, other: &PortSet) -> PortSet {
+        self.combined(other, |a, b| a & !b)
+    }
+
+    fn combined(&self, other: &PortSet, with: fn(u64, u64) -> u64) -> PortSet {
+        PortSet(Box::new(std::array::from_fn(|i| {
+            with(self.0[i], other.0[i])
+        })))
+    }
+
+    /// First and last of those that follow one another.
+    fn ranges(&self) -> Vec<(u16, u16)> {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for (index, word) in self.0.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                let bit = rest.trailing_zeros();
+                let length = (rest >> bit).trailing_ones();
+                let first = (index * BITS) as u32 + bit;
+                let (first, last) = (first as u16, (first + length - 1) as u16);
+                match ranges.last_mut() {
+                    Some((_, before)) if before.checked_add(1) == Some(first) => *before = last,
+                    _ => ranges.push((first, last)),
+                }
+                // All of the word when it is full.
+                rest &= u64::MAX.checked_shl(bit + length).unwrap_or(0);
+            }
+        }
+        ranges
+    }
+
+    /// `1-3,7` as the kernel writes it; what makes no sense is passed over.
+    pub fn parse(list: &str) -> PortSet {
+        let mut ports = PortSet::default();
+        for part in list.trim().split(',').filter(|p| !p.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            if let (Ok(first), Ok(last)) = (first.trim().parse::<u16>(), last.trim().parse()) {
+                ports.insert(first..=last);
+            }
+        }
+        ports
+    }
+}
+
+/// As [`PortSet::parse`] reads it.
+impl fmt::Display for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.ranges().into_iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            match first == last {
+                true => write!(f, "{comma}{first}")?,
+                false => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PortSet({self})")
+    }
+}
+
+impl Serialize for PortSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(PortSet::parse(&String::deserialize(deserializer)?))
+    }
+}
 
 /// What to write, and which of it is ours from then on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
-    pub list: String,
-    pub ours: BTreeSet<u16>,
+    pub list: PortSet,
+    pub ours: PortSet,
 }
 
 /// `current` is the kernel's list, `ours` what of it we added before, `wanted`
 /// the ports to be reserved now. A port that the user has reserved stays the
 /// user's.
-pub fn merge(current: &str, ours: &BTreeSet<u16>, wanted: &BTreeSet<u16>) -> Merged {
-    let users: BTreeSet<u16> = parse(current).difference(ours).copied().collect();
-    let ours: BTreeSet<u16> = wanted.difference(&users).copied().collect();
+pub fn merge(current: &PortSet, ours: &PortSet, wanted: &PortSet) -> Merged {
+    let users = current.difference(ours);
+    let ours = wanted.difference(&users);
     Merged {
-        list: format(users.union(&ours).copied()),
+        list: users.union(&ours),
         ours,
     }
 }
 
-/// `1-3,7` as the kernel writes it; what makes no sense is passed over.
-pub fn parse(list: &str) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::new();
-    for part in list.trim().split(',').filter(|p| !p.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.trim().parse::<u16>(), last.trim().parse()) {
-            ports.extend(first..=last);
-        }
-    }
-    ports
-}
-
-fn format(ports: impl Iterator<Item = u16>) -> String {
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for port in ports {
-        match ranges.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
-            _ => ranges.push((port, port)),
-        }
-    }
-    let parts: Vec<String> = ranges
-        .into_iter()
-        .map(|(first, last)| match first == last {
-            true => first.to_string(),
-            false => format!("{first}-{last}"),
-        })
-        .collect();
-    // An empty list is a line feed: a write of nothing changes nothing.
-    parts.join(",") + "\n"
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn set(ports: &[u16]) -> BTreeSet<u16> {
-        ports.iter().copied().collect()
+    fn set(list: &str) -> PortSet {
+        PortSet::parse(list)
     }
 
     #[test]
     fn the_users_ports_stay_whatever_we_do() {
-        let first = merge("40000-40002,50000", &set(&[]), &set(&[40001, 40003]));
-        assert_eq!(first.list, "40000-40003,50000\n");
-        assert_eq!(first.ours, set(&[40003]));
-        let gone = merge(&first.list, &first.ours, &set(&[]));
-        assert_eq!(gone.list, "40000-40002,50000\n");
-        assert_eq!(gone.ours, set(&[]));
+        let users = set("40000-40002,50000");
+        let first = merge(&users, &set(""), &set("40001,40003"));
+        assert_eq!(first.list, set("40000-40003,50000"));
+        assert_eq!(first.ours, set("40003"));
+        let gone = merge(&first.list, &first.ours, &set(""));
+        assert_eq!(gone.list, users);
+        assert!(gone.ours.is_empty());
+    }
+
+    #[test]
+    fn lists_are_as_the_kernel_writes_them() {
+        for list in ["", "0", "65535", "0-65535", "63-64", "1-3,7,64-127,129"] {
+            assert_eq!(set(list).to_string(), list);
+        }
+        assert_eq!(set("7-5,x, 9 ,70000").to_string(), "9");
+        assert_eq!(set("0-65535").len(), 65_536);
     }
 
     proptest! {
         #[test]
-        fn taking_back_gives_what_was_there(
-            users in proptest::collection::btree_set(any::<u16>(), 0..20),
-            wanted in proptest::collection::vec(
-                proptest::collection::btree_set(any::<u16>(), 0..20), 0..5),
+        fn a_list_is_read_as_it_is_written(
+            ports in proptest::collection::btree_set(any::<u16>(), 0..60),
+            range in (any::<u16>(), 0_u16..300),
         ) {
-            let before = format(users.iter().copied());
-            let mut now = Merged { list: before.clone(), ours: BTreeSet::new() };
+            let mut both = PortSet::default();
+            ports.iter().for_each(|&port| both.insert(port..=port));
+            let range = range.0..=range.0.saturating_add(range.1);
+            both.insert(range.clone());
+            let all: BTreeSet<u16> = ports.into_iter().chain(range).collect();
+            prop_assert_eq!(both.len(), all.len());
+            prop_assert!(all.iter().all(|&port| both.contains(port)));
+            prop_assert_eq!(PortSet::parse(&both.to_string()), both);
+        }
+
+        #[test]
+        fn taking_back_gives_what_was_there(
+            users in proptest::collection::vec(any::<u16>(), 0..20),
+            wanted in proptest::collection::vec(
+                proptest::collection::vec(any::<u16>(), 0..20), 0..5),
+        ) {
+            let set = |ports: &[u16]| {
+                let mut set = PortSet::default();
+                ports.iter().for_each(|&port| set.insert(port..=port));
+                set
+            };
+            let users = set(&users);
+            let mut now = Merged { list: users.clone(), ours: PortSet::default() };
             for wanted in wanted {
+                let wanted = set(&wanted);
                 now = merge(&now.list, &now.ours, &wanted);
-                prop_assert!(wanted.is_subset(&parse(&now.list)));
-                prop_assert!(users.is_subset(&parse(&now.list)));
+                prop_assert!(wanted.difference(&now.list).is_empty());
+                prop_assert!(users.difference(&now.list).is_empty());
             }
-            prop_assert_eq!(merge(&now.list, &now.ours, &BTreeSet::new()).list, before);
+            prop_assert_eq!(merge(&now.list, &now.ours, &PortSet::default()).list, users);
         }
     }
 }

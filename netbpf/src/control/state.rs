@@ -14,6 +14,7 @@ use super::{
     host::Hooks,
     ipam::Ipam,
     plan::{self, Heirs},
+    reserved::PortSet,
     seen::{Endpoints, Seen, SeenNetwork},
     services::Services,
     uplinks::Uplink,
@@ -75,7 +76,7 @@ pub struct State {
     /// Slots of published ranges are chosen from behind this one on.
     pub last_slot: u32,
     /// Ports in `ip_local_reserved_ports` that are ours.
-    pub reserved: BTreeSet<u16>,
+    pub reserved: PortSet,
     /// How the host's own programs reach published ports; `None` before the start.
     pub hooks: Option<Hooks>,
     /// What `status` is to say beside what it sees.
@@ -100,7 +101,7 @@ impl State {
             addresses: Vec::new(),
             last_port: 0,
             last_slot: 0,
-            reserved: BTreeSet::new(),
+            reserved: PortSet::default(),
             hooks: None,
             notes: Vec::new(),
             closed: false,
