@@ -19,6 +19,8 @@ pub const CLOSE_TIMEOUT: u8 = 3;
 pub const CLOSE_UNPUBLISHED: u8 = 4;
 /// Its endpoint is no more; said by the daemon.
 pub const CLOSE_DETACHED: u8 = 5;
+/// It was forgotten on request; said by the daemon.
+pub const CLOSE_FLUSHED: u8 = 6;
 
 /// One record, of fixed size. Written only while `config.events` is not 0.
 #[repr(C)]

@@ -413,7 +413,7 @@ pub struct EventInfo {
     pub time: String,
     pub event: EventKind,
     /// Of drops, those of docs/drops.md; of ends `closed`, `reset`, `timeout`,
-    /// `unpublished` or `detached`; of lost events `buffer_full` (the programs told
+    /// `unpublished`, `detached` or `flushed`; of lost events `buffer_full` (the programs told
     /// more than the daemon could read) or `slow_reader` (this reader took too long).
     pub reason: Option<String>,
     /// The container's; null where none is known.

@@ -420,3 +420,32 @@ fn resident(host: &Host) -> u64 {
         .expect("a number");
     pages * 4096
 }
+
+#[test]
+fn what_ends_without_a_packet_is_told_too() {
+    let street = street_with_networks("monitor_ends", &["--timeout", "udp=1s"]);
+    let (host, web) = (&street.host, street.front("web", &[]));
+    let monitor = Monitor::start(host, &["--endpoint", "web"]);
+    // Nobody answers the first; the second is forgotten before its time.
+    for (port, family) in [(9001, Family::V4), (9002, Family::V6)] {
+        let to = SocketAddr::new(family.ip(CLIENT), port);
+        let socket = web.udp(to);
+        socket.send(b"hello").expect("send");
+        let dst = address(to.ip(), port);
+        monitor.find("it begins", |e| e.event == EventKind::New && e.dst == dst);
+        if port == 9002 {
+            host.netbpf(&["flows", "flush", "--dst", &to.to_string()])
+                .ok();
+        }
+        let (reason, time) = match port {
+            9001 => ("timeout", Duration::from_secs(20)),
+            _ => ("flushed", SOON),
+        };
+        let end = monitor.find_in(time, "it ends", |e| {
+            e.event == EventKind::Close && e.dst == dst
+        });
+        assert_eq!(end.reason.as_deref(), Some(reason), "{end:?}");
+        assert_eq!(end.kind.as_deref(), Some("masquerade"), "{end:?}");
+        assert_eq!(end.endpoint.as_deref(), Some("web"), "{end:?}");
+    }
+}

@@ -208,7 +208,8 @@ impl Control {
                 return Err(Error::new(Code::Conflict, "the daemon is about to end"));
             }
             let wanted = Wanted::of(seen, &filter)?;
-            let flushed = inner.datapath.flush(|flow| wanted.fits(flow))?;
+            let tell = |event| inner.monitor.tell(event);
+            let flushed = inner.datapath.flush(|flow| wanted.fits(flow), &tell)?;
             Ok(FlushInfo {
                 flows: flushed.flows,
                 mappings: flushed.mappings,

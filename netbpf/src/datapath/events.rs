@@ -10,8 +10,8 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
 use netbpf_common::{
     drop::DropReason,
     event::{
-        CLOSE_DETACHED, CLOSE_FIN, CLOSE_RESET, CLOSE_TIMEOUT, CLOSE_UNPUBLISHED, EVENT_CLOSE,
-        EVENT_DROP, EVENT_NEW, Event,
+        CLOSE_DETACHED, CLOSE_FIN, CLOSE_FLUSHED, CLOSE_RESET, CLOSE_TIMEOUT, CLOSE_UNPUBLISHED,
+        EVENT_CLOSE, EVENT_DROP, EVENT_NEW, Event,
     },
     maps::Config,
     names,
@@ -44,6 +44,8 @@ pub enum Close {
     Unpublished,
     /// Its endpoint is no more.
     Detached,
+    /// It was forgotten on request.
+    Flushed,
 }
 
 impl Close {
@@ -54,6 +56,7 @@ impl Close {
             Close::Timeout => "timeout",
             Close::Unpublished => "unpublished",
             Close::Detached => "detached",
+            Close::Flushed => "flushed",
         }
     }
 
@@ -64,6 +67,7 @@ impl Close {
             CLOSE_TIMEOUT => Close::Timeout,
             CLOSE_UNPUBLISHED => Close::Unpublished,
             CLOSE_DETACHED => Close::Detached,
+            CLOSE_FLUSHED => Close::Flushed,
             _ => return None,
         })
     }

@@ -289,7 +289,7 @@ pub(super) fn kind_label(kind: u8) -> &'static str {
 }
 
 /// Both sides, in the direction of the packet that began the flow.
-fn tuple<A: Address>(key: &FlowKey<A>, half: &Flow<A>) -> Tuple {
+pub(super) fn tuple<A: Address>(key: &FlowKey<A>, half: &Flow<A>) -> Tuple {
     let at = |ip: A, port| SocketAddr::new(ip.ip(), port);
     let own = (at(key.src, key.sport), at(key.dst, key.dport));
     let left = (at(half.src, half.sport), at(half.dst, half.dport));
@@ -305,7 +305,7 @@ fn tuple<A: Address>(key: &FlowKey<A>, half: &Flow<A>) -> Tuple {
     }
 }
 
-fn state_of<A>(key: &FlowKey<A>, flow: &Flow<A>, other: Option<&Flow<A>>) -> State {
+pub(super) fn state_of<A>(key: &FlowKey<A>, flow: &Flow<A>, other: Option<&Flow<A>>) -> State {
     state(key.protocol, flow.seen, other.map_or(0, |r| r.seen))
 }
 

@@ -15,7 +15,8 @@ use netbpf_common::{
 
 use super::{
     Result,
-    flows::{Address, Ended, record},
+    events::{self, Close, EventRecord},
+    flows::{Address, Ended, kind_label, record, state_of, tuple},
     tables::{FlowTables, removed},
     types::{Collected, FlowRecord},
 };
@@ -33,12 +34,14 @@ where
     OutsideKey<A>: Pod,
     Outside<A>: Pod,
 {
-    /// Removes the flows that are wanted and the mappings that only they used.
+    /// Removes the flows that are wanted and the mappings that only they used; tells
+    /// of those that nobody closed.
     pub(super) fn flush(
         &mut self,
         now: Ticks,
         ended: &Ended,
         wanted: &impl Fn(&FlowRecord) -> bool,
+        tell: &dyn Fn(EventRecord),
     ) -> Result<Collected> {
         let mut flushed = Collected::default();
         let mut unused = HashMap::new();
@@ -57,6 +60,10 @@ where
             if self.remove(key, &reverse, flow)? {
                 flushed.flows += 1;
                 unused.extend(mapping);
+                if !state_of(key, flow, halves.get(&reverse)).is_over() {
+                    let (kind, tuple) = (kind_label(flow.kind), tuple(key, flow));
+                    tell(events::closed(Close::Flushed, flow.endpoint, kind, tuple)?);
+                }
             }
         }
         drop(halves);

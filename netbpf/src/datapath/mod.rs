@@ -464,12 +464,16 @@ impl Datapath {
 
     /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside
     /// ports that no other uses.
-    pub fn flush(&self, wanted: impl Fn(&FlowRecord) -> bool) -> Result<Collected> {
+    pub fn flush(
+        &self,
+        wanted: impl Fn(&FlowRecord) -> bool,
+        tell: &dyn Fn(EventRecord),
+    ) -> Result<Collected> {
         let flows = &mut *self.flow_tables();
         let (now, ended, living) = (ticks(monotonic()?), Ended::new(self), self.living());
         let wanted = |flow: &FlowRecord| living.contains(&flow.endpoint) && wanted(flow);
-        let v4 = flows.v4.flush(now, &ended, &wanted)?;
-        let v6 = flows.v6.flush(now, &ended, &wanted)?;
+        let v4 = flows.v4.flush(now, &ended, &wanted, tell)?;
+        let v6 = flows.v6.flush(now, &ended, &wanted, tell)?;
         let flushed = v4.and(v6);
         if flushed.mappings != 0 {
             let in_use = flows.v4.in_use().chain(flows.v6.in_use());
