@@ -79,11 +79,7 @@ fn asked<const V6: bool>(call: &Call<V6>) -> Option<Asked> {
     if !port::is_published(protocol, family, port) || !is_the_hosts(call) {
         return None;
     }
-    let addr = match (is_unspecified(&addr), family) {
-        (false, _) => addr,
-        (true, 4) => mapped([127, 0, 0, 1]),
-        (true, _) => LOOPBACK6,
-    };
+    let addr = named(addr);
     // Such an address means something else on every link, and is never translated.
     if is_link_local(&addr) {
         return None;
@@ -99,6 +95,16 @@ fn asked<const V6: bool>(call: &Call<V6>) -> Option<Asked> {
         port,
         published,
     })
+}
+
+/// The address as the program will be told; loopback where it left it out.
+#[inline(always)]
+fn named(addr: Addr) -> Addr {
+    match (is_unspecified(&addr), family_of(&addr)) {
+        (false, _) => addr,
+        (true, 4) => mapped([127, 0, 0, 1]),
+        (true, _) => LOOPBACK6,
+    }
 }
 
 #[inline(always)]
@@ -174,42 +180,69 @@ fn connect<const V6: bool>(call: &Call<V6>) -> i32 {
 
 /// A datagram of a socket that is not connected.
 fn send<const V6: bool>(call: &Call<V6>) -> i32 {
-    let Some(asked) = asked(call) else {
-        return GO_ON;
+    // Whom it has asked before goes on also while the port is drained, when nobody new
+    // finds it.
+    let known = if call.is_noted() {
+        let (addr, port) = call.addr();
+        let addr = named(addr);
+        known(&asks(call, &addr, port)).map(|to| (addr, to))
+    } else {
+        None
     };
-    let source = call.source();
-    // A connected socket hears nobody but its peer. (The kernel asks also where the
-    // program named nobody, for IPv6 sockets that talk IPv4.)
-    if is_loopback(&source) || call.is_connected() {
+    if let Some((addr, to)) = known {
+        if !goes_by_packet(call) {
+            send_to(call, &addr, &to);
+        }
         return GO_ON;
     }
-    let Some((addr, port)) = peer(call, &asked) else {
-        return GO_ON;
-    };
-    if is_unspecified(&source) && !is_loopback(&asked.addr) {
-        call.set_source(&asked.addr);
+    if let Some(asked) = asked(call)
+        && !goes_by_packet(call)
+        && let Some(to) = peer(call, &asked)
+    {
+        send_to(call, &asked.addr, &to);
     }
-    call.set_addr(&addr, port);
     GO_ON
 }
 
-/// The backend that a socket has had for a port, or has from now on.
+/// A connected socket hears nobody but its peer. (The kernel asks also where the
+/// program named nobody, for IPv6 sockets that talk IPv4.)
 #[inline(always)]
-fn peer<const V6: bool>(call: &Call<V6>, asked: &Asked) -> Option<(Addr, u16)> {
-    let mut key = PeerKey {
+fn goes_by_packet<const V6: bool>(call: &Call<V6>) -> bool {
+    is_loopback(&call.source()) || call.is_connected()
+}
+
+#[inline(always)]
+fn send_to<const V6: bool>(call: &Call<V6>, asked: &Addr, to: &(Addr, u16)) {
+    if is_unspecified(&call.source()) && !is_loopback(asked) {
+        call.set_source(asked);
+    }
+    call.set_addr(&to.0, to.1);
+}
+
+#[inline(always)]
+fn asks<const V6: bool>(call: &Call<V6>, addr: &Addr, port: u16) -> PeerKey {
+    PeerKey {
         cookie: call.cookie(),
-        addr: asked.addr,
-        port: asked.port,
+        addr: *addr,
+        port,
         reserved: 0,
         direction: PEER_ASKED,
-    };
+    }
+}
+
+/// The backend that a socket has had for a port.
+#[inline(always)]
+fn known(key: &PeerKey) -> Option<(Addr, u16)> {
     // SAFETY: read once; an entry that another socket gets meanwhile says where a
     // datagram goes that its container does not expect.
-    if let Some(peer) = unsafe { HOST_PEERS.get(&key) }
-        && port::is_current(peer.slot, peer.generation)
-    {
-        return Some((peer.addr, peer.port));
-    }
+    let peer = unsafe { HOST_PEERS.get(key) }?;
+    port::is_current(peer.slot, peer.generation).then_some((peer.addr, peer.port))
+}
+
+/// The backend that a socket has for a port from now on.
+#[inline(always)]
+fn peer<const V6: bool>(call: &Call<V6>, asked: &Asked) -> Option<(Addr, u16)> {
+    let mut key = asks(call, &asked.addr, asked.port);
     let (to, port) = asked.backend()?;
     let mut peer = Peer {
         addr: to.container_addr,

@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -30,6 +30,9 @@ enum Call {
     Tcp(Talk),
     /// Sends a datagram from a socket that is not connected.
     Udp(Talk),
+    /// Sends datagrams one after the other from a socket that is not connected, until
+    /// it is ended, and says of each whether it was answered.
+    UdpStream(Talk),
     /// Sends a datagram from a connected socket.
     UdpConnected(Talk),
     /// Binds, and listens where that means something.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
     let done = match Call::parse() {
         Call::Tcp(talk) => tcp(&talk),
         Call::Udp(talk) => udp(&talk),
+        Call::UdpStream(talk) => udp_stream(&talk),
         Call::UdpConnected(talk) => udp_connected(&talk),
         Call::Bind(bind) => bound(&bind),
         Call::Hold(talk) => hold(&talk),
@@ -135,6 +139,25 @@ fn udp(talk: &Talk) -> io::Result<Heard> {
     let socket = unsafe { UdpSocket::from_raw_fd(open(SockType::Datagram, talk)?.into_raw_fd()) };
     socket.send_to(b"hello", talk.to)?;
     received(&socket)
+}
+
+fn udp_stream(talk: &Talk) -> io::Result<Heard> {
+    const STEP: Duration = Duration::from_millis(50);
+    // SAFETY: as above.
+    let socket = unsafe { UdpSocket::from_raw_fd(open(SockType::Datagram, talk)?.into_raw_fd()) };
+    socket.set_read_timeout(Some(STEP * 4))?;
+    let end = Instant::now() + Duration::from_secs(30);
+    let mut buffer = [0; 512];
+    while Instant::now() < end {
+        socket.send_to(b"hello", talk.to)?;
+        match socket.recv_from(&mut buffer) {
+            Ok((_, from)) => println!("answered by {from}"),
+            Err(e) => println!("silent: {e}"),
+        }
+        io::stdout().flush()?;
+        std::thread::sleep(STEP);
+    }
+    names(&socket)
 }
 
 fn udp_connected(talk: &Talk) -> io::Result<Heard> {
