@@ -166,6 +166,25 @@ fn the_daemon_takes_the_socket_of_systemd() {
     assert!(output.stderr.contains("ListenStream="), "{output}");
 }
 
+/// systemd's socket is there also when the daemon is gone.
+#[test]
+fn teardown_ends_a_daemon_whose_socket_stays() {
+    let street = street_without_daemon("teardown_ends_a_daemon_whose_socket_stays");
+    let host = &street.host;
+    let daemon = activated(host, &host.socket())
+        .timeout(Duration::from_secs(60))
+        .spawn();
+    within(Duration::from_secs(10), "it listens", || {
+        host.socket().exists()
+    });
+    host.netbpf(&["status", "--wait", "10s"]).ok();
+    host.netbpf(&["teardown"])
+        .timeout(Duration::from_secs(8))
+        .ok();
+    assert!(daemon.wait().status.success());
+    assert!(host.socket().exists(), "the file is systemd's");
+}
+
 /// What systemd itself says of the units.
 #[test]
 fn systemd_takes_the_units() {

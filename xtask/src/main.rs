@@ -94,6 +94,13 @@ enum Command {
         #[command(flatten)]
         to: package::Destination,
     },
+    /// Build a package for Debian 12 or newer, target/deb/netbpf_VERSION_ARCH.deb
+    Deb {
+        #[command(flatten)]
+        agreement: Agreement,
+        #[command(flatten)]
+        how: package::Packaging,
+    },
     /// Check form and lints, run every test, then the virtual machine
     Ci(Agreement),
     /// Check the product on another kernel, in QEMU
@@ -154,6 +161,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Install { agreement, to } => package::install(&places, agreement.consent(), &to)?,
         Command::Place { to, binary } => package::place(&places, &to, &binary)?,
         Command::Uninstall { to } => package::uninstall(&places, &to)?,
+        Command::Deb { agreement, how } => package::deb(&places, agreement.consent(), &how)?,
         Command::Ci(agreement) => return Ok(close(ci::run(&places, agreement.consent())?)),
         Command::Vm { kernel, agreement } => {
             return Ok(close(vm::run(&places, agreement.consent(), &kernel)?));
@@ -166,4 +174,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 fn close(summary: Summary) -> ExitCode {
     println!("{summary}");
     ExitCode::from(u8::from(summary.failed > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
 }

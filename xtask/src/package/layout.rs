@@ -7,6 +7,14 @@ pub struct Layout {
     prefix: PathBuf,
     units: PathBuf,
     zsh: PathBuf,
+    manual: Manual,
+}
+
+/// How pages of the manual lie there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manual {
+    Plain,
+    Packed,
 }
 
 /// One file of the installation.
@@ -24,6 +32,8 @@ pub enum Source {
     File(PathBuf),
     /// With `@BINDIR@` filled in.
     Template(PathBuf),
+    /// By gzip, the same at each time.
+    Packed(PathBuf),
 }
 
 /// What an administrator may have changed.
@@ -36,6 +46,18 @@ impl Layout {
             prefix: prefix.into(),
             units: prefix.join("lib/systemd/system"),
             zsh: prefix.join("share/zsh/site-functions"),
+            manual: Manual::Plain,
+        }
+    }
+
+    /// As a package of Debian has it. Units are below `/usr`: Debian 12 looks there
+    /// too, and later ones want nothing in `/lib`.
+    pub fn debian() -> Layout {
+        Layout {
+            prefix: "/usr".into(),
+            units: "/usr/lib/systemd/system".into(),
+            zsh: "/usr/share/zsh/vendor-completions".into(),
+            manual: Manual::Packed,
         }
     }
 
@@ -43,21 +65,24 @@ impl Layout {
         self.prefix.join("bin")
     }
 
+    pub fn documents(&self) -> PathBuf {
+        self.prefix.join("share/doc/netbpf")
+    }
+
     /// Where `install` writes down what it made.
     pub fn record(&self) -> PathBuf {
         self.prefix.join("lib/netbpf/installed.txt")
     }
 
-    /// All files: the binary, what is made of it in `generated`, and `packaging/`.
-    pub fn items(&self, binary: &Path, generated: &Path, packaging: &Path) -> Vec<Item> {
-        let share = self.prefix.join("share");
-        let file = |from: PathBuf, to: PathBuf, mode| Item {
-            from: Source::File(from),
-            to,
-            mode,
-        };
+    /// All files: the binary, what is made of it in `generated`, and what lies in the
+    /// sources.
+    pub fn items(&self, binary: &Path, generated: &Path, sources: &Path) -> Vec<Item> {
+        let packaging = sources.join("packaging");
         let mut items = vec![
-            file(binary.into(), self.bindir().join("netbpf"), 0o755),
+            Item {
+                mode: 0o755,
+                ..file(binary, self.bindir().join("netbpf"))
+            },
             Item {
                 from: Source::Template(packaging.join("systemd/netbpf.service.in")),
                 to: self.units.join("netbpf.service"),
@@ -66,42 +91,90 @@ impl Layout {
             file(
                 packaging.join("systemd/netbpf.socket"),
                 self.units.join("netbpf.socket"),
-                0o644,
             ),
             file(
                 packaging.join("netbpf.sysusers"),
                 self.prefix.join("lib/sysusers.d/netbpf.conf"),
-                0o644,
             ),
-            file(packaging.join("netbpf.toml"), CONFIGURATION.into(), 0o644),
+            file(packaging.join("netbpf.toml"), CONFIGURATION),
         ];
-        let completions = generated.join("completions");
-        for (name, to) in [
-            (
-                "netbpf.bash",
+        items.extend(self.completions(&generated.join("completions")));
+        items.extend(self.pages(&generated.join("man")));
+        items.extend(self.texts(sources));
+        items
+    }
+
+    fn completions(&self, generated: &Path) -> [Item; 3] {
+        let share = self.prefix.join("share");
+        [
+            file(
+                generated.join("netbpf.bash"),
                 share.join("bash-completion/completions/netbpf"),
             ),
-            ("_netbpf", self.zsh.join("_netbpf")),
-            (
-                "netbpf.fish",
+            file(generated.join("_netbpf"), self.zsh.join("_netbpf")),
+            file(
+                generated.join("netbpf.fish"),
                 share.join("fish/vendor_completions.d/netbpf.fish"),
             ),
-        ] {
-            items.push(file(completions.join(name), to, 0o644));
+        ]
+    }
+
+    fn pages(&self, generated: &Path) -> Vec<Item> {
+        let to = self.prefix.join("share/man/man1");
+        let page = |from: PathBuf| {
+            let name = from.file_name().unwrap_or_default().to_os_string();
+            match self.manual {
+                Manual::Plain => file(from, to.join(name)),
+                Manual::Packed => {
+                    let mut packed = name;
+                    packed.push(".gz");
+                    Item {
+                        from: Source::Packed(from),
+                        to: to.join(packed),
+                        mode: 0o644,
+                    }
+                }
+            }
+        };
+        files(generated).into_iter().map(page).collect()
+    }
+
+    /// What is to be read, in the directories that it refers to itself by.
+    fn texts(&self, sources: &Path) -> Vec<Item> {
+        let to = self.documents();
+        let mut items: Vec<Item> = ["README.md", "ARCHITECTURE.md", "SECURITY.md"]
+            .into_iter()
+            .map(|name| file(sources.join(name), to.join(name)))
+            .collect();
+        for directory in ["docs", "docs/decisions", "docs/schemas"] {
+            for from in files(&sources.join(directory)) {
+                let name = from.file_name().unwrap_or_default().to_os_string();
+                items.push(file(from, to.join(directory).join(name)));
+            }
         }
-        for page in pages(&generated.join("man")) {
-            let to = share
-                .join("man/man1")
-                .join(page.file_name().unwrap_or_default());
-            items.push(file(page, to, 0o644));
-        }
+        items.push(file(
+            sources.join("packaging/grafana.json"),
+            to.join("examples/grafana.json"),
+        ));
         items
     }
 }
 
-fn pages(directory: &Path) -> Vec<PathBuf> {
+fn file(from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Item {
+    Item {
+        from: Source::File(from.into()),
+        to: to.into(),
+        mode: 0o644,
+    }
+}
+
+/// The files in a directory, in order.
+fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut pages: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    pages.sort();
-    pages
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files
 }

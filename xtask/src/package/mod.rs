@@ -1,14 +1,17 @@
-//! `cargo xtask install`, `uninstall`: everything is built as the calling user; only
-//! the copying is done as root, by this program itself.
+//! `cargo xtask install`, `uninstall`, `deb`: everything is built as the calling user;
+//! only the copying of `install` is done as root, by this program itself.
 
+mod deb;
 mod layout;
 mod place;
+mod run;
+
+pub use deb::{Packaging, deb};
 
 use crate::{
     preflight,
     privilege::{as_root, is_root},
     setup::{self, Consent},
-    step::Step,
     test::{self, Profile},
 };
 use anyhow::{Context, Result, bail};
@@ -57,7 +60,7 @@ pub fn install(places: &Places, consent: Consent, to: &Destination) -> Result<()
     }
     setup::run(places, consent)?;
     let binary = test::build_netbpf(places, Profile::Release)?;
-    generate(places, &binary)?;
+    generate(&binary, &generated(places))?;
     if to.is_here() && !is_root() {
         again_as_root("place", to, &binary)
     } else {
@@ -102,7 +105,7 @@ pub fn uninstall(places: &Places, to: &Destination) -> Result<()> {
 }
 
 fn items(places: &Places, layout: &Layout, binary: &Path) -> Vec<Item> {
-    layout.items(binary, &generated(places), &places.root.join("packaging"))
+    layout.items(binary, &generated(places), &places.root)
 }
 
 fn generated(places: &Places) -> PathBuf {
@@ -110,14 +113,12 @@ fn generated(places: &Places) -> PathBuf {
 }
 
 /// The manual and the completions, by the product itself.
-fn generate(places: &Places, binary: &Path) -> Result<()> {
-    let directory = generated(places);
+fn generate(binary: &Path, directory: &Path) -> Result<()> {
     if directory.exists() {
-        fs::remove_dir_all(&directory)
+        fs::remove_dir_all(directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
-    Step::new(&places.root, "manual and completions")?
-        .run(Command::new(binary).arg("generate").arg(&directory), "")?;
+    run::output(Command::new(binary).arg("generate").arg(directory))?;
     Ok(())
 }
 

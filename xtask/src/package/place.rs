@@ -1,7 +1,10 @@
 //! Puts the files of an installation in their places and writes down what was made;
 //! takes exactly that away again.
 
-use super::layout::{CONFIGURATION, Item, Source};
+use super::{
+    layout::{CONFIGURATION, Item, Source},
+    run,
+};
 use crate::privilege::is_root;
 use anyhow::{Context, Result, bail};
 use std::{
@@ -68,6 +71,11 @@ fn make(items: &[Item], destdir: &Path, bindir: &Path, made: &mut Vec<Made>) -> 
     Ok(())
 }
 
+/// Puts the files below `destdir`, which becomes a package: nothing is written down.
+pub fn stage(items: &[Item], destdir: &Path, bindir: &Path) -> Result<()> {
+    make(items, destdir, bindir, &mut Vec::new())
+}
+
 /// Removes what the record names: files, directories that are empty then, the group.
 pub fn uninstall(items: &[Item], destdir: &Path, record: &Path) -> Result<()> {
     let record = under(destdir, record);
@@ -101,7 +109,7 @@ pub fn uninstall(items: &[Item], destdir: &Path, record: &Path) -> Result<()> {
     Ok(())
 }
 
-fn under(destdir: &Path, path: &Path) -> PathBuf {
+pub fn under(destdir: &Path, path: &Path) -> PathBuf {
     destdir.join(path.strip_prefix("/").unwrap_or(path))
 }
 
@@ -139,6 +147,9 @@ fn content(source: &Source, bindir: &Path) -> Result<Vec<u8>> {
             Ok(text
                 .replace("@BINDIR@", &bindir.display().to_string())
                 .into_bytes())
+        }
+        Source::Packed(path) => {
+            run::output(Command::new("gzip").args(["-9", "-n", "-c"]).arg(path))
         }
     }
 }
@@ -239,8 +250,8 @@ mod tests {
             let binary = dir.path().join("netbpf");
             fs::write(&binary, "binary").unwrap();
             let layout = Layout::local(Path::new("/usr/local"));
-            let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
-            let items = layout.items(&binary, &made, &packaging);
+            let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let items = layout.items(&binary, &made, &sources);
             fs::create_dir_all(dir.path().join("root/usr/local/bin")).unwrap();
             Trial { dir, items, layout }
         }

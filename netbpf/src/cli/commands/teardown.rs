@@ -31,8 +31,10 @@ pub async fn run(args: Teardown, global: &Global, output: &Output) -> Done {
 
 async fn remove(settings: &Settings, purge: bool) -> Done {
     let client = Client::new(&settings.socket);
+    // Where there is no daemon the next request says so.
+    let pid = client.status().await.ok().map(|status| status.pid);
     match client.teardown(purge).await {
-        Ok(()) => wait_for_end(client.socket()).await?,
+        Ok(()) => wait_for_end(client.socket(), pid).await?,
         Err(ClientError::Unreachable { source, .. })
             if matches!(
                 source.kind(),
@@ -47,10 +49,10 @@ async fn remove(settings: &Settings, purge: bool) -> Done {
 }
 
 /// The daemon ends after its answer; who tears down may want to start another
-/// one at once.
-async fn wait_for_end(socket: &Path) -> Result<(), Error> {
+/// one at once. Its socket goes with it, unless it is systemd's, which stays.
+async fn wait_for_end(socket: &Path, pid: Option<u32>) -> Result<(), Error> {
     let deadline = Instant::now() + END;
-    while socket.exists() {
+    while socket.exists() && pid.is_none_or(runs) {
         if Instant::now() >= deadline {
             return Err(Error::internal(format!(
                 "all is removed, but the daemon on {} does not end",
@@ -60,4 +62,31 @@ async fn wait_for_end(socket: &Path) -> Result<(), Error> {
         sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// Whether the process is there and has not ended: proc(5), `stat`.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind its name, which may have anything in it.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_runs_until_it_has_ended() {
+        assert!(runs(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        while runs(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(!runs(pid));
+    }
 }
