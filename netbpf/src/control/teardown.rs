@@ -7,6 +7,7 @@ use super::{
     apply::Apply,
     plan::{self, Heirs, Wanted},
     ports, recover,
+    reserved::PortSet,
     state::State,
 };
 use netbpf_common::names;
@@ -179,7 +180,7 @@ fn everything(
     errors.extend(bpffs::release(&settings.bpffs, bpffs).err().map(Into::into));
     match ports::release_reserved(&state.reserved) {
         Ok(()) => {
-            let none: &[u16] = &[];
+            let none = PortSet::default();
             let noted = store.map_or(Ok(()), |s| s.put_meta(Meta::ReservedPorts, &none));
             errors.extend(noted.err().map(Into::into));
         }
