@@ -12,11 +12,10 @@ use std::{
 
 use netbpf::model::PortOf;
 use netbpf_tests::lab::{
-    Background, Container, Family, Namespace, Street, TcpEcho, UdpEcho, ask,
+    Container, Family, Namespace, Street, TcpEcho, UdpEcho, ask,
     names::{CLIENT, HOST},
     street_with_networks, within,
 };
-use nix::sys::signal::Signal;
 
 struct Shop {
     street: Street,
@@ -217,36 +216,37 @@ fn drained_connections_go_on_and_new_ones_are_refused() {
 fn datagrams_of_the_hosts_own_programs_go_on_while_drained() {
     let shop = shop("drain_host_udp");
     let host = &shop.street.host;
-    let last = |stream: &Background| {
-        let said = stream.stdout();
-        let lines = said.lines().count();
-        (lines, said.lines().last().unwrap_or_default().to_owned())
-    };
-    for family in Family::BOTH {
-        for ip in [family.ip(HOST), family.loopback()] {
+    let asked = Family::BOTH.map(|family| [family.ip(HOST), family.loopback()]);
+    let streams: Vec<_> = asked
+        .concat()
+        .into_iter()
+        .map(|ip| {
             let to = SocketAddr::new(ip, 5300);
             let stream = host.probe(&["udp-stream", &to.to_string()]);
-            let stream = stream.timeout(Duration::from_secs(40)).spawn();
-            let answer = format!("answered by {to}");
-            let next = |wanted: &dyn Fn(&str) -> bool, what: &str| {
-                let before = last(&stream).0;
-                within(Duration::from_secs(8), what, || {
-                    let (lines, line) = last(&stream);
-                    lines > before + 2 && wanted(&line)
-                });
-            };
-            next(&|line| line == answer, "an answer");
-            let drain = ["-p", "5300:53/udp", "--drain", "1500ms"];
-            host.netbpf(&[&["unpublish", "web"], &drain[..]].concat())
-                .ok();
-            next(&|line| line == answer, "it goes on");
-            host.probe(&["udp-connected", &to.to_string()]).exits(1);
-            next(&|line| line.starts_with("silent"), "the end of the drain");
-            stream.signal(Signal::SIGKILL);
-            stream.wait();
-            shop.web.publish("5300:53/udp");
+            (to, stream.timeout(Duration::from_secs(40)).spawn())
+        })
+        .collect();
+    let answered = |to: &SocketAddr| format!("answered by {to}");
+    let all = |what: &str, wanted: &dyn Fn(&SocketAddr, &str) -> bool| {
+        for (to, stream) in &streams {
+            let before = stream.stdout().lines().count();
+            within(Duration::from_secs(10), &format!("{to}: {what}"), || {
+                let said = stream.stdout();
+                let mut since = said.lines().skip(before + 2);
+                since.any(|line| wanted(to, line))
+            });
         }
+    };
+    all("an answer", &|to, line| line == answered(to));
+    let drain = ["unpublish", "web", "-p", "5300:53/udp", "--drain", "5s"];
+    host.netbpf(&drain).ok();
+    let begun = Instant::now();
+    all("it goes on", &|to, line| line == answered(to));
+    for (to, _) in &streams {
+        host.probe(&["udp-connected", &to.to_string()]).exits(1);
     }
+    all("the end", &|_, line| line.starts_with("silent"));
+    assert!(begun.elapsed() > Duration::from_secs(4), "ended too early");
 }
 
 #[test]
