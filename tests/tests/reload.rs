@@ -93,6 +93,10 @@ fn what_can_change_is_applied_and_the_rest_needs_a_restart() {
     let ports: Vec<netbpf::model::PortOf> = host.json(&["port"]);
     let hosts: Vec<&str> = ports.iter().map(|p| p.port.host_ip.as_str()).collect();
     assert_eq!(hosts, ["*", "192.0.2.1"]);
+    // What was published before is found by the line that published it.
+    web.unpublish("40000:80");
+    web.unpublish("8081:80");
+    web.publish("0.0.0.0:40000:80");
 
     let done = lab.reload("max-flows = 1000\n");
     assert_eq!(keys(&done.applied), applied);
