@@ -302,6 +302,10 @@ pub struct UpdateSpec {
 pub struct PortOf {
     pub endpoint: String,
     pub network: String,
+    /// Addresses of the endpoint: a port on all addresses of the host is there in the
+    /// families that they have.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
     #[serde(flatten)]
     pub port: PortInfo,
 }

@@ -517,6 +517,15 @@ fn refusals_name_what_is_in_the_way() {
         message,
         "port 8080/tcp on 0.0.0.0 is already published by endpoint \"web\" on network \"default\""
     );
+    let (code, message) = refused(&|s| s.publish = vec!["8090:80".into(), "8090:81".into()]);
+    assert_eq!(code, Code::PortInUse);
+    assert!(
+        message.contains("asked for twice for endpoint \"other\""),
+        "{message}"
+    );
+    let (code, message) = refused(&|s| s.publish = vec!["2001:db8::1:84:84".into()]);
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.contains("brackets: [2001:db8::1]"), "{message}");
     let (code, message) = refused(&|s| s.publish = vec!["8081:80".into()]);
     assert_eq!(code, Code::PortInUse);
     assert!(

@@ -260,6 +260,7 @@ impl Service for Fake {
                 e.ports.iter().map(|port| PortOf {
                     endpoint: e.name.clone(),
                     network: e.network.clone(),
+                    ips: Vec::new(),
                     port: port.clone(),
                 })
             })

@@ -221,6 +221,17 @@ fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
             return Err(wrong(key, &format!("{key} 0: at least 1 is needed")));
         }
     }
+    for (key, path) in [
+        ("state-dir", &config.settings.state_dir),
+        ("run-dir", &config.settings.run_dir),
+        ("bpffs", &config.settings.bpffs),
+    ] {
+        // What is found again from another directory.
+        if !path.is_absolute() {
+            let reason = format!("{key} {:?}: the path must be absolute", path.display());
+            return Err(wrong(key, &reason));
+        }
+    }
     if config.settings.node.is_empty() {
         return Err(wrong("node", "node \"\": a node needs a name"));
     }

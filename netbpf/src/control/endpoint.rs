@@ -493,10 +493,12 @@ fn choose_addresses(
             ));
         }
         let wish = wanted.iter().find(|ip| ip.is_ipv6() == is_v6).copied();
-        let address = wish.or_else(|| ipam.next()).ok_or_else(|| {
+        let address = wish.or_else(|| ipam.next());
+        let address = address.ok_or_else(|| {
+            let place = ipam.place();
             Error::new(
                 Code::PoolExhausted,
-                format!("no free address in subnet {subnet} of network {network:?}"),
+                format!("no free address in {place} of network {network:?}"),
             )
         })?;
         IpNet::new(address, subnet.prefix_len())

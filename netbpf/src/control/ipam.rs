@@ -73,6 +73,14 @@ impl Ipam {
         }
     }
 
+    /// Where automatic addresses come from, for people.
+    pub fn place(&self) -> String {
+        match self.range == self.subnet {
+            true => format!("subnet {}", self.subnet),
+            false => format!("the ip-range {} of subnet {}", self.range, self.subnet),
+        }
+    }
+
     pub fn subnet(&self) -> IpNet {
         self.subnet
     }

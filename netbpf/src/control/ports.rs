@@ -380,9 +380,26 @@ impl<'a> Chooser<'a> {
 
     /// What is in the way of a range: one of its ports, and who has it.
     fn conflict(&mut self, port: &PortRecord) -> Result<Option<(u16, Error)>> {
+        let twice = self.chosen.iter().find_map(|c| Some((meet(c, port)?, c)));
+        if let Some((at, chosen)) = twice {
+            let error = Error::new(
+                Code::PortInUse,
+                format!(
+                    "port {at}/{} on {} is asked for twice for endpoint {:?} on network {:?}",
+                    protocol_name(port.protocol),
+                    message_ip(self.endpoint, port.host_ip),
+                    self.endpoint.name,
+                    self.endpoint.network
+                ),
+            );
+            return Ok(Some((chosen.host_port_end.min(port.host_port_end), error)));
+        }
+        let is_own = |e: &EndpointRecord| e.index == self.endpoint.index;
+        // Its own first: it says most to who asks for it again.
         let held = self
             .published_at(port)
-            .find_map(|(e, p)| meet(p, port).map(|at| (at, p.host_port_end, e)));
+            .filter_map(|(e, p)| meet(p, port).map(|at| (at, p.host_port_end, e)))
+            .max_by_key(|(_, _, e)| is_own(e));
         if let Some((at, last, holder)) = held {
             let error = Error::new(
                 Code::PortInUse,

@@ -1,6 +1,9 @@
 //! Port specs: Docker's short form and the long form of keys.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 
@@ -278,6 +281,10 @@ fn address(ip: &str, text: &str) -> Result<IpAddr> {
         None if !ip.contains(':') => ip,
         // The long form has no use for brackets.
         None if text.contains('=') => ip,
+        None if ip.parse::<Ipv6Addr>().is_ok() => {
+            let reason = format!("an IPv6 address stands in brackets: [{ip}]");
+            return Err(invalid(text, &reason));
+        }
         _ => return Err(invalid(text, &format!("{ip:?} is not a host address"))),
     };
     bare.parse()
@@ -483,7 +490,7 @@ mod tests {
             container in 1_u16..60000, span in 0_u16..100, udp in any::<bool>(),
         ) {
             let ip: IpAddr = if v6 {
-                std::net::Ipv6Addr::from_bits(ip).into()
+                Ipv6Addr::from_bits(ip).into()
             } else {
                 std::net::Ipv4Addr::from_bits(ip as u32).into()
             };

@@ -41,12 +41,15 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     check_loopback(&mut host)?;
     let place = here()?;
     let store = Store::open(&settings.state_dir, &settings.run_dir, &place.boot)?;
+    // Nothing is made before all that is noted can be read.
+    let last_network = store.meta(Meta::LastNetwork)?.unwrap_or(0);
+    let reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
     let store = Arc::new(store);
     let opened = open(&settings, &store, &place);
     let (bpffs, pins, datapath) = opened.inspect_err(|_| store.discard_made())?;
     let ipv6 = sysctl::has_ipv6();
-    let mut state = State::new(host, store.meta(Meta::LastNetwork)?.unwrap_or(0));
-    state.reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
+    let mut state = State::new(host, last_network);
+    state.reserved = reserved;
     let state = Arc::new(Mutex::new(state));
     let inner = Inner {
         reaper: Reaper::start(store.clone(), datapath.clone(), ipv6)?,

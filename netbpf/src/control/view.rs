@@ -1,6 +1,6 @@
 //! Records as the API shows them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     Inner, flows,
@@ -115,6 +115,12 @@ fn port(port: &PortRecord) -> PortInfo {
     }
 }
 
+fn ips(record: &EndpointRecord) -> Vec<IpAddr> {
+    let v4 = record.ipv4.map(|net| net.addr().into());
+    let v6 = record.ipv6.map(|net| net.addr().into());
+    [v4, v6].into_iter().flatten().collect()
+}
+
 pub fn ports(seen: &Seen, name: Option<&str>) -> Result<Vec<PortOf>> {
     let records = seen.found(name, None)?.into_iter();
     Ok(records
@@ -122,6 +128,7 @@ pub fn ports(seen: &Seen, name: Option<&str>) -> Result<Vec<PortOf>> {
             r.ports.iter().map(|p| PortOf {
                 endpoint: r.name.clone(),
                 network: r.network.clone(),
+                ips: ips(r),
                 port: port(p),
             })
         })

@@ -202,8 +202,8 @@ where
                 }
                 collected.flows += 1;
                 let close = match (ended, endpoints.contains(&flow.endpoint)) {
-                    (true, _) => Close::Unpublished,
                     (_, false) => Close::Detached,
+                    (true, true) => Close::Unpublished,
                     (false, true) => Close::Timeout,
                 };
                 // Whose end a packet brought was told then.

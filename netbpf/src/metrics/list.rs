@@ -163,7 +163,9 @@ pub const METRICS: &[Metric] = &[
         help: "Entries that the map has room for; a ring buffer's are bytes.",
         samples: |f| {
             let maps = f.status.maps.iter();
-            maps.map(|map| (vec![map.name.clone()], map.max_entries))
+            // What hangs on sockets has no size of its own.
+            maps.filter(|map| map.max_entries > 0)
+                .map(|map| (vec![map.name.clone()], map.max_entries))
                 .collect()
         },
     },

@@ -20,7 +20,9 @@ A port SPEC is, without a host port a free one, without an address all of the ho
 
   [[HOST_IP:]HOST_PORT[-LAST]:]CONTAINER_PORT[-LAST][/tcp|/udp|/sctp]
 
-or the long form, in which all but the target may be left out:
+HOST_IP::CONTAINER_PORT, or a CONTAINER_PORT alone, takes a free port of the host; a
+range of the host's ports for one of the container's takes the first of them that is
+free. An IPv6 address stands in brackets. Or the long form, in which all but the target may be left out:
 
   published=8080,target=80,protocol=tcp,host_ip=192.0.2.1,
   allow=198.51.100.0/24,weight=3,affinity=client
@@ -38,28 +40,29 @@ pub struct Attach {
     /// Name of the interface in the container [default: the first free ethN]
     #[arg(long, value_name = "NAME")]
     pub ifname: Option<String>,
-    /// Address, one for each family [default: the next free of the network]
+    /// Address, once for each family [default: the next free of the network]
     #[arg(long = "ip", value_name = "IP")]
     pub ips: Vec<IpAddr>,
     /// Its MAC address [default: made of the address]
     #[arg(long)]
     pub mac: Option<String>,
-    /// Publish a port, such as 8080:80, 127.0.0.1:53:53/udp or 7000-7010:7000-7010
+    /// Publish a port, such as 8080:80, 127.0.0.1:53:53/udp or 7000-7010:7000-7010;
+    /// may be repeated
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<String>,
     /// Publish each exposed port on a free port of the host
     #[arg(short = 'P', long)]
     pub publish_all: bool,
-    /// A port that the container listens on, for -P
+    /// A port that the container listens on, for -P; may be repeated
     #[arg(long, value_name = "PORT/PROTO")]
     pub expose: Vec<String>,
-    /// Another name on the network
+    /// Another name on the network; may be repeated
     #[arg(long = "alias", value_name = "NAME")]
     pub aliases: Vec<String>,
-    /// Give this endpoint, and no other, a name for another one
+    /// Give this endpoint, and no other, a name for another one; may be repeated
     #[arg(long = "link", value_name = "NAME[:ALIAS]")]
     pub links: Vec<String>,
-    /// Note something about it
+    /// Note something about it; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// Share ports that other endpoints have published

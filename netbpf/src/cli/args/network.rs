@@ -7,7 +7,7 @@ use clap::{
 };
 use ipnet::IpNet;
 
-use super::values::label;
+use super::values::{cidr, label};
 use crate::model::{Driver, NetworkSpec};
 
 /// Make, list and remove networks
@@ -88,14 +88,15 @@ pub struct CreateNetwork {
     /// What it is made of: a private network of this host
     #[arg(long, value_enum, default_value = "bridge")]
     pub driver: Driver,
-    /// Its addresses, one for each family [default: the next free of the pools]
-    #[arg(long = "subnet", value_name = "CIDR")]
+    /// Its addresses, IPv4 /8 to /30 or IPv6; once for each family
+    /// [default: the next free of the pools]
+    #[arg(long = "subnet", value_name = "CIDR", value_parser = cidr)]
     pub subnets: Vec<IpNet>,
-    /// Gateway of a subnet [default: its first address]
+    /// Gateway of a subnet; once for each family [default: its first address]
     #[arg(long = "gateway", value_name = "IP")]
     pub gateways: Vec<IpAddr>,
-    /// Give out addresses of this part of a subnet only
-    #[arg(long = "ip-range", value_name = "CIDR")]
+    /// Give out addresses of this part of a subnet only; once for each family
+    #[arg(long = "ip-range", value_name = "CIDR", value_parser = cidr)]
     pub ip_ranges: Vec<IpNet>,
     /// IPv6 as well, with a private /64 unless --subnet has one
     #[arg(long)]

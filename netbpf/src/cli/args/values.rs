@@ -1,7 +1,9 @@
 //! Values that the command line takes apart by itself. What only the daemon can
 //! judge, such as a port spec, is handed to it as it was typed.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
 
 /// `KEY=VALUE`; the value may be empty.
 pub fn label(text: &str) -> Result<(String, String), String> {
@@ -9,6 +11,25 @@ pub fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err("a label is KEY=VALUE".into()),
     }
+}
+
+/// `10.20.0.0/24`.
+pub fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        let (address, length) = text.split_once('/').unwrap_or((text, ""));
+        match (address.parse::<IpAddr>(), length) {
+            (Err(_), _) => format!("{address:?} is not an IP address"),
+            (Ok(ip), "") => format!("a length is missing, such as {ip}/{}", example(ip)),
+            (Ok(ip), _) => {
+                let most = if ip.is_ipv4() { 32 } else { 128 };
+                format!("{length:?} is not a prefix length from 0 to {most}")
+            }
+        }
+    })
+}
+
+fn example(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 24 } else { 64 }
 }
 
 /// `10s`, `1m 30s`, `500ms`; a number alone is seconds.
@@ -26,6 +47,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn subnets_say_what_is_wrong_with_them() {
+        assert!(cidr("10.20.0.0/24").is_ok() && cidr("fd00::/64").is_ok());
+        for (bad, why) in [
+            ("10.0.0.0", "a length is missing, such as 10.0.0.0/24"),
+            ("fd00::", "a length is missing, such as fd00::/64"),
+            ("10.0.0.0/33", "\"33\" is not a prefix length from 0 to 32"),
+            ("fd00::/x", "\"x\" is not a prefix length from 0 to 128"),
+            ("10.0.0/8", "\"10.0.0\" is not an IP address"),
+        ] {
+            assert_eq!(cidr(bad), Err(why.into()), "{bad}");
+        }
+    }
 
     #[test]
     fn times_have_a_unit_or_are_seconds() {

@@ -34,7 +34,7 @@ impl Show for EndpointInfo {
                 address(self.ipv6.as_ref(), or_empty(self.gateway6.as_ref())),
             )
             .add("mtu", self.mtu)
-            .each("port", self.ports.iter().flat_map(port::mappings))
+            .each("port", port::all_mappings(self))
             .each("alias", self.aliases.iter().cloned())
             .each("link", self.links.iter().cloned())
             .each("label", labels(&self.labels))

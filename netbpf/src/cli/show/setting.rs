@@ -48,7 +48,8 @@ impl Show for ReloadInfo {
 /// As it is written in the file, more or less.
 fn value(value: &Value) -> String {
     match value {
-        Value::Null => "automatic".into(),
+        // The help says of each what that means.
+        Value::Null => "-".into(),
         Value::String(text) => text.clone(),
         Value::Array(items) => {
             let items: Vec<String> = items.iter().map(self::value).collect();
