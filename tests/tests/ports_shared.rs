@@ -344,18 +344,29 @@ fn the_same_port_on_two_addresses_is_two_containers() {
     let others = ["192.0.2.77/24", "2001:db8:1::77/64"];
     street.host.gain("up0", &others);
     let second = ["192.0.2.77", "2001:db8:1::77"];
-    let spec = |pair: [&str; 2]| {
-        let [v4, v6] = pair;
-        [format!("{v4}:8080:80"), format!("[{v6}]:8080:80")]
+    let on = |name: &str, [v4, v6]: [&str; 2]| {
+        let container = street.front(name, &[]);
+        for address in [v4.to_owned(), format!("[{v6}]")] {
+            container.publish(&format!("{address}:8080:80"));
+            container.publish(&format!("{address}:5300:53/udp"));
+        }
+        container
     };
-    let (one, other) = (spec(HOST), spec(second));
-    let a = street.front("a", &["-p", &one[0], "-p", &one[1]]);
-    let b = street.front("b", &["-p", &other[0], "-p", &other[1]]);
+    let (a, b) = (on("a", HOST), on("b", second));
     let (_a, _b) = (Http::start(&a, 80), Http::start(&b, 80));
+    let echoes = [UdpEcho::start(&a, 53), UdpEcho::start(&b, 53)];
+    let asked = || echoes.each_ref().map(|echo| echo.peers().len());
     for family in Family::BOTH {
         for (address, name) in [(family.ip(HOST), "a"), (family.ip(second), "b")] {
             for client in [&street.client, &*street.host] {
                 assert_eq!(client.fetch(address, 8080).server, name);
+                let [of_a, of_b] = asked();
+                client.ask_udp(address, 5300);
+                let wanted = match name {
+                    "a" => [of_a + 1, of_b],
+                    _ => [of_a, of_b + 1],
+                };
+                assert_eq!(asked(), wanted, "{address} from {}", client.role());
             }
             assert_eq!(a.fetch(address, 8080).server, name);
         }

@@ -281,16 +281,23 @@ fn a_published_port_answers_siblings_and_the_container_itself() {
     for family in Family::BOTH {
         let host = family.ip(HOST);
         for container in [&app, &db] {
-            assert_eq!(
-                container.fetch(host, 8080).server,
-                "web",
-                "{}",
-                container.role()
-            );
-            container.ask_udp(host, 5300);
+            // By the host's address, and by their own gateway's, as themselves.
+            let own = container.addr(family);
+            for address in [host, container.gateway(family)] {
+                let seen = container.fetch(address, 8080);
+                let (server, peer) = (seen.server.as_str(), seen.peer);
+                assert_eq!(
+                    (server, peer),
+                    ("web", own),
+                    "{} to {address}",
+                    container.role()
+                );
+                assert_eq!(container.ask_udp(address, 5300), own, "{address}");
+            }
         }
-        assert_eq!(web.fetch(host, 8080).peer, web.gateway(family));
-        assert_eq!(app.fetch(app.gateway(family), 8080).server, "web");
+        let gateway = web.gateway(family);
+        assert_eq!(web.fetch(host, 8080).peer, gateway);
+        assert_eq!(web.ask_udp(host, 5300), gateway);
     }
 }
 

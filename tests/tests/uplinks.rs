@@ -40,8 +40,9 @@ fn has_uplink(street: &Street, name: &str) -> bool {
 #[test]
 fn each_uplink_serves_published_ports_and_masquerade() {
     let (street, client_b) = crossing("each_uplink");
-    let web = street.front("web", &["-p", "8080:80"]);
-    let _http = Http::start(&web, 80);
+    let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
+    let (_http, _udp) = (Http::start(&web, 80), UdpEcho::start(&web, 53));
+    let _echoes = [&street.client, &client_b].map(|space| UdpEcho::start(space, 53));
     let _a = Http::start(&street.client, 80);
     let _b = Http::start(&client_b, 80);
     let drops = street.host.drops();
@@ -56,7 +57,13 @@ fn each_uplink_serves_published_ports_and_masquerade() {
         );
         assert_eq!(web.fetch(family.ip(CLIENT), 80).peer, family.ip(HOST));
         assert_eq!(web.fetch(family.ip(CLIENT_B), 80).peer, family.ip(HOST_B));
-        web.ping(family.ip(CLIENT_B));
+        let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+        let (other, host_b) = (family.ip(CLIENT_B), family.ip(HOST_B));
+        assert_eq!(street.client.ask_udp(host, 5300), client);
+        assert_eq!(client_b.ask_udp(host_b, 5300), other);
+        assert_eq!(web.ask_udp(client, 53), host);
+        assert_eq!(web.ask_udp(other, 53), host_b);
+        web.ping(other);
     }
     drops.none();
 }

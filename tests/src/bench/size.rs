@@ -37,17 +37,19 @@ const NETWORK: Net = Net {
 /// The first published port: of those that the kernel chooses by itself, which costs most.
 const FIRST_PORT: usize = 33_000;
 
-const TIMES: usize = 15;
+const TIMES: usize = 30;
 
 /// Figures at one size.
 #[derive(Debug, Serialize)]
 pub struct Size {
     pub endpoints: usize,
     pub ports: usize,
-    /// Medians, in milliseconds: attach and detach of one more by the API, with its
+    /// Medians and 95th percentiles, in milliseconds: attach and detach of one more by the API, with its
     /// ports; the others by command, from start to exit.
     pub attach_ms: f64,
+    pub attach_p95_ms: f64,
     pub detach_ms: f64,
+    pub detach_p95_ms: f64,
     pub ps_ms: f64,
     pub port_ms: f64,
     pub status_ms: f64,
@@ -150,8 +152,10 @@ impl Bench {
         Size {
             endpoints,
             ports: endpoints * PORTS,
-            attach_ms: median(attach.into_iter()),
-            detach_ms: median(detach.into_iter()),
+            attach_ms: quantile(attach.iter().copied(), 0.5),
+            attach_p95_ms: quantile(attach.into_iter(), 0.95),
+            detach_ms: quantile(detach.iter().copied(), 0.5),
+            detach_p95_ms: quantile(detach.into_iter(), 0.95),
             ps_ms: command(&["ps"]),
             port_ms: command(&["port"]),
             status_ms: command(&["status"]),
@@ -202,9 +206,13 @@ impl Bench {
 }
 
 fn median(times: impl Iterator<Item = f64>) -> f64 {
+    quantile(times, 0.5)
+}
+
+fn quantile(times: impl Iterator<Item = f64>, at: f64) -> f64 {
     let mut times: Vec<f64> = times.collect();
     times.sort_by(f64::total_cmp);
-    percentile(&times, 0.5).expect("at least one")
+    percentile(&times, at).expect("at least one")
 }
 
 fn milliseconds(work: impl FnOnce()) -> f64 {
