@@ -426,11 +426,19 @@ fn what_ends_without_a_packet_is_told_too() {
     let street = street_with_networks("monitor_ends", &["--timeout", "udp=1s"]);
     let (host, web) = (&street.host, street.front("web", &[]));
     let monitor = Monitor::start(host, &["--endpoint", "web"]);
-    // Nobody answers the first; the second is forgotten before its time.
+    // Nobody answers the first; the second is answered, and goes on for long.
+    let _echo = UdpEcho::start(&street.client, 9002);
     for (port, family) in [(9001, Family::V4), (9002, Family::V6)] {
         let to = SocketAddr::new(family.ip(CLIENT), port);
         let socket = web.udp(to);
-        socket.send(b"hello").expect("send");
+        match port {
+            9002 => {
+                netbpf_tests::lab::ask(&socket, SOON).expect("an answer");
+            }
+            _ => {
+                socket.send(b"hello").expect("send");
+            }
+        }
         let dst = address(to.ip(), port);
         monitor.find("it begins", |e| e.event == EventKind::New && e.dst == dst);
         if port == 9002 {

@@ -45,7 +45,7 @@ fn rates_are_those_of_the_traffic() {
         host.json(&line)
     };
     within(Duration::from_secs(5), "it pings", || {
-        rates(&[])["rx_packet_rate"].as_u64() > Some(100)
+        rates(&[])["rx_packet_rate"].as_u64() > Some(20)
     });
     let top = rates(&[]);
     let endpoints = top["endpoints"].as_array().expect("an array");
@@ -59,7 +59,7 @@ fn rates_are_those_of_the_traffic() {
                 rate(&format!("{way}_rate")),
                 rate(&format!("{way}_packet_rate")),
             );
-            assert!((20..=200).contains(&packets), "{busy}");
+            assert!((5..=200).contains(&packets), "{busy}");
             // 14 of Ethernet, 20 of IPv4, 8 of ICMP.
             let each = bits as f64 / packets as f64 / 8.0;
             assert!(
@@ -184,13 +184,16 @@ impl Screen {
         }
     }
 
-    fn read(&mut self) {
+    /// Whether there was something.
+    fn read(&mut self) -> bool {
         let mut ready = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
         if poll(&mut ready, 50_u8).expect("poll") > 0 {
             let mut bytes = [0; 4096];
             let length = self.master.read(&mut bytes).expect("read");
             self.text += &String::from_utf8_lossy(&bytes[..length]);
+            return length > 0;
         }
+        false
     }
 
     #[track_caller]
@@ -209,7 +212,7 @@ impl Screen {
             assert!(Instant::now() < deadline, "it goes on: {:?}", self.text);
             self.read();
         };
-        self.read();
+        while self.read() {}
         assert_eq!(status.code(), Some(code), "{:?}", self.text);
         assert_eq!(tcgetattr(&self.slave).expect("its settings"), self.before);
         std::mem::take(&mut self.text)

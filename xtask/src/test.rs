@@ -132,7 +132,7 @@ fn package_name(id: &str) -> Option<&str> {
 fn documentation(places: &Places, arguments: &[String]) -> Result<Summary> {
     let step = Step::new(&places.root, "examples in the documentation")?;
     let mut command = cargo(places);
-    command.args(["test", "--workspace", "--doc", "--"]);
+    command.args(["test", "--workspace", "--doc", "--no-fail-fast", "--"]);
     let done = step.try_run(command.args(arguments))?;
     judge(&step, &done, Summary::parse(&done.output))
 }

@@ -4,7 +4,8 @@
 use crate::assert_layout;
 
 /// Value of `endpoint_stats`, as the container sees it: rx is into it. Bytes
-/// count the Ethernet header, a GSO packet counts as its segments.
+/// count the Ethernet header, a GSO packet counts as its segments. Index 0 is no
+/// endpoint's: it is the sum of those that are no more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointStats {

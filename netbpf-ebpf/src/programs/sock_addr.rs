@@ -84,8 +84,7 @@ fn asked<const V6: bool>(call: &Call<V6>) -> Option<Asked> {
     if is_link_local(&addr) {
         return None;
     }
-    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
-    if !is_loopback(&addr) && unsafe { LOCALS.get(&LocalKey { addr }) }.is_none() {
+    if !is_local(&addr) {
         return None;
     }
     let mut key = empty_port_key();
@@ -95,6 +94,13 @@ fn asked<const V6: bool>(call: &Call<V6>) -> Option<Asked> {
         port,
         published,
     })
+}
+
+/// One of the host's own.
+#[inline(always)]
+fn is_local(addr: &Addr) -> bool {
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    is_loopback(addr) || unsafe { LOCALS.get(&LocalKey { addr: *addr }) }.is_some()
 }
 
 /// The address as the program will be told; loopback where it left it out.
@@ -180,26 +186,25 @@ fn connect<const V6: bool>(call: &Call<V6>) -> i32 {
 
 /// A datagram of a socket that is not connected.
 fn send<const V6: bool>(call: &Call<V6>) -> i32 {
-    // Whom it has asked before goes on also while the port is drained, when nobody new
-    // finds it.
-    let known = if call.is_noted() {
-        let (addr, port) = call.addr();
-        let addr = named(addr);
-        known(&asks(call, &addr, port)).map(|to| (addr, to))
-    } else {
-        None
-    };
-    if let Some((addr, to)) = known {
-        if !goes_by_packet(call) {
-            send_to(call, &addr, &to);
+    if let Some(asked) = asked(call) {
+        if !goes_by_packet(call)
+            && let Some(to) = peer(call, &asked)
+        {
+            send_to(call, &asked.addr, &to);
         }
         return GO_ON;
     }
-    if let Some(asked) = asked(call)
-        && !goes_by_packet(call)
-        && let Some(to) = peer(call, &asked)
+    // Whom it has asked before goes on also while the port is drained, when nobody new
+    // finds it.
+    if !call.is_noted() || goes_by_packet(call) {
+        return GO_ON;
+    }
+    let (addr, port) = call.addr();
+    let addr = named(addr);
+    if is_local(&addr)
+        && let Some(to) = known(&asks(call, &addr, port))
     {
-        send_to(call, &asked.addr, &to);
+        send_to(call, &addr, &to);
     }
     GO_ON
 }

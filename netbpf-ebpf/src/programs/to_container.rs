@@ -17,6 +17,9 @@ pub fn to_container(ctx: TcContext) -> i32 {
     if skb.ingress_ifindex() != 0 {
         return emit::dropped(&skb, eth::LEN, DropReason::KernelForwarded as u32, endpoint);
     }
-    emit::received(&skb, endpoint);
+    // The device of one that is gone is nobody's.
+    if endpoint != 0 {
+        emit::received(&skb, endpoint);
+    }
     emit::NEXT
 }

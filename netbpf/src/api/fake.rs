@@ -317,7 +317,7 @@ impl Service for Fake {
             status: self.status().await?,
             networks: vec![("front".into(), 2), ("back".into(), 0)],
             endpoints: self.endpoints().await?,
-            detached: Stats {
+            total: Stats {
                 rx_packets: 3,
                 rx_bytes: 300,
                 tx_packets: 2,

@@ -562,6 +562,8 @@ pub fn sync_reserved(inner: &Inner, state: &mut State) -> Result<()> {
     let stored = state.reserved.union(&merged.ours);
     if stored != state.reserved {
         inner.store.put_meta(Meta::ReservedPorts, &stored)?;
+        // Also where the next fails: the kernel may have taken some of it.
+        state.reserved = stored.clone();
     }
     write_reserved(&merged.list)?;
     if stored != merged.ours {

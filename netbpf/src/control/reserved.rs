@@ -4,7 +4,7 @@
 
 use std::{fmt, ops::RangeInclusive};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Any of the ports 0 to 65535. Its cost does not grow with their number: all are
 /// looked at with each change of one.
@@ -116,7 +116,28 @@ impl Serialize for PortSet {
 
 impl<'de> Deserialize<'de> for PortSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(PortSet::parse(&String::deserialize(deserializer)?))
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Stored {
+            List(String),
+            /// Of versions before.
+            Ports(Vec<u16>),
+        }
+        match Stored::deserialize(deserializer)? {
+            Stored::List(list) => {
+                let set = PortSet::parse(&list);
+                // What is damaged must not be taken for less than it was.
+                match set.to_string() == list {
+                    true => Ok(set),
+                    false => Err(D::Error::custom("no list of ports")),
+                }
+            }
+            Stored::Ports(ports) => {
+                let mut set = PortSet::default();
+                ports.into_iter().for_each(|port| set.insert(port..=port));
+                Ok(set)
+            }
+        }
     }
 }
 
@@ -160,6 +181,18 @@ mod tests {
         let gone = merge(&first.list, &first.ours, &set(""));
         assert_eq!(gone.list, users);
         assert!(gone.ours.is_empty());
+    }
+
+    #[test]
+    fn what_is_stored_is_read_in_either_form_and_damage_is_said() {
+        let read = |text: &str| serde_json::from_str::<PortSet>(text);
+        assert_eq!(serde_json::to_string(&set("1-3,9")).unwrap(), "\"1-3,9\"");
+        assert_eq!(read("\"1-3,9\"").unwrap(), set("1-3,9"));
+        assert_eq!(read("[1,2,3,9]").unwrap(), set("1-3,9"));
+        assert_eq!(read("[]").unwrap(), set(""));
+        for damaged in ["\"1-3,x\"", "\"9,1\"", "7"] {
+            assert!(read(damaged).is_err(), "{damaged}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     uplinks::Uplink,
 };
 use crate::{
-    datapath::{AttachKind, EarlyDrop, FlowRecord},
+    datapath::{self, AttachKind, EarlyDrop, FlowRecord, MapUsage},
     error::Result,
     metrics::Figures,
     model::*,
@@ -199,14 +199,22 @@ pub fn figures(inner: &Inner, seen: &Seen) -> Result<Figures> {
             .map(|n| (n.record.name.clone(), n.endpoints.size()))
             .collect(),
         endpoints: endpoints(inner, seen, None, None)?,
-        detached: inner.datapath.detached_stats()?,
+        total: inner.datapath.total_stats()?,
         drops: inner.datapath.drops(None)?,
         events_lost: inner.datapath.events_lost()?,
-        status: status(inner, seen)?,
+        status: status_with(inner, seen, inner.datapath.recent_map_usage())?,
     })
 }
 
 pub fn status(inner: &Inner, seen: &Seen) -> Result<StatusInfo> {
+    status_with(inner, seen, inner.datapath.map_usage())
+}
+
+fn status_with(
+    inner: &Inner,
+    seen: &Seen,
+    map_usage: datapath::Result<Vec<MapUsage>>,
+) -> Result<StatusInfo> {
     let attach = match inner.datapath.attach_kind() {
         AttachKind::Tcx => "tcx",
         AttachKind::Clsact => "clsact",
@@ -233,7 +241,7 @@ pub fn status(inner: &Inner, seen: &Seen) -> Result<StatusInfo> {
     });
     let hooks = seen.hooks.as_ref().map(Hooks::shown);
     // After a teardown the pins are gone, whether or not all else is.
-    let usage = (inner.datapath.program_usage(), inner.datapath.map_usage());
+    let usage = (inner.datapath.program_usage(), map_usage);
     let (programs, maps) = match usage {
         (programs, maps) if !seen.closed => (programs?, maps?),
         (programs, maps) => (programs.unwrap_or_default(), maps.unwrap_or_default()),

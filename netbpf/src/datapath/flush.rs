@@ -62,7 +62,10 @@ where
                 unused.extend(mapping);
                 if !state_of(key, flow, halves.get(&reverse)).is_over() {
                     let (kind, tuple) = (kind_label(flow.kind), tuple(key, flow));
-                    tell(events::closed(Close::Flushed, flow.endpoint, kind, tuple)?);
+                    // What has begun is brought to its end, told or not.
+                    if let Ok(event) = events::closed(Close::Flushed, flow.endpoint, kind, tuple) {
+                        tell(event);
+                    }
                 }
             }
         }

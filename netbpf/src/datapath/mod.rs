@@ -31,6 +31,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -73,6 +74,8 @@ pub struct Datapath {
     kind: AttachKind,
     kernel: Kernel,
     max_endpoints: u32,
+    /// When it was counted last, how long that took, and what came out.
+    usage: Mutex<Option<(Instant, Duration, Vec<MapUsage>)>>,
     inner: Mutex<Inner>,
     /// Apart from the rest: reading a million flows must not keep an attach
     /// waiting.
@@ -117,6 +120,7 @@ impl Datapath {
             kind: attach::kind(kernel),
             kernel,
             max_endpoints: options.max_endpoints,
+            usage: Mutex::default(),
             inner: Mutex::new(Inner {
                 ebpf,
                 tables,
@@ -388,9 +392,20 @@ impl Datapath {
         Ok(sum(values.iter().copied()))
     }
 
-    /// The counters of all endpoints that are no more, together.
-    pub fn detached_stats(&self) -> Result<Stats> {
-        self.stats(DETACHED)
+    /// What all endpoints have carried, those that are no more too: it never becomes
+    /// less, as none comes or goes while it is read.
+    pub fn total_stats(&self) -> Result<Stats> {
+        let tables = &self.inner().tables;
+        let veths = tables.veths.iter().flatten();
+        let indexes = veths.map(|(_, veth)| veth.endpoint).chain([DETACHED]);
+        let each = indexes.map(|index| {
+            let values = tables.endpoint_stats.get(&index, 0);
+            let values = values.map_err(|e| {
+                DatapathError::other(format!("read counters of {index}"), chain(&e))
+            })?;
+            Ok(sum(values.iter().copied()))
+        });
+        Ok(sum(each.collect::<Result<Vec<_>>>()?))
     }
 
     /// Drops by reason: of all, or of one endpoint. Reasons without drops are
@@ -539,6 +554,26 @@ impl Datapath {
             .collect()
     }
 
+    /// How full the maps have been lately. Counting large ones takes its time: asked
+    /// again soon it says the same once more, so that it counts for a tenth of the time at
+    /// most, and for one at a time.
+    pub fn recent_map_usage(&self) -> Result<Vec<MapUsage>> {
+        const QUICK: Duration = Duration::from_millis(20);
+        let usage = self.usage.lock();
+        let mut usage = usage.unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        if let Some((at, took, known)) = &*usage
+            && *took > QUICK
+            && began - *at < *took * 10
+        {
+            return Ok(known.clone());
+        }
+        let counted = self.map_usage()?;
+        *usage = Some((Instant::now(), began.elapsed(), counted.clone()));
+        Ok(counted)
+    }
+
+    /// How full the maps are.
     pub fn map_usage(&self) -> Result<Vec<MapUsage>> {
         let mut entries: HashMap<&str, usize> = {
             let t = &self.inner().tables;
@@ -690,8 +725,9 @@ fn reset_counters(tables: &mut Tables, index: u32) -> Result<()> {
     let detached: Vec<_> = per_cpu.map(|(all, last)| sum([*all, *last])).collect();
     let detached = PerCpuValues::try_from(detached)
         .map_err(|e| DatapathError::other("make a per-CPU value", chain(&e)))?;
-    stats.set(index, zeros, 0).map_err(failed)?;
+    // In this order: ended in between, some is counted twice and nothing becomes less.
     stats.set(DETACHED, detached, 0).map_err(failed)?;
+    stats.set(index, zeros, 0).map_err(failed)?;
     for &reason in DropReason::ALL {
         let key = netbpf_common::maps::DropKey {
             endpoint: index,

@@ -56,26 +56,14 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Packets that were carried into or out of containers; from one to another counts at both.",
-        samples: |f| {
-            one(all(
-                f,
-                |e| [e.rx_packets, e.tx_packets],
-                |s| [s.rx_packets, s.tx_packets],
-            ))
-        },
+        samples: |f| one(f.total.rx_packets + f.total.tx_packets),
     },
     Metric {
         name: "netbpf_forwarded_bytes_total",
         kind: Kind::Counter,
         labels: &[],
         help: "Bytes of these packets.",
-        samples: |f| {
-            one(all(
-                f,
-                |e| [e.rx_bytes, e.tx_bytes],
-                |s| [s.rx_bytes, s.tx_bytes],
-            ))
-        },
+        samples: |f| one(f.total.rx_bytes + f.total.tx_bytes),
     },
     Metric {
         name: "netbpf_dropped_packets_total",
@@ -196,16 +184,6 @@ fn each(figures: &Figures, value: fn(&EndpointInfo) -> u64) -> Samples {
     endpoints
         .map(|e| (vec![e.name.clone(), e.network.clone()], value(e)))
         .collect()
-}
-
-/// The sum over the endpoints that are there and those that were.
-fn all(
-    figures: &Figures,
-    of: fn(&EndpointInfo) -> [u64; 2],
-    of_detached: fn(&crate::datapath::Stats) -> [u64; 2],
-) -> u64 {
-    let there = figures.endpoints.iter().flat_map(of);
-    there.chain(of_detached(&figures.detached)).sum()
 }
 
 /// Every reason, so that a counter does not begin with its first drop.

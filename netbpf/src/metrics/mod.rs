@@ -24,8 +24,8 @@ pub struct Figures {
     /// Names, and how many endpoints are on each.
     pub networks: Vec<(String, usize)>,
     pub endpoints: Vec<EndpointInfo>,
-    /// Counters of endpoints that are no more, together.
-    pub detached: Stats,
+    /// Counters of all endpoints, those that are no more too.
+    pub total: Stats,
     pub drops: Vec<(DropReason, u64)>,
     pub events_lost: u64,
 }

@@ -120,7 +120,7 @@ impl Output {
 }
 
 /// Without control characters: a label must not be able to steer a terminal.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()

@@ -33,16 +33,18 @@ pub async fn run(args: Top, client: &Client, output: &Output) -> Done {
 
 async fn print(args: &Top, count: Option<u64>, client: &Client, output: &Output) -> Done {
     let mut ends = Box::pin(ended()?);
-    let mut looks = Looks::new(args, client, args.interval).await?;
+    let mut looks = tokio::select! {
+        looks = Looks::new(args, client, args.interval) => looks?,
+        () = &mut ends => return Ok(()),
+    };
     let mut left = count;
     while left != Some(0) {
-        tokio::select! {
-            top = looks.next() => {
-                let top = top?.top(args.sort);
-                output.show_line(&top)?;
-            }
+        let between;
+        (looks, between) = tokio::select! {
+            done = looks.next() => done?,
             () = &mut ends => break,
-        }
+        };
+        output.show_line(&between.top(args.sort))?;
         left = left.map(|left| left - 1);
         if left != Some(0) {
             output.blank_line()?;
@@ -53,7 +55,12 @@ async fn print(args: &Top, count: Option<u64>, client: &Client, output: &Output)
 
 async fn watch(args: &Top, client: &Client) -> Done {
     let mut ends = Box::pin(ended()?);
-    let mut looks = Looks::new(args, client, args.interval.min(FIRST)).await?;
+    let looks = tokio::select! {
+        looks = Looks::new(args, client, args.interval.min(FIRST)) => looks?,
+        () = &mut ends => return Ok(()),
+    };
+    // Goes on whatever keys are pressed.
+    let mut next = Box::pin(looks.next());
     let mut order = args.sort;
     let mut seen: Option<Between> = None;
     let mut screen = Screen::open()?;
@@ -61,7 +68,11 @@ async fn watch(args: &Top, client: &Client) -> Done {
         let top = seen.as_ref().map(|between| between.top(order));
         screen.draw(top.as_ref(), order)?;
         tokio::select! {
-            between = looks.next() => seen = Some(between?),
+            done = &mut next => {
+                let (looks, between) = done?;
+                seen = Some(between);
+                next.set(looks.next());
+            }
             key = screen.key() => match key {
                 Key::Quit => return Ok(()),
                 Key::Order(wanted) => order = wanted,
@@ -104,13 +115,13 @@ impl<'a> Looks<'a> {
         })
     }
 
-    /// What is asked and not answered when this is dropped is asked again.
-    async fn next(&mut self) -> Result<Between> {
+    /// The next look, and what goes on with it.
+    async fn next(mut self) -> Result<(Self, Between)> {
         self.ticks.tick().await;
         let now = look(self.args, self.client, self.began).await?;
         let now = std::rc::Rc::new(now);
         let before = std::mem::replace(&mut self.last, now.clone());
-        Ok(Between(before, now))
+        Ok((self, Between(before, now)))
     }
 }
 

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    cli::output::{Columns, Show},
+    cli::output::{Columns, Show, plain},
     model::{DropInfo, EndpointInfo, StatusInfo},
 };
 
@@ -254,8 +254,8 @@ impl Show for TopInfo {
         let table = columns.to_string();
         lines.extend(table.lines().map(str::to_owned));
         let cut = |line: String| match width {
-            Some(width) => line.chars().take(width.into()).collect(),
-            None => line,
+            Some(width) => plain(&line).chars().take(width.into()).collect(),
+            None => plain(&line),
         };
         lines.into_iter().map(|line| cut(line) + "\n").collect()
     }

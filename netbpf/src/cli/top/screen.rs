@@ -52,7 +52,11 @@ impl Screen {
     }
 
     pub fn draw(&self, top: Option<&TopInfo>, order: Order) -> io::Result<()> {
-        let (width, height) = terminal::size()?;
+        // A serial line does not know its size.
+        let (width, height) = match terminal::size()? {
+            (0, _) | (_, 0) => (80, 24),
+            known => known,
+        };
         let text = match top {
             Some(top) => top.human(Some(width)),
             None => "looking …\n".into(),
