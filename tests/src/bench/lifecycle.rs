@@ -3,21 +3,17 @@
 //! By command: the release binary from start to exit, as a script sees it.
 //! By API: one request on the socket, as an engine's plugin sees it.
 
-use std::{
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
-use netbpf::{
-    client::Client,
-    model::{AttachSpec, NetnsRef},
-};
 use serde::Serialize;
-use tokio::runtime::{Builder, Runtime};
 
-use super::{Options, report::Progress, stats::percentile};
-use crate::lab::{Host, Lab, Namespace, binary, names};
+use super::{
+    Options,
+    daemon::{Daemon, milliseconds},
+    report::Progress,
+    stats::percentile,
+};
+use crate::lab::{Lab, Namespace, names};
 
 /// Endpoints that are there already.
 const PRESENT: [usize; 2] = [0, 200];
@@ -57,7 +53,7 @@ pub fn run(options: &Options) -> Vec<Lifecycle> {
     let mut present = 0;
     for goal in PRESENT {
         while present < goal {
-            bench.host.container(
+            bench.daemon.host.container(
                 &lab,
                 &format!("c{present}"),
                 &["--network", names::FRONT.name],
@@ -74,30 +70,15 @@ pub fn run(options: &Options) -> Vec<Lifecycle> {
 }
 
 struct Bench {
-    host: Host,
+    daemon: Daemon,
     space: Namespace,
-    client: Client,
-    runtime: Runtime,
 }
 
 impl Bench {
     fn new(lab: &Lab) -> Bench {
-        let host = lab.host("host");
-        let outside = lab.space("client");
-        lab.wire(
-            (&host, "up0", &names::HOST_WIRE),
-            (&outside, "eth0", &names::CLIENT_WIRE),
-        );
-        host.start(&[]);
-        host.network(&names::FRONT, &[]);
         Bench {
-            client: Client::new(host.socket()),
+            daemon: Daemon::start(lab, &[], &names::FRONT),
             space: lab.space("measured"),
-            runtime: Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a tokio runtime"),
-            host,
         }
     }
 
@@ -131,67 +112,27 @@ impl Bench {
     }
 
     fn attach(&self, asker: Asker) {
+        let (name, space, port) = ("measured", self.space.name(), "8080:80");
         match asker {
-            Asker::Command => self.command(&[
+            Asker::Command => self.daemon.command(&[
                 "attach",
                 "--name",
-                "measured",
+                name,
                 "--network",
                 names::FRONT.name,
                 "--netns",
-                self.space.name(),
+                space,
                 "-p",
-                "8080:80",
+                port,
             ]),
-            Asker::Api => {
-                let spec = AttachSpec {
-                    name: "measured".into(),
-                    network: Some(names::FRONT.name.into()),
-                    netns: NetnsRef::Netns(self.space.name().into()),
-                    ifname: None,
-                    ips: Vec::new(),
-                    mac: None,
-                    publish: vec!["8080:80".into()],
-                    share: false,
-                    publish_all: false,
-                    expose: Vec::new(),
-                    aliases: Vec::new(),
-                    links: Vec::new(),
-                    labels: Default::default(),
-                };
-                self.runtime
-                    .block_on(self.client.attach(&spec))
-                    .unwrap_or_else(|e| panic!("attach: {e}"));
-            }
+            Asker::Api => self.daemon.attach(name, &self.space, vec![port.into()]),
         }
     }
 
     fn detach(&self, asker: Asker) {
         match asker {
-            Asker::Command => self.command(&["detach", "measured"]),
-            Asker::Api => {
-                self.runtime
-                    .block_on(self.client.detach("measured", None))
-                    .unwrap_or_else(|e| panic!("detach: {e}"));
-            }
+            Asker::Command => self.daemon.command(&["detach", "measured"]),
+            Asker::Api => self.daemon.detach("measured"),
         }
     }
-
-    /// Not the lab's own way of running commands: that one polls for the end.
-    fn command(&self, arguments: &[&str]) {
-        let status = Command::new(binary())
-            .arg("--socket")
-            .arg(self.host.socket())
-            .args(arguments)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap_or_else(|e| panic!("netbpf: {e}"));
-        assert!(status.success(), "netbpf {arguments:?}: {status}");
-    }
-}
-
-fn milliseconds(work: impl FnOnce()) -> f64 {
-    let before = Instant::now();
-    work();
-    before.elapsed().as_nanos() as f64 / 1e6
 }

@@ -4,6 +4,7 @@
 //!   a bare bridge and by a bare wire, side by side in namespaces of their own.
 //! - [`load`]: the load generator, which measures one path once.
 //! - [`rounds`]: what is compared with what, interleaved and rotated.
+//! - [`daemon`]: a daemon of which times are taken.
 //! - [`lifecycle`]: how long attach and detach take.
 //! - [`size`]: what becomes of it with a thousand containers.
 //! - [`report`]: table, JSON, Markdown.
@@ -15,6 +16,7 @@
 //! each measure of each round, and what is reported is the median over the
 //! rounds of the ratio within one round.
 
+pub mod daemon;
 pub mod lifecycle;
 pub mod load;
 pub mod machine;

@@ -2,24 +2,17 @@
 //! detach, listings, the daemon's start, its memory and descriptors. Each container
 //! has ten published ports.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{fs, thread, time::Duration};
 
-use netbpf::{
-    client::Client,
-    model::{AttachSpec, NetnsRef},
-};
 use serde::Serialize;
-use tokio::runtime::{Builder, Runtime};
 
-use super::{Options, report::Progress, stats::percentile};
-use crate::lab::{
-    Host, Lab, Namespace, binary,
-    names::{self, Net},
+use super::{
+    Options,
+    daemon::{Daemon, milliseconds},
+    report::Progress,
+    stats::percentile,
 };
+use crate::lab::{Lab, Namespace, names::Net};
 
 /// Containers that are there.
 const SIZES: [usize; 3] = [10, 100, 1000];
@@ -86,62 +79,43 @@ pub fn run(options: &Options) -> Vec<Size> {
 }
 
 struct Bench {
-    host: Host,
+    daemon: Daemon,
     space: Namespace,
-    client: Client,
-    runtime: Runtime,
 }
 
 const METRICS: &str = "127.0.0.1:9464";
 
 impl Bench {
     fn new(lab: &Lab) -> Bench {
-        let host = lab.host("host");
-        let outside = lab.space("client");
-        lab.wire(
-            (&host, "up0", &names::HOST_WIRE),
-            (&outside, "eth0", &names::CLIENT_WIRE),
-        );
-        host.start(&["--metrics", METRICS]);
-        host.network(&NETWORK, &[]);
         Bench {
-            client: Client::new(host.socket()),
+            daemon: Daemon::start(lab, &["--metrics", METRICS], &NETWORK),
             space: lab.space("measured"),
-            runtime: Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a tokio runtime"),
-            host,
         }
     }
 
     fn measure(&self, endpoints: usize) -> Size {
+        let host = &self.daemon.host;
         let (mut attach, mut detach) = (Vec::new(), Vec::new());
         for _ in 0..TIMES {
             let last = SIZES[SIZES.len() - 1];
             attach.push(milliseconds(|| self.attach("measured", &self.space, last)));
-            detach.push(milliseconds(|| {
-                let detached = self.client.detach("measured", None);
-                self.runtime
-                    .block_on(detached)
-                    .unwrap_or_else(|e| panic!("detach: {e}"));
-            }));
-            std::thread::sleep(Duration::from_millis(50));
+            detach.push(milliseconds(|| self.daemon.detach("measured")));
+            thread::sleep(Duration::from_millis(50));
         }
-        let command =
-            |words: &[&str]| median((0..TIMES).map(|_| milliseconds(|| self.command(words))));
+        let command = |words: &[&str]| {
+            median((0..TIMES).map(|_| milliseconds(|| self.daemon.command(words))))
+        };
         let metrics = || {
             let url = format!("http://{METRICS}/metrics");
-            self.host
-                .run(&["curl", "-sSo", "/dev/null", "--fail", &url])
+            host.run(&["curl", "-sSo", "/dev/null", "--fail", &url])
                 .ok();
         };
         let start = (0..5).map(|_| {
-            self.host.stop();
-            milliseconds(|| self.host.start(&["--metrics", METRICS]))
+            host.stop();
+            milliseconds(|| host.start(&["--metrics", METRICS]))
         });
         let start_ms = median(start);
-        let pid = self.host.pid().expect("it runs");
+        let pid = host.pid().expect("it runs");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
         let field = |name: &str| -> u64 {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -170,38 +144,9 @@ impl Bench {
     /// With ports that no other has.
     fn attach(&self, name: &str, space: &Namespace, number: usize) {
         let first = FIRST_PORT + number * PORTS;
-        let spec = AttachSpec {
-            name: name.into(),
-            network: Some(NETWORK.name.into()),
-            netns: NetnsRef::Netns(space.name().into()),
-            ifname: None,
-            ips: Vec::new(),
-            mac: None,
-            // Container ports that do not follow each other: no range.
-            publish: (0..PORTS)
-                .map(|port| format!("{}:{}", first + port, 80 + port * 2))
-                .collect(),
-            share: false,
-            publish_all: false,
-            expose: Vec::new(),
-            aliases: Vec::new(),
-            links: Vec::new(),
-            labels: Default::default(),
-        };
-        self.runtime
-            .block_on(self.client.attach(&spec))
-            .unwrap_or_else(|e| panic!("attach: {e}"));
-    }
-
-    fn command(&self, arguments: &[&str]) {
-        let status = Command::new(binary())
-            .arg("--socket")
-            .arg(self.host.socket())
-            .args(arguments)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap_or_else(|e| panic!("netbpf: {e}"));
-        assert!(status.success(), "netbpf {arguments:?}: {status}");
+        // Container ports that do not follow each other: no range.
+        let specs = (0..PORTS).map(|port| format!("{}:{}", first + port, 80 + port * 2));
+        self.daemon.attach(name, space, specs.collect());
     }
 }
 
@@ -213,10 +158,4 @@ fn quantile(times: impl Iterator<Item = f64>, at: f64) -> f64 {
     let mut times: Vec<f64> = times.collect();
     times.sort_by(f64::total_cmp);
     percentile(&times, at).expect("at least one")
-}
-
-fn milliseconds(work: impl FnOnce()) -> f64 {
-    let before = Instant::now();
-    work();
-    before.elapsed().as_nanos() as f64 / 1e6
 }
