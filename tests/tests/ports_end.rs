@@ -176,7 +176,7 @@ fn drained_connections_go_on_and_new_ones_are_refused() {
             .udp(SocketAddr::new(family.ip(HOST), 5300));
         ask(&udp, Duration::from_secs(1)).expect("an answer");
         let begun = Instant::now();
-        let specs = ["-p", "7000:7", "-p", "5300:53/udp", "--drain", "2s"];
+        let specs = ["-p", "7000:7", "-p", "5300:53/udp", "--drain", "4s"];
         let mut arguments = vec!["unpublish", "web"];
         arguments.extend(specs);
         shop.street.host.netbpf(&arguments).ok();
@@ -194,18 +194,21 @@ fn drained_connections_go_on_and_new_ones_are_refused() {
         ask(&udp, Duration::from_secs(1)).expect("established ones may go on");
         // The port is free for others: a program of the host, too.
         shop.street.host.probe(&["bind", "tcp", "[::]:7000"]).ok();
-        if begun.elapsed() < Duration::from_secs(1) {
+        if begun.elapsed() < Duration::from_secs(3) {
             assert!(held.iter_mut().all(|h| h.is_open()), "ended too early");
         }
         for held in held {
             assert!(held.ended().starts_with("ECONN"));
         }
         assert!(
-            begun.elapsed() >= Duration::from_millis(1900),
+            begun.elapsed() >= Duration::from_millis(3900),
             "ended too early"
         );
-        let refused = ask(&udp, Duration::from_secs(1)).expect_err("drained");
-        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        // Each port has an end of its own, one a moment after the other.
+        within(Duration::from_secs(3), "datagrams are refused", || {
+            let refused = ask(&udp, Duration::from_secs(1)).err();
+            refused.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+        });
         shop.web.publish("7000:7");
         shop.web.publish("5300:53/udp");
     }
