@@ -132,6 +132,38 @@ fn established_connections_stay_when_others_come_and_go() {
     }
 }
 
+/// A socket of the host that is not connected keeps whom it has asked first, also while
+/// others begin.
+#[test]
+fn datagrams_of_the_hosts_own_programs_keep_their_backend() {
+    let street = street_with_networks("host_udp_keeps", &[]);
+    let host = &street.host;
+    let share = ["--share", "-p", "5300:53/udp"];
+    let members = ["a", "b"].map(|name| street.front(name, &share));
+    for family in Family::BOTH {
+        let echoes = members.each_ref().map(|member| UdpEcho::start(member, 53));
+        let counts = || echoes.each_ref().map(|echo| echo.peers().len());
+        let mut first = Vec::new();
+        for ip in [family.ip(HOST), family.loopback(), family.ip(HOST)] {
+            let to = SocketAddr::new(ip, 5300);
+            let before = counts();
+            let stream = host.probe(&["udp-stream", &to.to_string()]);
+            let stream = stream.timeout(Duration::from_secs(40)).spawn();
+            let answer = format!("answered by {to}");
+            within(Duration::from_secs(8), &format!("answers of {to}"), || {
+                let said = stream.stdout();
+                said.lines().filter(|line| *line == answer).count() >= 8
+            });
+            drop(stream);
+            let after = counts();
+            let had = [after[0] - before[0], after[1] - before[1]];
+            assert!(had.contains(&0), "{to}: one socket, two backends: {had:?}");
+            first.push(had[0] > 0);
+        }
+        assert!(first.contains(&true) && first.contains(&false), "{first:?}");
+    }
+}
+
 #[test]
 fn a_backend_that_leaves_or_dies_has_no_new_connections() {
     let mut shared = shared("leaves_at_once", &[("a", 1), ("b", 1), ("c", 1)]);

@@ -244,10 +244,13 @@ fn known(key: &PeerKey) -> Option<(Addr, u16)> {
     port::is_current(peer.slot, peer.generation).then_some((peer.addr, peer.port))
 }
 
-/// The backend that a socket has for a port from now on.
+/// The backend that a socket has had for a port, or has from now on.
 #[inline(always)]
 fn peer<const V6: bool>(call: &Call<V6>, asked: &Asked) -> Option<(Addr, u16)> {
     let mut key = asks(call, &asked.addr, asked.port);
+    if let Some(to) = known(&key) {
+        return Some(to);
+    }
     let (to, port) = asked.backend()?;
     let mut peer = Peer {
         addr: to.container_addr,

@@ -6,10 +6,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-
-use super::Service;
 use netbpf_common::drop::DropReason;
 
+use super::Service;
 use crate::{
     control::EventStream,
     datapath::Stats,

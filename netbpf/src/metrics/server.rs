@@ -9,6 +9,7 @@ use axum::{
         StatusCode,
         header::{CONNECTION, CONTENT_TYPE as TYPE},
     },
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -55,15 +56,18 @@ pub async fn serve<S: Service>(
     let router = Router::new()
         .route("/metrics", get(metrics::<S>))
         .fallback(async || (StatusCode::NOT_FOUND, "metrics are at /metrics\n"))
+        // One answer a connection: few may be open, and who asks once a minute needs none
+        // in between.
+        .layer(middleware::map_response(async |answer: Response| {
+            ([(CONNECTION, "close")], answer)
+        }))
         .with_state(service);
     answer_all(listener, router, CONNECTIONS, Some(TIME), stop).await
 }
 
 async fn metrics<S: Service>(State(service): State<S>) -> Response {
     match service.figures().await.and_then(|figures| text(&figures)) {
-        // One answer a connection: few may be open, and who asks once a minute needs none
-        // in between.
-        Ok(text) => ([(TYPE, CONTENT_TYPE), (CONNECTION, "close")], text).into_response(),
+        Ok(text) => ([(TYPE, CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             warn!(%error, "no metrics");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()

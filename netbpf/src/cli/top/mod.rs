@@ -4,7 +4,7 @@
 mod rates;
 mod screen;
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -84,7 +84,7 @@ async fn watch(args: &Top, client: &Client) -> Done {
 }
 
 /// Two looks, one after the other.
-struct Between(std::rc::Rc<Sample>, std::rc::Rc<Sample>);
+struct Between(Rc<Sample>, Rc<Sample>);
 
 impl Between {
     fn top(&self, order: Order) -> TopInfo {
@@ -97,7 +97,7 @@ struct Looks<'a> {
     client: &'a Client,
     began: Instant,
     ticks: tokio::time::Interval,
-    last: std::rc::Rc<Sample>,
+    last: Rc<Sample>,
 }
 
 impl<'a> Looks<'a> {
@@ -119,7 +119,7 @@ impl<'a> Looks<'a> {
     async fn next(mut self) -> Result<(Self, Between)> {
         self.ticks.tick().await;
         let now = look(self.args, self.client, self.began).await?;
-        let now = std::rc::Rc::new(now);
+        let now = Rc::new(now);
         let before = std::mem::replace(&mut self.last, now.clone());
         Ok((self, Between(before, now)))
     }
