@@ -18,8 +18,9 @@ use super::{
     network::DEFAULT,
     now,
     plan::{self, ContainerFound},
-    ports::{self, Chooser, Chosen, Sharing},
+    ports::{Chooser, Chosen, Sharing},
     reaper::Reaper,
+    reserved,
     state::State,
     uplinks, view,
 };
@@ -135,7 +136,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     }
     chosen.note(state);
     state.put_endpoint(record.clone());
-    if let Err(error) = ports::sync_reserved(inner, state) {
+    if let Err(error) = reserved::sync(inner, state) {
         // The port is published all the same; what is lost is the guard against
         // the kernel choosing it for a program of the host.
         tracing::warn!(%error, "ports not reserved");
@@ -344,7 +345,7 @@ fn take_away(
     inner.store.put_endpoint(&record)?;
     state.remove_endpoint(record.index);
     inner.reaper.remove(state.planned(&record));
-    if let Err(error) = ports::sync_reserved(inner, state) {
+    if let Err(error) = reserved::sync(inner, state) {
         tracing::warn!(%error, "reserved ports not taken back");
     }
     tracing::info!(

@@ -19,6 +19,7 @@ mod monitor;
 mod network;
 mod plan;
 mod ports;
+mod portset;
 mod portspec;
 mod programs;
 mod publish;
@@ -252,7 +253,7 @@ impl Control {
             let mut apply = || -> Result<()> {
                 inner.set_timeouts(inner.settings().timeouts)?;
                 uplinks::refresh(inner, state)?;
-                ports::sync_reserved(inner, state)
+                reserved::sync(inner, state)
             };
             apply().inspect_err(|_| {
                 let timeouts = before.timeouts;

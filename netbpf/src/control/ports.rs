@@ -4,10 +4,10 @@
 use std::{net::IpAddr, ops::RangeInclusive};
 
 use super::{
-    Inner,
+    portset::PortSet,
     portspec::{self, HostPorts, PortRange, PortSpec, Terms, protocol_name},
     programs::{Programs, message_ip},
-    reserved::{self, PortSet},
+    reserved,
     services::{SLOTS, place},
     state::State,
 };
@@ -15,7 +15,7 @@ use crate::{
     datapath::MAX_BACKENDS,
     error::{Code, Error, Result},
     model::Protocol,
-    store::{EndpointRecord, Meta, PortRecord},
+    store::{EndpointRecord, PortRecord},
     sys::sysctl,
 };
 
@@ -325,15 +325,6 @@ impl<'a> Chooser<'a> {
         }
     }
 
-    fn published_at<'b>(
-        &'b self,
-        port: &'b PortRecord,
-    ) -> impl Iterator<Item = (&'b EndpointRecord, &'b PortRecord)> {
-        let chosen = self.chosen.iter().filter(|c| meet(c, port).is_some());
-        let mine = chosen.map(|c| (self.endpoint, c));
-        self.state.published_at(port).chain(mine)
-    }
-
     fn free_slot(&self) -> Result<u32> {
         let found = self.state.services.free_slot(self.last_slot);
         found.ok_or_else(|| {
@@ -397,6 +388,7 @@ impl<'a> Chooser<'a> {
         let is_own = |e: &EndpointRecord| e.index == self.endpoint.index;
         // Its own first: it says most to who asks for it again.
         let held = self
+            .state
             .published_at(port)
             .filter_map(|(e, p)| meet(p, port).map(|at| (at, p.host_port_end, e)))
             .max_by_key(|(_, _, e)| is_own(e));
@@ -418,7 +410,7 @@ impl<'a> Chooser<'a> {
 
     /// Ports that the user keeps for other purposes.
     fn users_reserved(&self) -> Result<PortSet> {
-        Ok(read_reserved()?.difference(&self.state.reserved))
+        Ok(reserved::read()?.difference(&self.state.reserved))
     }
 }
 
@@ -508,78 +500,6 @@ pub fn masquerade_ports(local: &RangeInclusive<u16>) -> Vec<RangeInclusive<u16>>
         ENOUGH.. => ranges,
         _ => std::iter::once(FIRST..=u16::MAX).collect(),
     }
-}
-
-const RESERVED: [&str; 2] = ["ipv4", "ip_local_reserved_ports"];
-
-fn read_reserved() -> Result<PortSet> {
-    let list = sysctl::read(&RESERVED)?;
-    Ok(PortSet::parse(&list.unwrap_or_default()))
-}
-
-/// Writes the list and looks whether it is what the kernel has then: the user's
-/// part of it is lost otherwise. The kernel takes long lists in pieces, between
-/// which others may write.
-fn write_reserved(wanted: &PortSet) -> Result<()> {
-    // An empty list is a line feed: a write of nothing changes nothing.
-    let list = format!("{wanted}\n");
-    let mut found = PortSet::default();
-    for _ in 0..2 {
-        sysctl::write(&RESERVED, &list)?;
-        found = read_reserved()?;
-        if found == *wanted {
-            return Ok(());
-        }
-    }
-    Err(Error::internal(format!(
-        "sysctl net.ipv4.ip_local_reserved_ports has {} ports after {} were written",
-        found.len(),
-        wanted.len()
-    )))
-}
-
-/// Makes `ip_local_reserved_ports` what the published ports ask for. What is ours
-/// is in the store before it is in the kernel, so that it can be taken back
-/// whenever the daemon ends.
-pub fn sync_reserved(inner: &Inner, state: &mut State) -> Result<()> {
-    let local = local_port_range();
-    let published = state.endpoints.values().flat_map(|e| &e.ports);
-    let reserve = inner.settings().reserve_ports;
-    // With `--no-reserve-ports` what an earlier daemon reserved is given back.
-    let mut wanted = PortSet::default();
-    for port in published.filter(|_| reserve) {
-        wanted.insert(port.host_port.max(*local.start())..=port.host_port_end.min(*local.end()));
-    }
-    // Nothing to read where nothing is to be kept or taken back.
-    if wanted.is_empty() && state.reserved.is_empty() {
-        return Ok(());
-    }
-    let current = read_reserved()?;
-    let merged = reserved::merge(&current, &state.reserved, &wanted);
-    if current == merged.list && merged.ours == state.reserved {
-        return Ok(());
-    }
-    let stored = state.reserved.union(&merged.ours);
-    if stored != state.reserved {
-        inner.store.put_meta(Meta::ReservedPorts, &stored)?;
-        // Also where the next fails: the kernel may have taken some of it.
-        state.reserved = stored.clone();
-    }
-    write_reserved(&merged.list)?;
-    if stored != merged.ours {
-        inner.store.put_meta(Meta::ReservedPorts, &merged.ours)?;
-    }
-    state.reserved = merged.ours;
-    Ok(())
-}
-
-/// Takes back all that is ours of `ip_local_reserved_ports`.
-pub fn release_reserved(ours: &PortSet) -> Result<()> {
-    if ours.is_empty() {
-        return Ok(());
-    }
-    let merged = reserved::merge(&read_reserved()?, ours, &PortSet::default());
-    write_reserved(&merged.list)
 }
 
 #[cfg(test)]

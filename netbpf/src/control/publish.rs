@@ -7,8 +7,9 @@ use super::{
     apply::Apply,
     endpoint,
     plan::{Leave, Service, Step},
-    ports::{self, Chooser, Sharing, find_published},
+    ports::{Chooser, Sharing, find_published},
     portspec::{self, Terms},
+    reserved,
     services::{Place, place},
     state::State,
     view,
@@ -65,7 +66,7 @@ pub fn publish(
     }
     chosen.note(state);
     state.put_endpoint(after.clone());
-    if let Err(error) = ports::sync_reserved(inner, state) {
+    if let Err(error) = reserved::sync(inner, state) {
         tracing::warn!(%error, "ports not reserved");
     }
     Ok(view::endpoint(inner, &after))
@@ -151,7 +152,7 @@ fn finish(inner: &Inner, state: &mut State, record: &EndpointRecord, steps: &[St
         tracing::warn!(%error, endpoint = record.name, "not unpublished cleanly");
     }
     state.put_endpoint(record.clone());
-    if let Err(error) = ports::sync_reserved(inner, state) {
+    if let Err(error) = reserved::sync(inner, state) {
         tracing::warn!(%error, "reserved ports not taken back");
     }
     errors.into_iter().next().map_or(Ok(()), Err)

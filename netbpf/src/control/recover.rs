@@ -13,8 +13,9 @@ use super::{
     Inner,
     apply::{self, Apply, end_of_host},
     endpoint, host, network, plan,
-    ports::{self, local_port_range, masquerade_ports},
+    ports::{local_port_range, masquerade_ports},
     reaper::Reaper,
+    reserved,
     state::State,
     teardown, uplinks,
 };
@@ -176,7 +177,7 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     if stale_ports + stale_endpoints > 0 {
         tracing::info!(stale_ports, stale_endpoints, "stale entries removed");
     }
-    ports::sync_reserved(inner, state)?;
+    reserved::sync(inner, state)?;
     host::attach(inner, state)?;
     uplinks::refresh(inner, state)?;
     if !state.networks.contains_key(network::DEFAULT) {

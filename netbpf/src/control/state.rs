@@ -14,7 +14,7 @@ use super::{
     host::Hooks,
     ipam::Ipam,
     plan::{self, Heirs},
-    reserved::PortSet,
+    portset::PortSet,
     seen::{Endpoints, Seen, SeenNetwork},
     services::Services,
     uplinks::Uplink,

@@ -6,8 +6,8 @@ use super::{
     Inner,
     apply::Apply,
     plan::{self, Heirs, Wanted},
-    ports, recover,
-    reserved::PortSet,
+    portset::PortSet,
+    recover, reserved,
     state::State,
 };
 use netbpf_common::names;
@@ -178,7 +178,7 @@ fn everything(
     }
     errors.extend(Datapath::teardown(&settings.bpffs).err().map(Into::into));
     errors.extend(bpffs::release(&settings.bpffs, bpffs).err().map(Into::into));
-    match ports::release_reserved(&state.reserved) {
+    match reserved::release(&state.reserved) {
         Ok(()) => {
             let none = PortSet::default();
             let noted = store.map_or(Ok(()), |s| s.put_meta(Meta::ReservedPorts, &none));

@@ -21,6 +21,7 @@ mod refusal;
 mod services;
 mod tables;
 mod types;
+mod usage;
 
 pub use events::{Close, EventRecord, Events, Happened, Tuple};
 pub use services::MAX_BACKENDS;
@@ -36,11 +37,8 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapInfo as KernelMapInfo, PerCpuValues},
-    programs::{
-        ProgramInfo, SchedClassifier,
-        links::{FdLink, PinnedLink},
-    },
+    maps::PerCpuValues,
+    programs::links::{FdLink, PinnedLink},
 };
 use netbpf_common::{
     drop::DropReason,
@@ -552,137 +550,6 @@ impl Datapath {
             .flatten()
             .map(|(_, veth)| veth.endpoint)
             .collect()
-    }
-
-    /// How full the maps have been lately. Counting large ones takes its time: asked
-    /// again soon it says the same once more, so that it counts for a tenth of the time at
-    /// most, and for one at a time.
-    pub fn recent_map_usage(&self) -> Result<Vec<MapUsage>> {
-        const QUICK: Duration = Duration::from_millis(20);
-        let usage = self.usage.lock();
-        let mut usage = usage.unwrap_or_else(PoisonError::into_inner);
-        let began = Instant::now();
-        if let Some((at, took, known)) = &*usage
-            && *took > QUICK
-            && began - *at < *took * 10
-        {
-            return Ok(known.clone());
-        }
-        let counted = self.map_usage()?;
-        *usage = Some((Instant::now(), began.elapsed(), counted.clone()));
-        Ok(counted)
-    }
-
-    /// How full the maps are.
-    pub fn map_usage(&self) -> Result<Vec<MapUsage>> {
-        let mut entries: HashMap<&str, usize> = {
-            let t = &self.inner().tables;
-            [
-                (names::ENDPOINTS, t.endpoints.keys().flatten().count()),
-                (names::VETHS, t.veths.keys().flatten().count()),
-                (names::UPLINKS, t.uplinks.keys().flatten().count()),
-                (names::LOCALS, t.locals.keys().flatten().count()),
-                (names::SUBNETS, t.subnets.keys().flatten().count()),
-                (names::SOURCES, t.sources.keys().flatten().count()),
-                (names::PORTS, t.ports.keys().flatten().count()),
-                (names::SHARES, t.shares.keys().flatten().count()),
-                (names::BACKENDS, t.backends.keys().flatten().count()),
-                (names::ALLOWS, t.allows.keys().flatten().count()),
-                (names::HOST_CONNS, t.host_conns.keys().flatten().count()),
-                (names::HOST_PEERS, t.host_peers.keys().flatten().count()),
-                (
-                    names::ENDPOINT_DROPS,
-                    t.endpoint_drops.keys().flatten().count(),
-                ),
-            ]
-            .into()
-        };
-        {
-            let t = &self.flow_tables();
-            entries.extend([
-                (names::FLOWS4, t.v4.flows.keys().flatten().count()),
-                (names::FLOWS6, t.v6.flows.keys().flatten().count()),
-                (names::TRANSIENT4, t.v4.transient.keys().flatten().count()),
-                (names::TRANSIENT6, t.v6.transient.keys().flatten().count()),
-                (names::MAPPINGS4, t.v4.mappings.keys().flatten().count()),
-                (names::MAPPINGS6, t.v6.mappings.keys().flatten().count()),
-                (names::OUTSIDE4, t.v4.outside.keys().flatten().count()),
-                (names::OUTSIDE6, t.v6.outside.keys().flatten().count()),
-            ]);
-        }
-        names::MAPS
-            .iter()
-            .map(|&name| {
-                let info = KernelMapInfo::from_pin(pins::map(&self.bpffs, name))
-                    .map_err(|e| DatapathError::other(format!("read map {name}"), chain(&e)))?;
-                Ok(MapUsage {
-                    name: name.into(),
-                    entries: entries.get(name).map(|&n| n as u64),
-                    max_entries: info.max_entries().into(),
-                })
-            })
-            .collect()
-    }
-
-    pub fn program_usage(&self) -> Result<Vec<ProgramUsage>> {
-        let mut attached: HashMap<u32, Vec<String>> = HashMap::new();
-        for hook in pins::hooks(&self.bpffs)? {
-            if let Some((id, text)) = self.describe(hook) {
-                attached.entry(id).or_default().push(text);
-            }
-        }
-        for (ifindex, pin) in pins::xdp_links(&self.bpffs)? {
-            if let (Some(name), Some(id)) = (name_of(ifindex), linked_program(&pin)) {
-                let text = format!("{name} ingress (xdp)");
-                attached.entry(id).or_default().push(text);
-            }
-        }
-        for (cgroup, pin) in pins::cgroup_links(&self.bpffs)? {
-            if let Some(id) = linked_program(&pin) {
-                let text = format!("cgroup {cgroup} (link)");
-                attached.entry(id).or_default().push(text);
-            }
-        }
-        let names = names::PROGRAMS.iter().chain(names::HOST_PROGRAMS);
-        let mut programs = Vec::new();
-        for &name in names {
-            let pin = pins::program(&self.bpffs, name);
-            if !pin.exists() {
-                continue;
-            }
-            let info = ProgramInfo::from_pin(&pin)
-                .map_err(|e| DatapathError::other(format!("read {name}"), chain(&e)))?;
-            let mut attached_to = attached.remove(&info.id()).unwrap_or_default();
-            attached_to.sort();
-            programs.push(ProgramUsage {
-                name: name.into(),
-                id: info.id(),
-                verified_instructions: info.verified_instruction_count(),
-                attached_to,
-            });
-        }
-        Ok(programs)
-    }
-
-    /// The program of a hook and where it is; `None` when its device is gone.
-    fn describe(&self, hook: Hook) -> Option<(u32, String)> {
-        let name = name_of(hook.ifindex)?;
-        let direction = hook.direction.label();
-        if hook.clsact {
-            let pin = pins::link(
-                &self.bpffs,
-                hook.ifindex,
-                hook.direction,
-                AttachKind::Clsact,
-            );
-            let program = SchedClassifier::from_pin(pin).ok()?;
-            return Some((
-                program.info().ok()?.id(),
-                format!("{name} {direction} (clsact)"),
-            ));
-        }
-        let pin = pins::link(&self.bpffs, hook.ifindex, hook.direction, AttachKind::Tcx);
-        Some((linked_program(&pin)?, format!("{name} {direction} (tcx)")))
     }
 
     /// Removes every link, filter, program and map pin under `bpffs`; works
