@@ -134,14 +134,16 @@ fn git(sources: &Path) -> Command {
 
 /// Makes the package in `output` and says where it is.
 fn build(sources: &Path, binary: &Path, output: &Path) -> Result<PathBuf> {
-    let root = output.join("root");
-    clear(output, &root)?;
+    // Of a name that nobody else has: it is removed as a whole, wherever it is.
+    let work = output.join("netbpf-package");
+    clear(output, &work)?;
+    let root = work.join("root");
     fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
     let identity = Identity::gather(sources)?;
     let layout = Layout::debian();
-    let generated = output.join("generated");
+    let generated = work.join("generated");
     generate(binary, &generated)?;
-    let stripped = output.join("netbpf");
+    let stripped = work.join("netbpf");
     strip(binary, &stripped)?;
     let items = items(&layout, &stripped, &generated, sources, &identity)?;
     stage(&items, &root, &layout.bindir())?;
@@ -169,9 +171,9 @@ fn build(sources: &Path, binary: &Path, output: &Path) -> Result<PathBuf> {
 }
 
 /// Removes what was made before, so that `netbpf_*.deb` is one package.
-fn clear(output: &Path, root: &Path) -> Result<()> {
-    if root.exists() {
-        fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
+fn clear(output: &Path, work: &Path) -> Result<()> {
+    if work.exists() {
+        fs::remove_dir_all(work).with_context(|| format!("cannot remove {}", work.display()))?;
     }
     for entry in fs::read_dir(output).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
