@@ -46,16 +46,17 @@ stop() {
     rm -f /run/daemon.pid
 }
 start() {
-    netbpf daemon >>/run/daemon.log 2>&1 </dev/null &
+    # As a drop-in would have it.
+    netbpf daemon $(cat /run/daemon.flags 2>/dev/null) >>/run/daemon.log 2>&1 </dev/null &
     echo $! >/run/daemon.pid
     netbpf status --wait 10s >/dev/null
 }
 case " $* " in
 *" is-enabled "*) echo enabled ;;
 *" is-active "*) [ -e /run/daemon.pid ] ;;
-*" start "*) start ;;
+*" start netbpf.service "*) start ;;
 *" stop "*) stop ;;
-*" restart "*) stop; start ;;
+*" restart netbpf.service "*) stop; start ;;
 esac
 "#;
 

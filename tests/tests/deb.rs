@@ -161,8 +161,13 @@ fn dpkg_installs_upgrades_and_removes_it() {
     // Over itself, and services may run.
     root.set_policy(0);
     dpkg("-i /tmp/netbpf.deb");
-    let restart = "restart netbpf.service netbpf.socket";
-    assert_eq!(root.asked(), ["daemon-reload", restart]);
+    // The socket is there throughout.
+    let upgraded = [
+        "daemon-reload",
+        "start netbpf.socket",
+        "restart netbpf.service",
+    ];
+    assert_eq!(root.asked(), upgraded);
     let web = "ip netns add web && netbpf attach --name web --netns web -p 8080:80";
     root.shell(web).ok();
     root.shell("netbpf network create back").ok();
@@ -175,7 +180,7 @@ fn dpkg_installs_upgrades_and_removes_it() {
     let configuration = root.path("etc/netbpf/netbpf.toml");
     fs::write(&configuration, "log-level = \"debug\"\n").expect("write the configuration");
     dpkg("-i /tmp/newer.deb");
-    assert_eq!(root.asked(), ["daemon-reload", restart]);
+    assert_eq!(root.asked(), upgraded);
     assert_eq!(reached(), [true; 2]);
     let version = root.shell("dpkg-query -W -f '${Version}' netbpf").ok();
     assert_eq!(version, "999");
@@ -189,16 +194,20 @@ fn dpkg_installs_upgrades_and_removes_it() {
     assert!(!root.path("usr/bin/netbpf").exists());
     assert!(configuration.exists());
 
-    // Installed again it has the networks that it had.
+    // Installed again it has the networks that it had, wherever its pins are.
+    root.shell("echo --bpffs /sys/fs/bpf/elsewhere >/run/daemon.flags")
+        .ok();
     dpkg("-i /tmp/newer.deb");
     root.shell("netbpf network inspect back && netbpf attach --name web --netns web -p 8080:80")
         .ok();
     assert_eq!(reached(), [true; 2]);
 
     dpkg("-P netbpf");
+    // But the group: its number must not become another one.
+    root.shell("groupdel netbpf").ok();
     assert_eq!(root.changes(), before);
-    root.shell("getent group netbpf").fails();
-    for path in ["run/netbpf", "sys/fs/bpf/netbpf"] {
+    for path in ["run/netbpf", "sys/fs/bpf/netbpf", "sys/fs/bpf/elsewhere"] {
         assert!(!root.path(path).exists(), "{path}");
     }
+    assert!(!street.host.ip("-d link show").contains("alias netbpf"));
 }

@@ -11,7 +11,6 @@ use ipnet::IpNet;
 
 use super::{
     Inner,
-    apply::Apply,
     errors::check_name,
     ipam::Refused,
     mac,
@@ -28,7 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
     store::{Draining, EndpointRecord, EndpointState},
-    sys::{netns::Namespace, process, sysctl},
+    sys::{netns::Namespace, process, sysctl::Sysctls},
 };
 
 /// An attach that was asked for, with what of it needs no state.
@@ -75,12 +74,18 @@ fn publishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> 
 /// when it leaves.
 pub fn unpublishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> {
     let record = &endpoint.record;
-    let leave = plan::Leave::WithEndpoint;
+    // All at once, below.
+    let leave = plan::Leave::Later;
     let published = record.ports.iter();
     let published = published.map(|port| state.unpublishing(endpoint, port, leave));
     let draining = record.draining.iter();
     let ended = |d: &Draining| plan::Step::EndConnections(endpoint.clone(), d.port.clone());
-    published.chain(draining.map(ended)).collect()
+    let mut steps: Vec<_> = published.chain(draining.map(ended)).collect();
+    if !record.ports.is_empty() {
+        let slots = record.ports.iter().map(|p| p.slot);
+        steps.push(plan::Step::EndSlots(slots.collect()));
+    }
+    steps
 }
 
 #[tracing::instrument(level = "debug", skip_all, fields(endpoint = request.spec.name))]
@@ -102,7 +107,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     let (namespace, index) = (namespace?, record.index);
 
     let internal = state.network_of(&record)?.record.internal;
-    let mut looking = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut looking = inner.apply(&mut state.host);
     let found = looking.look_into(namespace)?;
     let opened = looking.into_open();
     record.ifname = choose_ifname(&spec, &found, Path::new(&record.netns))?;
@@ -112,7 +117,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     let flags = state.networks[&record.network].flags();
     let endpoint = Arc::new(plan::Endpoint { record, flags });
     let steps = plan::attach(&endpoint, publishing(state, &endpoint));
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     apply.keep_open(opened);
     let done = apply.run(&steps);
     let device = apply.device(index).cloned();
@@ -328,7 +333,7 @@ fn take_away(
     let heirs = state.heirs(&record, leaving);
     let endpoint = state.planned(&record);
     let ports = unpublishing(state, &endpoint);
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     if device == Device::Gone && heirs.is_empty() {
         apply.trust_paths();
     }
@@ -485,7 +490,7 @@ fn choose_addresses(
             return Ok(None);
         };
         let subnet = ipam.subnet();
-        if is_v6 && let Some(why) = sysctl::ipv6_disabled() {
+        if is_v6 && let Some(why) = state.sysctls.ipv6_disabled() {
             return Err(Error::new(
                 Code::Conflict,
                 format!(
@@ -606,27 +611,28 @@ pub fn check_devices(inner: &Inner, state: &mut State) -> Result<()> {
         .collect();
     let gone = gone(inner, state, &missing);
     for record in state.endpoints.values() {
-        keep_forwarding(record, inner.ipv6);
+        keep_forwarding(record, &state.sysctls, inner.ipv6);
     }
     uplinks::refresh(inner, state).and(gone)
 }
 
 /// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of
 /// every device, ours included; the kernel then answers our programs no route.
-fn keep_forwarding(record: &EndpointRecord, ipv6: bool) {
-    for family in ["ipv4", "ipv6"].into_iter().take(1 + usize::from(ipv6)) {
-        let name = [family, "conf", &record.host_ifname, "forwarding"];
-        let lost = matches!(sysctl::read(&name), Ok(Some(value)) if value == "0");
+fn keep_forwarding(record: &EndpointRecord, sysctls: &Sysctls, ipv6: bool) {
+    let ipv6 = sysctls.ipv6.as_ref().filter(|_| ipv6);
+    for family in [Some(&sysctls.ipv4), ipv6].into_iter().flatten() {
+        let name = ["conf", &record.host_ifname, "forwarding"];
+        let lost = matches!(family.read(&name), Ok(Some(value)) if value == "0");
         if !lost {
             continue;
         }
         tracing::warn!(
             device = record.host_ifname,
-            family,
+            family = family.name(),
             "forwarding was switched off on our device; it is on again"
         );
-        if let Err(error) = sysctl::write(&name, "1") {
-            tracing::warn!(device = record.host_ifname, family, %error, "and it stays off");
+        if let Err(error) = family.write(&name, "1") {
+            tracing::warn!(device = record.host_ifname, family = family.name(), %error, "and it stays off");
         }
     }
 }

@@ -41,6 +41,7 @@ use tokio::sync::{Mutex, Notify};
 
 pub use self::monitor::EventStream;
 use self::{
+    apply::Apply,
     endpoint::{Attached, Request},
     flows::Wanted,
     monitor::Monitor,
@@ -58,6 +59,8 @@ use crate::{
     sys::{
         bpffs::Prepared,
         lock::{DirectoryLock, NamespaceLock},
+        netlink::Netlink,
+        sysctl::Sysctls,
     },
 };
 
@@ -81,6 +84,8 @@ struct Inner {
     monitor: Arc<Monitor>,
     /// Whether the host has IPv6; asked once, at start.
     ipv6: bool,
+    /// The host's.
+    sysctls: Arc<Sysctls>,
     bpffs: Prepared,
     /// Told when a port begins to be drained.
     drains: Arc<Notify>,
@@ -314,6 +319,11 @@ impl Control {
 }
 
 impl Inner {
+    /// What takes steps on this host.
+    fn apply<'a>(&'a self, host: &'a mut Netlink) -> Apply<'a> {
+        Apply::new(host, &self.sysctls, Some(&self.datapath), self.ipv6)
+    }
+
     /// Those of this moment.
     fn settings(&self) -> Arc<Settings> {
         // The pointer is whole whatever panicked beside it.

@@ -6,7 +6,6 @@ use ipnet::{IpNet, Ipv6Net};
 
 use super::{
     Inner,
-    apply::Apply,
     errors::{check_name, not_implemented},
     ipam, now, plan,
     state::State,
@@ -47,7 +46,7 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
     // First the kernel: what a crash leaves of a network that is not in the store
     // is swept away at the next start.
     let steps = plan::network_up(&record, inner.ipv6);
-    Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6).run(&steps)?;
+    inner.apply(&mut state.host).run(&steps)?;
     let name = record.name.clone();
     state.add_network(record.clone());
     let stored = uplinks::refresh_networks(inner, state).and_then(|()| {
@@ -68,7 +67,7 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
 /// stays is swept away at the next start.
 fn take_down(inner: &Inner, state: &mut State, record: &NetworkRecord) {
     let steps = plan::network_down(record);
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     let mut errors = apply.run_to_end(&steps);
     errors.extend(uplinks::refresh_networks(inner, state).err());
     for error in errors {

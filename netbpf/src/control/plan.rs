@@ -92,6 +92,9 @@ pub enum Step {
     },
     /// What is published no more, while its connections may go on.
     Drain(Arc<Service>),
+    /// What is left of the connections by these ports once their endpoint goes, and the
+    /// sockets of its container with it.
+    EndSlots(Vec<u32>),
     /// The connections of a port that was drained.
     EndConnections(Arc<Endpoint>, PortRecord),
     /// A host-side veth of ours that belongs to no endpoint.
@@ -135,9 +138,7 @@ impl Step {
 pub enum Leave {
     /// They end, and both sides hear of it.
     AtOnce,
-    /// They end; the endpoint goes with them.
-    WithEndpoint,
-    /// They may go on.
+    /// They may go on, for now.
     Later,
 }
 

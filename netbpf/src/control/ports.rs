@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     model::Protocol,
     store::{EndpointRecord, PortRecord},
-    sys::sysctl,
+    sys::sysctl::Sysctls,
 };
 
 /// IP protocol number.
@@ -146,7 +146,7 @@ impl<'a> Chooser<'a> {
     pub fn choose_exposed(&mut self, exposed: &[String]) -> Result<()> {
         for text in exposed {
             let (ports, protocol) = portspec::parse_expose(text)?;
-            check_span(text, ports, &local_port_range())?;
+            check_span(text, ports, &local_port_range(&self.state.sysctls))?;
             for port in ports.first..=ports.last {
                 let named = self.chosen.iter().any(|p| {
                     let last = p.container_port + (p.host_port_end - p.host_port);
@@ -218,7 +218,7 @@ impl<'a> Chooser<'a> {
                     )
                 })?,
             HostPorts::Free => {
-                let range = local_port_range();
+                let range = local_port_range(&self.state.sysctls);
                 let span = spec.container.span();
                 check_span(text, container, &range)?;
                 let (low, high) = (*range.start(), range.end() - span);
@@ -410,7 +410,7 @@ impl<'a> Chooser<'a> {
 
     /// Ports that the user keeps for other purposes.
     fn users_reserved(&self) -> Result<PortSet> {
-        Ok(reserved::read()?.difference(&self.state.reserved))
+        Ok(reserved::read(&self.state.sysctls)?.difference(&self.state.reserved))
     }
 }
 
@@ -470,10 +470,8 @@ pub fn find_published(
 }
 
 /// The ports that the kernel chooses from.
-pub fn local_port_range() -> RangeInclusive<u16> {
-    let text = sysctl::read(&["ipv4", "ip_local_port_range"])
-        .ok()
-        .flatten();
+pub fn local_port_range(sysctls: &Sysctls) -> RangeInclusive<u16> {
+    let text = sysctls.ipv4.read(&["ip_local_port_range"]).ok().flatten();
     let mut ports = text
         .iter()
         .flat_map(|t| t.split_ascii_whitespace())

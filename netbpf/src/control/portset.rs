@@ -34,6 +34,18 @@ impl PortSet {
         }
     }
 
+    pub fn remove(&mut self, port: u16) {
+        let port = usize::from(port);
+        self.0[port / BITS] &= !(1 << (port % BITS));
+    }
+
+    /// Those that are also in `ports`.
+    pub fn within(&self, ports: RangeInclusive<u16>) -> PortSet {
+        let mut range = PortSet::default();
+        range.insert(ports);
+        self.combined(&range, |a, b| a & b)
+    }
+
     pub fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
@@ -185,7 +197,14 @@ mod tests {
             let all: BTreeSet<u16> = ports.into_iter().chain(range).collect();
             prop_assert_eq!(both.len(), all.len());
             prop_assert!(all.iter().all(|&port| both.contains(port)));
-            prop_assert_eq!(PortSet::parse(&both.to_string()), both);
+            prop_assert_eq!(PortSet::parse(&both.to_string()), both.clone());
+            let few = both.within(1000..=40_000);
+            prop_assert_eq!(few.len(), all.range(1000..=40_000).count());
+            for port in all {
+                both.remove(port);
+                prop_assert!(!both.contains(port));
+            }
+            prop_assert!(both.is_empty());
         }
     }
 }

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Inner,
-    apply::Apply,
-    endpoint,
+    Inner, endpoint,
     plan::{Leave, Service, Step},
     ports::{Chooser, Sharing, find_published},
     portspec::{self, Terms},
@@ -59,7 +57,7 @@ pub fn publish(
     let steps: Vec<Step> = ports
         .map(|port| state.publishing(&endpoint, port))
         .collect();
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     if let Err(error) = apply.run(&steps) {
         inner.store.put_endpoint(&before)?;
         return Err(error);
@@ -146,7 +144,7 @@ pub fn end_drained(inner: &Inner, state: &mut State) -> Result<Option<u64>> {
 /// Takes the steps of ports that are published no more. The store says so already:
 /// what is left in the maps is taken away at the next start. The first error.
 fn finish(inner: &Inner, state: &mut State, record: &EndpointRecord, steps: &[Step]) -> Result<()> {
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     let errors = apply.run_to_end(steps);
     for error in &errors {
         tracing::warn!(%error, endpoint = record.name, "not unpublished cleanly");
@@ -216,7 +214,7 @@ pub fn update(
             leave: Leave::AtOnce,
         })
         .collect();
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     if let Err(error) = apply.run(&steps) {
         put(state, &originals)?;
         return Err(error);

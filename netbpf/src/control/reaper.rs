@@ -16,7 +16,7 @@ use crate::{
     datapath::Datapath,
     error::{Error, Result},
     store::Store,
-    sys::{netlink::Netlink, netns::NamespaceId},
+    sys::{netlink::Netlink, netns::NamespaceId, sysctl::Sysctls},
 };
 
 pub struct Reaper {
@@ -43,7 +43,12 @@ impl Pending {
 }
 
 impl Reaper {
-    pub fn start(store: Arc<Store>, datapath: Arc<Datapath>, ipv6: bool) -> Result<Reaper> {
+    pub fn start(
+        store: Arc<Store>,
+        datapath: Arc<Datapath>,
+        sysctls: Arc<Sysctls>,
+        ipv6: bool,
+    ) -> Result<Reaper> {
         let (jobs, queue) = channel::<Arc<plan::Endpoint>>();
         let pending = Arc::new(Pending::default());
         let mut netlink = Netlink::open()?;
@@ -53,7 +58,7 @@ impl Reaper {
             .spawn(move || {
                 while let Ok(first) = queue.recv() {
                     let batch: Vec<_> = [first].into_iter().chain(queue.try_iter()).collect();
-                    let mut apply = Apply::new(&mut netlink, Some(&datapath), ipv6);
+                    let mut apply = Apply::new(&mut netlink, &sysctls, Some(&datapath), ipv6);
                     if let Err(error) = apply.remove_veths(&batch) {
                         tracing::warn!(%error, "devices not removed at once");
                     }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Inner,
-    apply::{self, Apply, end_of_host},
+    apply::{self, end_of_host},
     endpoint, host, network, plan,
     ports::{local_port_range, masquerade_ports},
     reaper::Reaper,
@@ -29,7 +29,8 @@ use crate::{
         lock::{DirectoryLock, NamespaceLock},
         netlink::Netlink,
         netns::{self, Namespace},
-        process, sysctl,
+        process,
+        sysctl::Sysctls,
     },
 };
 
@@ -46,14 +47,15 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let last_network = store.meta(Meta::LastNetwork)?.unwrap_or(0);
     let reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
     let store = Arc::new(store);
-    let opened = open(&settings, &store, &place);
+    let sysctls = Arc::new(Sysctls::open()?);
+    let opened = open(&settings, &store, &place, &sysctls);
     let (bpffs, pins, datapath) = opened.inspect_err(|_| store.discard_made())?;
-    let ipv6 = sysctl::has_ipv6();
-    let mut state = State::new(host, last_network);
+    let ipv6 = sysctls.has_ipv6();
+    let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
     let state = Arc::new(Mutex::new(state));
     let inner = Inner {
-        reaper: Reaper::start(store.clone(), datapath.clone(), ipv6)?,
+        reaper: Reaper::start(store.clone(), datapath.clone(), sysctls.clone(), ipv6)?,
         state: state.clone(),
         seen: RwLock::default(),
         monitor: Arc::default(),
@@ -61,6 +63,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         datapath,
         settings: RwLock::new(Arc::new(settings)),
         ipv6,
+        sysctls,
         bpffs,
         drains: Arc::default(),
         _locks: (lock, pins),
@@ -79,7 +82,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
 type Opened = (Prepared, DirectoryLock, Arc<Datapath>);
 
 /// Opens the datapath; where it fails nothing new is left of it.
-fn open(settings: &Settings, store: &Store, place: &Place) -> Result<Opened> {
+fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) -> Result<Opened> {
     let prepared = bpffs::prepare(&settings.bpffs)?;
     let pins = DirectoryLock::take(&settings.bpffs)?;
     let open = || -> Result<_> {
@@ -92,7 +95,7 @@ fn open(settings: &Settings, store: &Store, place: &Place) -> Result<Opened> {
             bpffs: settings.bpffs.clone(),
             max_flows: settings.max_flows,
             max_endpoints: settings.max_endpoints,
-            masquerade_ports: masquerade_ports(&local_port_range()),
+            masquerade_ports: masquerade_ports(&local_port_range(sysctls)),
             as_kernel: settings.as_kernel,
             client_rate: settings.client_rate,
             timeouts: settings.timeouts,
@@ -157,7 +160,7 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     uplinks::refresh_networks(inner, state)?;
 
     let wanted = wanted(state, inner.ipv6);
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     for error in apply.run_to_end(&plan::recover(&wanted, &found)) {
         tracing::error!(%error, "not brought back");
         state.notes.push(format!("at start: {error}"));
@@ -165,11 +168,11 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     let indexes: HashSet<u32> = state.endpoints.keys().copied().collect();
     let slots: HashSet<u32> = state.services.slots().collect();
     let ports = inner.datapath.retain_ports(&slots)?;
-    for slot in ports.ended {
+    if !ports.ended.is_empty() {
         // Programs of the host that still talk to what is published no more.
-        let left = inner.datapath.host_connections(slot);
+        let left = inner.datapath.host_connections(&ports.ended);
         if let Err(error) = left.map_err(Error::from).and_then(|c| end_of_host(&c)) {
-            tracing::warn!(slot, %error, "connections of the host go on");
+            tracing::warn!(slots = ?ports.ended, %error, "connections of the host go on");
         }
     }
     let stale_ports = ports.entries;
@@ -191,7 +194,7 @@ type Stock = (plan::Found, Vec<EndpointRecord>, Vec<EndpointRecord>);
 /// What is in the kernel, the endpoints that live, and those that do not: half
 /// attached, half detached, or without a device.
 fn take_stock(inner: &Inner, state: &mut State) -> Result<Stock> {
-    let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+    let mut apply = inner.apply(&mut state.host);
     let found = apply.look_around()?;
     let mut records = inner.store.endpoints()?;
     records.sort_by_key(|r| r.serial);
@@ -222,7 +225,7 @@ fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Res
         let heirs = state.heirs(&record, &BTreeSet::new());
         let mut steps = plan::detach(&endpoint, ports, heirs);
         steps.extend(plan::remove_device(&endpoint));
-        let mut apply = Apply::new(&mut state.host, Some(&inner.datapath), inner.ipv6);
+        let mut apply = inner.apply(&mut state.host);
         for error in apply.run_to_end(&steps) {
             tracing::warn!(%error, endpoint = name, "not cleared away");
         }

@@ -5,26 +5,27 @@ use super::{Inner, ports::local_port_range, portset::PortSet, state::State};
 use crate::{
     error::{Error, Result},
     store::Meta,
-    sys::sysctl,
+    sys::sysctl::Sysctls,
 };
 
-const NAME: [&str; 2] = ["ipv4", "ip_local_reserved_ports"];
+/// Below `net.ipv4`.
+const NAME: [&str; 1] = ["ip_local_reserved_ports"];
 
-pub fn read() -> Result<PortSet> {
-    let list = sysctl::read(&NAME)?;
+pub fn read(sysctls: &Sysctls) -> Result<PortSet> {
+    let list = sysctls.ipv4.read(&NAME)?;
     Ok(PortSet::parse(&list.unwrap_or_default()))
 }
 
 /// Writes the list and looks whether it is what the kernel has then: the user's
 /// part of it is lost otherwise. The kernel takes long lists in pieces, between
 /// which others may write.
-fn write(wanted: &PortSet) -> Result<()> {
+fn write(sysctls: &Sysctls, wanted: &PortSet) -> Result<()> {
     // An empty list is a line feed: a write of nothing changes nothing.
     let list = format!("{wanted}\n");
     let mut found = PortSet::default();
     for _ in 0..2 {
-        sysctl::write(&NAME, &list)?;
-        found = read()?;
+        sysctls.ipv4.write(&NAME, &list)?;
+        found = read(sysctls)?;
         if found == *wanted {
             return Ok(());
         }
@@ -40,19 +41,17 @@ fn write(wanted: &PortSet) -> Result<()> {
 /// is in the store before it is in the kernel, so that it can be taken back
 /// whenever the daemon ends.
 pub fn sync(inner: &Inner, state: &mut State) -> Result<()> {
-    let local = local_port_range();
-    let published = state.endpoints.values().flat_map(|e| &e.ports);
-    let reserve = inner.settings().reserve_ports;
-    // With `--no-reserve-ports` what an earlier daemon reserved is given back.
-    let mut wanted = PortSet::default();
-    for port in published.filter(|_| reserve) {
-        wanted.insert(port.host_port.max(*local.start())..=port.host_port_end.min(*local.end()));
-    }
+    let published = state.services.ports();
+    let wanted = match inner.settings().reserve_ports && !published.is_empty() {
+        true => published.within(local_port_range(&state.sysctls)),
+        // With `--no-reserve-ports` what an earlier daemon reserved is given back.
+        false => PortSet::default(),
+    };
     // Nothing to read where nothing is to be kept or taken back.
     if wanted.is_empty() && state.reserved.is_empty() {
         return Ok(());
     }
-    let current = read()?;
+    let current = read(&state.sysctls)?;
     let merged = merge(&current, &state.reserved, &wanted);
     if current == merged.list && merged.ours == state.reserved {
         return Ok(());
@@ -63,7 +62,7 @@ pub fn sync(inner: &Inner, state: &mut State) -> Result<()> {
         // Also where the next fails: the kernel may have taken some of it.
         state.reserved = stored.clone();
     }
-    write(&merged.list)?;
+    write(&state.sysctls, &merged.list)?;
     if stored != merged.ours {
         inner.store.put_meta(Meta::ReservedPorts, &merged.ours)?;
     }
@@ -72,12 +71,12 @@ pub fn sync(inner: &Inner, state: &mut State) -> Result<()> {
 }
 
 /// Takes back all that is ours of `ip_local_reserved_ports`.
-pub fn release(ours: &PortSet) -> Result<()> {
+pub fn release(sysctls: &Sysctls, ours: &PortSet) -> Result<()> {
     if ours.is_empty() {
         return Ok(());
     }
-    let merged = merge(&read()?, ours, &PortSet::default());
-    write(&merged.list)
+    let merged = merge(&read(sysctls)?, ours, &PortSet::default());
+    write(sysctls, &merged.list)
 }
 
 /// What to write, and which of it is ours from then on.

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{plan, ports::meet, state::State};
+use super::{plan, ports::meet, portset::PortSet, state::State};
 use crate::{
     model::Protocol,
     store::{EndpointRecord, PortRecord},
@@ -38,6 +38,45 @@ pub struct Services {
     /// Ports less one of the longest range that there ever was.
     longest: u16,
     slots: BTreeMap<u32, u32>,
+    counts: Counts,
+}
+
+/// How many published ranges each port is in.
+struct Counts {
+    of: Box<[u32]>,
+    /// Those that are in any.
+    ports: PortSet,
+}
+
+impl Default for Counts {
+    fn default() -> Counts {
+        Counts {
+            of: vec![0; 1 << 16].into(),
+            ports: PortSet::default(),
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, range: &PortRecord) {
+        for port in range.host_port..=range.host_port_end {
+            let count = &mut self.of[usize::from(port)];
+            *count += 1;
+            if *count == 1 {
+                self.ports.insert(port..=port);
+            }
+        }
+    }
+
+    fn remove(&mut self, range: &PortRecord) {
+        for port in range.host_port..=range.host_port_end {
+            let count = &mut self.of[usize::from(port)];
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.ports.remove(port);
+            }
+        }
+    }
 }
 
 impl Services {
@@ -49,6 +88,7 @@ impl Services {
             let first = (port.protocol, port.host_port);
             self.by_first.entry(first).or_default().insert(entry);
             self.longest = self.longest.max(port.host_port_end - port.host_port);
+            self.counts.add(port);
         }
         for slot in slots(record) {
             self.slots.insert(slot, record.index);
@@ -57,6 +97,7 @@ impl Services {
 
     pub fn remove(&mut self, record: &EndpointRecord) {
         for port in &record.ports {
+            self.counts.remove(port);
             let entry = (port.slot, record.index);
             take_out(&mut self.by_place, &place(port), entry);
             let first = (port.protocol, port.host_port);
@@ -80,6 +121,11 @@ impl Services {
         let candidates = (1..=SLOTS).map(|step| (last + step) % SLOTS);
         let is_free = |slot: &u32| !self.slots.contains_key(slot);
         candidates.into_iter().find(is_free)
+    }
+
+    /// Host ports at which anything is published, of any protocol and at any address.
+    pub fn ports(&self) -> &PortSet {
+        &self.counts.ports
     }
 
     /// All slots in use.

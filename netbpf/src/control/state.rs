@@ -23,7 +23,7 @@ use crate::{
     datapath::NetworkFlags,
     error::{Code, Error, Result},
     store::{EndpointRecord, NetworkRecord},
-    sys::netlink::Netlink,
+    sys::{netlink::Netlink, sysctl::Sysctls},
 };
 
 /// A network with its addresses and members.
@@ -65,6 +65,8 @@ pub struct State {
     pub services: Services,
     /// A socket in the daemon's own namespace.
     pub host: Netlink,
+    /// The settings there.
+    pub sysctls: Arc<Sysctls>,
     pub last_serial: u64,
     last_index: u32,
     last_network: u32,
@@ -87,13 +89,14 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(host: Netlink, last_network: u32) -> State {
+    pub fn new(host: Netlink, sysctls: Arc<Sysctls>, last_network: u32) -> State {
         State {
             networks: BTreeMap::new(),
             endpoints: Endpoints::default(),
             by_device: HashMap::new(),
             services: Services::default(),
             host,
+            sysctls,
             last_serial: 0,
             last_index: 0,
             last_network,

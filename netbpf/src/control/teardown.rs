@@ -1,6 +1,6 @@
 //! Takes everything away that the daemon made. Networks stay in the store.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use super::{
     Inner,
@@ -21,7 +21,7 @@ use crate::{
         bpffs::{self, Prepared},
         lock::{DirectoryLock, NamespaceLock},
         netlink::{Link, Netlink},
-        sysctl,
+        sysctl::Sysctls,
     },
 };
 
@@ -70,7 +70,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
         true => Some(DirectoryLock::take(&settings.bpffs)?),
         false => None,
     };
-    let mut state = State::new(Netlink::open()?, 0);
+    let mut state = State::new(Netlink::open()?, Arc::new(Sysctls::open()?), 0);
     if store.is_none() && !settings.bpffs.join(names::CONFIG).exists() {
         return refuse_strangers(settings, &mut state);
     }
@@ -91,13 +91,8 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
             bpffs = how;
         }
     }
-    let errors = everything(
-        settings,
-        store.as_ref(),
-        &mut state,
-        sysctl::has_ipv6(),
-        bpffs,
-    );
+    let ipv6 = state.sysctls.has_ipv6();
+    let errors = everything(settings, store.as_ref(), &mut state, ipv6, bpffs);
     // Without a store it is somebody else's directory.
     finish(settings, errors, purge && store.is_some())
 }
@@ -155,7 +150,7 @@ fn everything(
     let mut errors = Vec::new();
     let all = recover::wanted(state, ipv6);
     // Maps and programs go as a whole, below.
-    let mut apply = Apply::new(&mut state.host, None, ipv6);
+    let mut apply = Apply::new(&mut state.host, &state.sysctls, None, ipv6);
     for endpoint in &all.endpoints {
         errors.extend(apply.run_to_end(&plan::detach(endpoint, Vec::new(), Heirs::default())));
     }
@@ -178,7 +173,7 @@ fn everything(
     }
     errors.extend(Datapath::teardown(&settings.bpffs).err().map(Into::into));
     errors.extend(bpffs::release(&settings.bpffs, bpffs).err().map(Into::into));
-    match reserved::release(&state.reserved) {
+    match reserved::release(&state.sysctls, &state.reserved) {
         Ok(()) => {
             let none = PortSet::default();
             let noted = store.map_or(Ok(()), |s| s.put_meta(Meta::ReservedPorts, &none));

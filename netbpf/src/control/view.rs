@@ -15,7 +15,7 @@ use crate::{
     metrics::Figures,
     model::*,
     store::{EndpointRecord, NetworkRecord, PortRecord},
-    sys::{process, sysctl},
+    sys::process,
 };
 
 /// The MTU of a network's new endpoints: its own, or the smallest uplink's.
@@ -284,7 +284,7 @@ fn status_with(
 
 fn notes(inner: &Inner, seen: &Seen) -> Vec<String> {
     let mut notes = seen.notes.clone();
-    match (inner.ipv6, sysctl::ipv6_disabled()) {
+    match (inner.ipv6, inner.sysctls.ipv6_disabled()) {
         (true, None) => {}
         (false, None) => notes.push(
             "IPv6 was disabled on this host when the daemon started: networks have IPv4 alone until it starts anew".into(),

@@ -522,13 +522,13 @@ impl Datapath {
         }
     }
 
-    /// Connections of the host's own programs by this published range that were
-    /// translated when they connected.
-    pub fn host_connections(&self, slot: u32) -> Result<Vec<HostConnection>> {
+    /// Connections of the host's own programs by these published ranges that were
+    /// translated when they connected. Goes through all that there are.
+    pub fn host_connections(&self, slots: &HashSet<u32>) -> Result<Vec<HostConnection>> {
         let tables = &self.inner().tables;
         let all = tables.host_conns.iter().flatten();
         Ok(all
-            .filter(|(_, conn)| conn.slot == slot)
+            .filter(|(_, conn)| slots.contains(&conn.slot))
             .map(|(cookie, conn)| HostConnection {
                 cookie,
                 backend: SocketAddr::new(tables::ip(conn.backend), conn.backend_port),

@@ -1,41 +1,146 @@
-//! `/proc/sys/net` of the calling thread's network namespace.
+//! `/proc/sys/net` of one network namespace.
 
 use std::{
-    fs,
+    fs::File,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    os::fd::OwnedFd,
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    sys::stat::Mode,
 };
 
 use super::{Result, SysError};
 
-fn path(name: &[&str]) -> PathBuf {
-    let mut path = PathBuf::from("/proc/sys/net");
-    path.extend(name);
-    path
+/// The settings of one family in the namespace of the thread that opened them.
+///
+/// The directory is kept open as the way there is long: the kernel's entries for
+/// `/proc/sys/net/ipv4` of all namespaces that anybody has looked at hang on one hash
+/// chain, which every look-up by path walks (`proc_sys_compare`).
+#[derive(Debug)]
+pub struct Family {
+    name: &'static str,
+    directory: OwnedFd,
 }
 
-/// The value of a sysctl below `net`; `None` where there is no such thing. Parts
-/// are given one by one as device names may contain dots.
-pub fn read(name: &[&str]) -> Result<Option<String>> {
-    match read_whole(&path(name)) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(SysError::io(
-            format!("read sysctl net.{}", name.join(".")),
-            e,
-        )),
+/// The settings of a namespace of hosts.
+#[derive(Debug)]
+pub struct Sysctls {
+    pub ipv4: Family,
+    /// `None` where the kernel has no IPv6.
+    pub ipv6: Option<Family>,
+}
+
+impl Family {
+    /// `None` where the kernel has no such family.
+    pub fn open(name: &'static str) -> Result<Option<Family>> {
+        let path = Path::new("/proc/sys/net").join(name);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match open(&path, flags, Mode::empty()) {
+            Ok(directory) => Ok(Some(Family { name, directory })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(SysError::io(
+                format!("open {}", path.display()),
+                io::Error::from(e),
+            )),
+        }
+    }
+
+    /// `ipv4` or `ipv6`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The value of a setting; `None` where there is no such thing. Parts are given
+    /// one by one as device names may contain dots.
+    pub fn read(&self, name: &[&str]) -> Result<Option<String>> {
+        match read_whole(|| self.file(name, OFlag::O_RDONLY)) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(SysError::io(format!("read sysctl {}", self.full(name)), e)),
+        }
+    }
+
+    /// Writes a setting. Long lists go out in pieces, which the kernel puts together
+    /// as long as the file stays open.
+    pub fn write(&self, name: &[&str], value: &str) -> Result<()> {
+        let file = self.file(name, OFlag::O_WRONLY);
+        file.and_then(|mut file| file.write_all(value.as_bytes()))
+            .map_err(|e| SysError::io(format!("write sysctl {}", self.full(name)), e))
+    }
+
+    /// Lets a device have IPv6 addresses: engines switch that off for containers that
+    /// they give none.
+    pub fn enable_ipv6(&self, device: &str) -> Result<()> {
+        let name = ["conf", device, "disable_ipv6"];
+        match self.read(&name)?.as_deref() {
+            Some("1") => self.write(&name, "0"),
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&self, name: &[&str], flags: OFlag) -> io::Result<File> {
+        let path: std::path::PathBuf = name.iter().collect();
+        let file = openat(
+            &self.directory,
+            &path,
+            flags | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(file.into())
+    }
+
+    fn full(&self, name: &[&str]) -> String {
+        format!("net.{}.{}", self.name, name.join("."))
+    }
+}
+
+impl Sysctls {
+    /// Those of the calling thread's namespace.
+    pub fn open() -> Result<Sysctls> {
+        let ipv4 = Family::open("ipv4")?.ok_or_else(|| SysError::NotFound {
+            what: "directory /proc/sys/net/ipv4".into(),
+        })?;
+        Ok(Sysctls {
+            ipv4,
+            ipv6: Family::open("ipv6")?,
+        })
+    }
+
+    /// Why this namespace has no IPv6; `None` where it has. The gateways' addresses
+    /// are on `lo`.
+    pub fn ipv6_disabled(&self) -> Option<String> {
+        let Some(ipv6) = &self.ipv6 else {
+            return Some("the kernel has no IPv6".into());
+        };
+        for device in ["all", "lo"] {
+            match ipv6.read(&["conf", device, "disable_ipv6"]) {
+                Ok(Some(value)) if value == "0" => {}
+                Ok(_) => return Some(format!("net.ipv6.conf.{device}.disable_ipv6=1")),
+                Err(e) => return Some(e.to_string()),
+            }
+        }
+        None
+    }
+
+    /// Whether devices of this namespace can have IPv6 addresses.
+    pub fn has_ipv6(&self) -> bool {
+        self.ipv6_disabled().is_none()
     }
 }
 
 /// A sysctl's text by one read(2): lists of ports are told to the first read
 /// alone (`proc_do_large_bitmap`), cut off where the buffer ends. So a buffer that
 /// came back full is asked again with a larger one.
-fn read_whole(path: &Path) -> io::Result<String> {
+fn read_whole(open: impl Fn() -> io::Result<File>) -> io::Result<String> {
     // All ports, each by itself, are 200 KiB; the kernel takes less than 4 MiB.
     const SIZES: [usize; 3] = [4 * 1024, 64 * 1024, 2 * 1024 * 1024];
     for size in SIZES {
         let mut buffer = vec![0; size];
-        let mut file = fs::File::open(path)?;
+        let mut file = open()?;
         let length = loop {
             match file.read(&mut buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -52,35 +157,4 @@ fn read_whole(path: &Path) -> io::Result<String> {
         io::ErrorKind::InvalidData,
         "the value is longer than any that is known",
     ))
-}
-
-/// Writes a sysctl below `net`. Long lists go out in pieces, which the kernel
-/// puts together as long as the file stays open.
-pub fn write(name: &[&str], value: &str) -> Result<()> {
-    let what = || format!("write sysctl net.{}", name.join("."));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .open(path(name))
-        .map_err(|e| SysError::io(what(), e))?;
-    file.write_all(value.as_bytes())
-        .map_err(|e| SysError::io(what(), e))
-}
-
-/// Why this namespace has no IPv6; `None` where it has. The gateways' addresses
-/// are on `lo`.
-pub fn ipv6_disabled() -> Option<String> {
-    for device in ["all", "lo"] {
-        match read(&["ipv6", "conf", device, "disable_ipv6"]) {
-            Ok(Some(value)) if value == "0" => {}
-            Ok(Some(_)) => return Some(format!("net.ipv6.conf.{device}.disable_ipv6=1")),
-            Ok(None) => return Some("the kernel has no IPv6".into()),
-            Err(e) => return Some(e.to_string()),
-        }
-    }
-    None
-}
-
-/// Whether devices of this namespace can have IPv6 addresses.
-pub fn has_ipv6() -> bool {
-    ipv6_disabled().is_none()
 }

@@ -12,7 +12,7 @@ use super::{
     },
     netns::Namespace,
     sockets::{self, Transport},
-    sysctl,
+    sysctl::Sysctls,
 };
 
 const LO: u32 = 1;
@@ -78,7 +78,9 @@ fn a_veth_has_its_other_end_in_the_other_namespace() {
         assert!(eth0.ethernet && !eth0.up && !eth0.loopback);
         assert!(host.link("eth0").unwrap().is_none());
 
-        host.set_up_host_end(ifindex, "netbpf web front").unwrap();
+        host.mark_host_end(ifindex, "netbpf web front", true)
+            .unwrap();
+        host.set_up(ifindex).unwrap();
         inside.set_up(eth0.ifindex).unwrap();
         host.wait_running(ifindex, Duration::from_secs(2)).unwrap();
         let link = host.link_by_index(ifindex).unwrap().unwrap();
@@ -100,7 +102,9 @@ fn addresses_routes_and_rules_are_read_as_they_were_written() {
         let mut host = Netlink::open().unwrap();
         let peer = another_namespace();
         let ifindex = veth(&mut host, &peer);
-        host.set_up_host_end(ifindex, "netbpf web front").unwrap();
+        host.mark_host_end(ifindex, "netbpf web front", true)
+            .unwrap();
+        host.set_up(ifindex).unwrap();
         for (gateway, subnet, address) in [
             ("10.0.0.1/32", "10.0.0.0/24", "10.0.0.2/32"),
             ("fd00::1/128", "fd00::/64", "fd00::2/128"),
@@ -186,24 +190,26 @@ fn work_in_a_namespace_leaves_the_thread_where_it_was() {
         let inside = other.run(|| Namespace::own().unwrap().id()).unwrap();
         assert_eq!(inside, other.id());
         assert_eq!(Namespace::own().unwrap().id(), own);
-        let forwarding = ["ipv4", "conf", "lo", "forwarding"];
-        other
-            .run(|| sysctl::write(&forwarding, "1"))
-            .unwrap()
-            .unwrap();
-        assert_eq!(sysctl::read(&forwarding).unwrap().as_deref(), Some("0"));
+        let forwarding = ["conf", "lo", "forwarding"];
+        let here = Sysctls::open().unwrap().ipv4;
+        let there = other.run(Sysctls::open).unwrap().unwrap().ipv4;
+        // What was opened there stays there.
+        there.write(&forwarding, "1").unwrap();
+        assert_eq!(there.read(&forwarding).unwrap().as_deref(), Some("1"));
+        assert_eq!(here.read(&forwarding).unwrap().as_deref(), Some("0"));
     });
 }
 
 #[test]
 fn a_long_list_of_ports_is_read_whole() {
     isolated("reserved ports", || {
-        let name = ["ipv4", "ip_local_reserved_ports"];
+        let name = ["ip_local_reserved_ports"];
+        let ipv4 = Sysctls::open().unwrap().ipv4;
         for ports in [1, 10, 1000, 20_000_usize] {
             let list: Vec<String> = (0..ports).map(|n| (1024 + 3 * n).to_string()).collect();
             let list = list.join(",");
-            sysctl::write(&name, &list).unwrap();
-            assert_eq!(sysctl::read(&name).unwrap().unwrap(), list);
+            ipv4.write(&name, &list).unwrap();
+            assert_eq!(ipv4.read(&name).unwrap().unwrap(), list);
         }
     });
 }

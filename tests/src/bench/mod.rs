@@ -16,6 +16,7 @@
 //! each measure of each round, and what is reported is the median over the
 //! rounds of the ratio within one round.
 
+pub mod bare;
 pub mod daemon;
 pub mod lifecycle;
 pub mod load;

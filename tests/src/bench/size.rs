@@ -7,7 +7,7 @@ use std::{fs, thread, time::Duration};
 use serde::Serialize;
 
 use super::{
-    Options,
+    Options, bare,
     daemon::{Daemon, milliseconds},
     report::Progress,
     stats::percentile,
@@ -41,6 +41,8 @@ pub struct Size {
     /// ports; the others by command, from start to exit.
     pub attach_ms: f64,
     pub attach_p95_ms: f64,
+    /// Of these the kernel takes for devices, addresses, routes and qdisc alone.
+    pub attach_kernel_ms: f64,
     pub detach_ms: f64,
     pub detach_p95_ms: f64,
     pub ps_ms: f64,
@@ -95,11 +97,14 @@ impl Bench {
 
     fn measure(&self, endpoints: usize) -> Size {
         let host = &self.daemon.host;
-        let (mut attach, mut detach) = (Vec::new(), Vec::new());
+        let (mut attach, mut detach, mut kernel) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..TIMES {
             let last = SIZES[SIZES.len() - 1];
             attach.push(milliseconds(|| self.attach("measured", &self.space, last)));
             detach.push(milliseconds(|| self.daemon.detach("measured")));
+            // Each time until the kernel has freed the devices.
+            thread::sleep(Duration::from_millis(50));
+            kernel.push(bare::attach(host, &self.space, &NETWORK));
             thread::sleep(Duration::from_millis(50));
         }
         let command = |words: &[&str]| {
@@ -128,6 +133,7 @@ impl Bench {
             ports: endpoints * PORTS,
             attach_ms: quantile(attach.iter().copied(), 0.5),
             attach_p95_ms: quantile(attach.into_iter(), 0.95),
+            attach_kernel_ms: median(kernel.into_iter()),
             detach_ms: quantile(detach.iter().copied(), 0.5),
             detach_p95_ms: quantile(detach.into_iter(), 0.95),
             ps_ms: command(&["ps"]),

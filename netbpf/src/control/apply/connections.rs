@@ -27,7 +27,7 @@ impl Apply<'_> {
         record: &EndpointRecord,
         port: &PortRecord,
     ) -> Result<()> {
-        end_of_host(&datapath.host_connections(port.slot)?)?;
+        end_of_host(&datapath.host_connections(&[port.slot].into())?)?;
         // A container's sockets for datagrams have no peer, mostly.
         if port.protocol != Protocol::Tcp {
             return Ok(());

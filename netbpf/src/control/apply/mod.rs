@@ -23,9 +23,10 @@ use crate::{
     error::{Code, Error, Result},
     store::EndpointRecord,
     sys::{
+        SysError,
         netlink::{AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
         netns::{self, Namespace, NamespaceId},
-        sysctl,
+        sysctl::{Family, Sysctls},
     },
 };
 
@@ -44,6 +45,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Means and results of a run of steps.
 pub struct Apply<'a> {
     host: &'a mut Netlink,
+    sysctls: &'a Sysctls,
     /// `None` where the maps and programs go as a whole.
     datapath: Option<&'a Datapath>,
     ipv6: bool,
@@ -59,24 +61,36 @@ pub struct Apply<'a> {
 /// Open namespaces of containers.
 pub struct Open(HashMap<NamespaceId, Container>);
 
-/// A container's namespace and a socket in it.
+/// A container's namespace, a socket in it and its settings.
 struct Container {
     namespace: Namespace,
     netlink: Netlink,
+    ipv6: Option<Family>,
 }
 
 impl Container {
     fn open(namespace: Namespace) -> Result<Container> {
-        // The socket stays in the namespace, the thread that made it ends.
-        let netlink = namespace.run(Netlink::open)??;
-        Ok(Container { namespace, netlink })
+        // What is opened stays in the namespace, the thread that made it ends.
+        let open = || Ok::<_, SysError>((Netlink::open()?, Family::open("ipv6")?));
+        let (netlink, ipv6) = namespace.run(open)??;
+        Ok(Container {
+            namespace,
+            netlink,
+            ipv6,
+        })
     }
 }
 
 impl<'a> Apply<'a> {
-    pub fn new(host: &'a mut Netlink, datapath: Option<&'a Datapath>, ipv6: bool) -> Apply<'a> {
+    pub fn new(
+        host: &'a mut Netlink,
+        sysctls: &'a Sysctls,
+        datapath: Option<&'a Datapath>,
+        ipv6: bool,
+    ) -> Apply<'a> {
         Apply {
             host,
+            sysctls,
             datapath,
             ipv6,
             containers: HashMap::new(),
@@ -224,6 +238,7 @@ impl<'a> Apply<'a> {
                 let service = self.service(service);
                 self.on_datapath(|d| d.drain(&service))?;
             }
+            Step::EndSlots(slots) => self.end_slots(slots)?,
             Step::EndConnections(endpoint, port) => self.end_connections(endpoint, port)?,
             Step::RemoveStrayVeth { ifindex, name } => {
                 self.host.delete_link(*ifindex)?;
@@ -321,33 +336,25 @@ impl<'a> Apply<'a> {
         let alias = plan::alias(record);
         // Without forwarding on the device `bpf_fib_lookup` refuses packets from
         // it. The host does not become a router: the setting is this device's.
-        sysctl::write(&["ipv4", "conf", &device.name, "forwarding"], "1")?;
-        if self.ipv6 {
-            let name = &device.name;
-            if sysctl::read(&["ipv6", "conf", name, "disable_ipv6"])?.as_deref() == Some("1") {
-                sysctl::write(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
-            }
-            sysctl::write(&["ipv6", "conf", name, "forwarding"], "1")?;
-            self.host.set_up_host_end(device.ifindex, &alias)?;
-        } else {
-            self.host.set_up_with_alias(device.ifindex, &alias)?;
+        let forwarding = ["conf", &device.name, "forwarding"];
+        self.sysctls.ipv4.write(&forwarding, "1")?;
+        let ipv6 = self.sysctls.ipv6.as_ref().filter(|_| self.ipv6);
+        if let Some(ipv6) = ipv6 {
+            ipv6.enable_ipv6(&device.name)?;
+            ipv6.write(&forwarding, "1")?;
         }
-        Ok(())
+        self.host
+            .mark_host_end(device.ifindex, &alias, ipv6.is_some())?;
+        Ok(self.host.set_up(device.ifindex)?)
     }
 
     fn set_up_container(&mut self, record: &EndpointRecord) -> Result<()> {
         let container = container(&mut self.containers, record, self.trust_paths)?;
-        if record.ipv6.is_some() {
-            let name = record.ifname.as_str();
-            container.namespace.run(|| -> crate::sys::Result<()> {
-                // Engines switch IPv6 off for containers that they give none.
-                if sysctl::read(&["ipv6", "conf", name, "disable_ipv6"])?.as_deref() == Some("1") {
-                    sysctl::write(&["ipv6", "conf", name, "disable_ipv6"], "0")?;
-                }
-                // Nobody else can have the addresses, and a tentative one cannot
-                // be used for a second.
-                sysctl::write(&["ipv6", "conf", name, "accept_dad"], "0")
-            })??;
+        if let (Some(_), Some(ipv6)) = (record.ipv6, &container.ipv6) {
+            ipv6.enable_ipv6(&record.ifname)?;
+            // Nobody else can have the addresses, and a tentative one cannot be used
+            // for a second.
+            ipv6.write(&["conf", &record.ifname, "accept_dad"], "0")?;
         }
         let netlink = &mut container.netlink;
         let ifindex = ifindex(netlink, record)?;

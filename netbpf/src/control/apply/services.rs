@@ -50,21 +50,24 @@ impl Apply<'_> {
         for (endpoint, port) in left.filter(|(_, p)| !after.is_some_and(|a| a.has(p.slot))) {
             match leave {
                 Leave::AtOnce => self.end_connections(endpoint, port)?,
-                Leave::WithEndpoint => self.leave(port)?,
                 Leave::Later => {}
             }
         }
         unpublished
     }
 
-    /// The endpoint goes, and its sockets with it: what is left are those of the host's
-    /// programs, which would talk to whoever has its address next.
-    fn leave(&mut self, port: &PortRecord) -> Result<()> {
+    /// What is left are sockets of the host's programs, which would talk to whoever has
+    /// the endpoint's address next.
+    pub(super) fn end_slots(&mut self, slots: &[u32]) -> Result<()> {
         let ended = match self.datapath {
-            Some(datapath) => end_of_host(&datapath.host_connections(port.slot)?),
+            Some(datapath) => {
+                end_of_host(&datapath.host_connections(&slots.iter().copied().collect())?)
+            }
             None => Ok(()),
         };
-        self.on_datapath(|d| d.end_slot(port.slot))?;
+        for &slot in slots {
+            self.on_datapath(|d| d.end_slot(slot))?;
+        }
         ended
     }
 

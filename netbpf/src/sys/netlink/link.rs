@@ -152,34 +152,23 @@ impl Netlink {
         })
     }
 
-    /// Gives our end its alias, keeps IPv6 from giving it a link-local address,
-    /// and brings it up, in one request.
-    pub fn set_up_host_end(&mut self, ifindex: u32, alias: &str) -> Result<()> {
-        let message = LinkUnspec::new_with_index(ifindex)
+    /// What a host's end is to have before it is up. In the same message as `up`, or
+    /// after it, the change would be told as one of a device without carrier, at which
+    /// the kernel walks all IPv6 routes (`rt6_sync_down_dev`).
+    pub fn mark_host_end(&mut self, ifindex: u32, alias: &str, ipv6: bool) -> Result<()> {
+        let mut message = LinkUnspec::new_with_index(ifindex)
             .alias(alias)
-            .link_group(GROUP)
-            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-                vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
-            )]))
-            .up()
-            .build();
+            .link_group(GROUP);
+        if ipv6 {
+            // No link-local address, and nobody asked whether it is free.
+            let inet6 = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+            message = message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
+                AfSpecUnspec::Inet6(vec![inet6]),
+            ]));
+        }
         self.request(
-            || format!("bring up device {ifindex}"),
-            RouteNetlinkMessage::SetLink(message),
-            0,
-        )
-    }
-
-    /// The same where the kernel has no IPv6.
-    pub fn set_up_with_alias(&mut self, ifindex: u32, alias: &str) -> Result<()> {
-        let message = LinkUnspec::new_with_index(ifindex)
-            .alias(alias)
-            .link_group(GROUP)
-            .up()
-            .build();
-        self.request(
-            || format!("bring up device {ifindex}"),
-            RouteNetlinkMessage::SetLink(message),
+            || format!("mark device {ifindex}"),
+            RouteNetlinkMessage::SetLink(message.build()),
             0,
         )
     }
@@ -208,7 +197,7 @@ impl Netlink {
         }
     }
 
-    /// Removes all devices that were brought up by [`Netlink::set_up_host_end`].
+    /// Removes all devices that were marked by [`Netlink::mark_host_end`].
     pub fn delete_our_links(&mut self) -> Result<()> {
         self.delete_group(GROUP)
     }

@@ -135,7 +135,10 @@ fn sizes(page: &mut String, results: &Results) {
     page.push_str(
         "\n## At size\n\nEach container has ten published ports. Attach and detach of one more, with its\n\
          ports, by the API; the others by command, from start to exit. Start: of the daemon,\n\
-         until it answers, with all of them there. Medians.\n\n",
+         until it answers, with all of them there. Medians.\n\n\
+         What grows with attach is the kernel's own work, shown beside it: with each device\n\
+         that comes up it walks all IPv6 routes (`rt6_sync_up`), and with each clsact the list\n\
+         of all such qdiscs (`flow_indr_dev_setup_offload`).\n\n",
     );
     for (index, (name, values)) in by_size(&results.sizes).into_iter().enumerate() {
         _ = writeln!(page, "| {name} | {} |", values.join(" | "));

@@ -52,11 +52,14 @@ fn noisy(comparison: &Comparison) -> bool {
 /// A line for each figure, a column for each size; the first line is the sizes.
 fn by_size(sizes: &[Size]) -> Vec<(&'static str, Vec<String>)> {
     type Figure = fn(&Size) -> String;
-    let lines: [(&str, Figure); 14] = [
+    let lines: [(&str, Figure); 15] = [
         ("endpoints", |s| s.endpoints.to_string()),
         ("published ports", |s| s.ports.to_string()),
         ("attach, ms", |s| format!("{:.1}", s.attach_ms)),
         ("attach, 95 %, ms", |s| format!("{:.1}", s.attach_p95_ms)),
+        ("of these the kernel alone, ms", |s| {
+            format!("{:.1}", s.attach_kernel_ms)
+        }),
         ("detach, ms", |s| format!("{:.1}", s.detach_ms)),
         ("detach, 95 %, ms", |s| format!("{:.1}", s.detach_p95_ms)),
         ("ps, ms", |s| format!("{:.1}", s.ps_ms)),
