@@ -1,7 +1,10 @@
 //! The states of a flow, from what each of its halves has seen, and how long it
 //! lives in each (RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-1).
 
-use crate::packet::tcp;
+use crate::{
+    maps::flows::Expects,
+    packet::{tcp, tuple::Transport},
+};
 
 /// TCP flags that a half has seen; ACK counts without SYN only.
 pub const SEEN_SYN: u8 = 1 << 0;
@@ -29,6 +32,37 @@ pub const fn seen_tcp(flags: u8) -> u8 {
     seen
 }
 
+/// The most bytes of a segment that may have come before: what is sent again may be
+/// more than what was missing.
+const RESENT: u32 = 1 << 16;
+
+/// What of a segment's flags counts: a RST or FIN that the other end would not take
+/// (RFC 9293, section 3.10.7.4; RFC 5961, section 3) changes no flow, whoever sent it.
+///
+/// `own` is what its sender expects; `other` what the other end does, `None` before that
+/// one has said so.
+#[inline(always)]
+pub const fn counts(seen: u8, t: &Transport, own: &Expects, other: Option<&Expects>) -> u8 {
+    if seen & (SEEN_RST | SEEN_FIN) == 0 {
+        return seen;
+    }
+    let fits = match other {
+        // From the next one on; as far behind it for what is sent again.
+        Some(other) => {
+            let behind = if seen & SEEN_RST != 0 { 0 } else { RESENT };
+            let from = other.ack.wrapping_sub(behind);
+            t.seq.wrapping_sub(from) <= other.reach() + behind
+        }
+        // The answer to a SYN: by what it acknowledges, data of the SYN too.
+        None => t.flags & tcp::ACK != 0 && t.ack.wrapping_sub(own.ack) <= RESENT,
+    };
+    if fits {
+        seen
+    } else {
+        seen & !(SEEN_RST | SEEN_FIN)
+    }
+}
+
 /// The state of a flow, named as in `netbpf flows`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -38,7 +72,7 @@ pub enum State {
     /// One side has sent its FIN.
     HalfClosed,
     /// Both have.
-    Closed,
+    TimeWait,
     /// Ended by a reset.
     Reset,
 }
@@ -48,7 +82,7 @@ impl State {
         State::Opening,
         State::Established,
         State::HalfClosed,
-        State::Closed,
+        State::TimeWait,
         State::Reset,
     ];
 
@@ -57,7 +91,7 @@ impl State {
             State::Opening => "opening",
             State::Established => "established",
             State::HalfClosed => "half_closed",
-            State::Closed => "closed",
+            State::TimeWait => "time_wait",
             State::Reset => "reset",
         }
     }
@@ -65,7 +99,7 @@ impl State {
     /// A SYN on it begins a new flow.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
-        matches!(self, State::Closed | State::Reset)
+        matches!(self, State::TimeWait | State::Reset)
     }
 }
 
@@ -82,7 +116,7 @@ pub const fn state(protocol: u8, original: u8, reply: u8) -> State {
     if (original | reply) & SEEN_RST != 0 {
         State::Reset
     } else if original & reply & SEEN_FIN != 0 {
-        State::Closed
+        State::TimeWait
     } else if (original | reply) & SEEN_FIN != 0 {
         State::HalfClosed
     } else if original & SEEN_ACK != 0 && reply & SEEN_ANY != 0 {
@@ -237,9 +271,70 @@ mod tests {
         assert_eq!(state(IPPROTO_TCP, open | SEEN_FIN, open), State::HalfClosed);
         assert_eq!(
             state(IPPROTO_TCP, open | SEEN_FIN, open | SEEN_FIN),
-            State::Closed
+            State::TimeWait
         );
         assert_eq!(state(IPPROTO_TCP, open, open | SEEN_RST), State::Reset);
+    }
+
+    #[test]
+    fn a_reset_counts_within_the_window_only() {
+        let segment = |flags, seq, ack| Transport {
+            flags,
+            seq,
+            ack,
+            ..crate::packet::tuple::NO_TRANSPORT
+        };
+        let reset = |seq| {
+            let t = segment(tcp::RST, seq, 0);
+            let other = Expects {
+                ack: u32::MAX - 100,
+                window: 512,
+                scale: 7,
+                reserved: 0,
+            };
+            let seen = counts(seen_tcp(t.flags), &t, &other, Some(&other));
+            assert_eq!(seen & SEEN_ANY, SEEN_ANY);
+            seen & SEEN_RST != 0
+        };
+        let next = u32::MAX - 100;
+        // 512 << 7, over the end of the numbers.
+        let last = next.wrapping_add(65_536 + 1);
+        assert!(reset(next) && reset(last) && reset(0));
+        assert!(!reset(next - 1) && !reset(last.wrapping_add(1)) && !reset(next / 2));
+    }
+
+    #[test]
+    fn a_fin_may_be_sent_again_and_a_refusal_answers_the_syn() {
+        let fin = |seq| {
+            let t = Transport {
+                flags: tcp::FIN | tcp::ACK,
+                seq,
+                ..crate::packet::tuple::NO_TRANSPORT
+            };
+            let other = Expects {
+                ack: 1_000_000,
+                window: 100,
+                scale: 0,
+                reserved: 0,
+            };
+            counts(seen_tcp(t.flags), &t, &other, Some(&other)) & SEEN_FIN != 0
+        };
+        assert!(fin(1_000_000) && fin(1_000_101) && fin(1_000_000 - 65_536));
+        assert!(!fin(1_000_102) && !fin(1_000_000 - 65_537) && !fin(0));
+
+        let refusal = |flags, ack| {
+            let t = Transport {
+                flags,
+                ack,
+                ..crate::packet::tuple::NO_TRANSPORT
+            };
+            counts(seen_tcp(flags), &t, &Expects::after_syn(u32::MAX), None) & SEEN_RST != 0
+        };
+        assert!(refusal(tcp::RST | tcp::ACK, 0));
+        // The SYN had data.
+        assert!(refusal(tcp::RST | tcp::ACK, 1400));
+        assert!(!refusal(tcp::RST | tcp::ACK, u32::MAX));
+        assert!(!refusal(tcp::RST, 0));
     }
 
     #[test]
@@ -258,7 +353,7 @@ mod tests {
             (IPPROTO_TCP, State::Opening, times.tcp_opening),
             (IPPROTO_TCP, State::Established, times.tcp_established),
             (IPPROTO_TCP, State::HalfClosed, times.tcp_closing),
-            (IPPROTO_TCP, State::Closed, times.tcp_closing),
+            (IPPROTO_TCP, State::TimeWait, times.tcp_closing),
             (IPPROTO_TCP, State::Reset, times.tcp_closing),
             (IPPROTO_UDP, State::Opening, times.udp),
             (IPPROTO_UDP, State::Established, times.udp_answered),

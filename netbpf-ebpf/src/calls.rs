@@ -4,7 +4,7 @@
 //! what else they need stands in the per-CPU working space.
 
 use aya_ebpf::bindings::__sk_buff;
-use netbpf_common::{drop::DropReason, verdict::Coded};
+use netbpf_common::{drop::DropReason, packet::tcp, verdict::Coded};
 
 use crate::{
     ctx::Skb,
@@ -314,6 +314,15 @@ fn closed<F: Family>(skb: &Skb) {
         let keys = [&room.forward_key, &room.reverse_key];
         emit::closed::<F>(skb, p.t.flags, keys, half);
     }
+}
+
+/// The window scale of a SYN whose header is at `l4`; the largest there is where it cannot
+/// be read, so that no reset is taken for a forged one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn window_scale(skb: *mut __sk_buff, l4: u32) -> u32 {
+    let scale = tcp::window_scale(&Skb::from_raw(skb), (l4 & 0x3fff) as usize);
+    u32::from(scale.unwrap_or(tcp::MOST_SCALE))
 }
 
 /// Tells of a new flow, whose packet and original half are in the working space.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
     EtherType, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, Ipv4Header,
-    Ipv6Header, PacketBuilder, PacketBuilderStep, SlicedPacket, icmpv4, icmpv6,
+    Ipv6Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpOptionElement, icmpv4, icmpv6,
 };
 
 pub type Mac = [u8; 6];
@@ -25,6 +25,18 @@ pub struct Way {
     pub to: IpAddr,
     /// TTL or hop limit.
     pub hops: u8,
+}
+
+/// Numbers of a TCP segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Segment<'a> {
+    /// Of `S`, `A`, `F`, `R`.
+    pub flags: &'a str,
+    pub seq: u32,
+    pub ack: u32,
+    pub window: u16,
+    /// The option of that name.
+    pub scale: Option<u8>,
 }
 
 impl Way {
@@ -76,6 +88,40 @@ impl Way {
         }
         let mut frame = Vec::new();
         builder.write(&mut frame, payload).expect("a packet");
+        frame
+    }
+
+    /// A TCP segment of those numbers.
+    pub fn segment(&self, ports: (u16, u16), segment: &Segment) -> Vec<u8> {
+        let mut builder = self
+            .headers()
+            .tcp(ports.0, ports.1, segment.seq, segment.window);
+        builder = match segment.flags.contains('S') {
+            true => builder.syn(),
+            false => builder,
+        };
+        builder = match segment.flags.contains('F') {
+            true => builder.fin(),
+            false => builder,
+        };
+        builder = match segment.flags.contains('R') {
+            true => builder.rst(),
+            false => builder,
+        };
+        builder = match segment.flags.contains('A') {
+            true => builder.ack(segment.ack),
+            false => builder,
+        };
+        if let Some(scale) = segment.scale {
+            let options = [
+                TcpOptionElement::MaximumSegmentSize(1460),
+                TcpOptionElement::Noop,
+                TcpOptionElement::WindowScale(scale),
+            ];
+            builder = builder.options(&options).expect("they fit");
+        }
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).expect("a packet");
         frame
     }
 

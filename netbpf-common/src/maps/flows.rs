@@ -77,6 +77,54 @@ pub const fn is_of_port(kind: u8) -> bool {
     kind == KIND_PUBLISH || kind == KIND_LOCAL
 }
 
+/// The sequence numbers that an end of a TCP connection takes, by what it said last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expects {
+    /// The next one: its last acknowledgment number; before it sent any, the one after
+    /// that of the other end's SYN.
+    pub ack: u32,
+    /// How many from there on, before they are shifted.
+    pub window: u16,
+    /// By how many bits they are, as its SYN said.
+    pub scale: u8,
+    /// Explicit padding, 0.
+    pub reserved: u8,
+}
+assert_layout!(Expects, 8);
+
+impl Expects {
+    /// The end that a SYN of that sequence number was sent to.
+    #[inline(always)]
+    pub const fn after_syn(seq: u32) -> Expects {
+        Expects {
+            ack: seq.wrapping_add(1),
+            window: 0,
+            scale: 0,
+            reserved: 0,
+        }
+    }
+
+    /// The end that has sent a SYN with that scale, and nothing yet that says what it
+    /// expects.
+    #[inline(always)]
+    pub const fn unknown(scale: u8) -> Expects {
+        Expects {
+            ack: 0,
+            window: 0,
+            scale,
+            reserved: 0,
+        }
+    }
+
+    /// The last number that it takes is so far from the next one; one more, for probes of
+    /// a closed window.
+    #[inline(always)]
+    pub const fn reach(&self) -> u32 {
+        ((self.window as u32) << (self.scale & 0xf)) + 1
+    }
+}
+
 /// Value: what becomes of the packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +153,8 @@ pub struct Flow<A> {
     pub created: Ticks,
     /// Outward: when `ifindex` and `next_hop` were last asked of the FIB.
     pub checked: Ticks,
+    /// TCP: what the sender of these packets takes next.
+    pub expects: Expects,
     /// Outward: the neighbour to send to.
     pub next_hop: A,
     /// To a container: its MAC.
@@ -122,8 +172,8 @@ pub struct Flow<A> {
     pub reserved: [u8; 1],
     pub reserved_addr: A,
 }
-assert_layout!(Flow<[u8; 4]>, 80);
-assert_layout!(Flow<[u8; 16]>, 128);
+assert_layout!(Flow<[u8; 4]>, 88);
+assert_layout!(Flow<[u8; 16]>, 136);
 
 impl<A: Copy> FlowKey<A> {
     /// The key of the other half of `flow`, which is found by this one: the tuple

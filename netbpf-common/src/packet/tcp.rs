@@ -1,4 +1,7 @@
-//! TCP (RFC 9293) and UDP (RFC 768): what a translation touches.
+//! TCP (RFC 9293) and UDP (RFC 768): what a translation touches, and what says whether
+//! a segment is of its connection.
+
+use super::Read;
 
 pub const FIN: u8 = 1 << 0;
 pub const SYN: u8 = 1 << 1;
@@ -11,8 +14,92 @@ pub const LEN: usize = 20;
 /// Offsets within the header.
 pub const SPORT: usize = 0;
 pub const DPORT: usize = 2;
+pub const SEQ: usize = 4;
+pub const ACK_NUMBER: usize = 8;
 /// Header length in words of four bytes, in the upper half of the byte.
 pub const OFFSET: usize = 12;
 pub const FLAGS: usize = 13;
+pub const WINDOW: usize = 14;
 pub const CHECKSUM: usize = 16;
 pub const UDP_CHECKSUM: usize = 6;
+
+/// Kinds of options (RFC 9293, section 3.2; RFC 7323, section 2).
+const END: u8 = 0;
+const NOTHING: u8 = 1;
+const WINDOW_SCALE: u8 = 3;
+
+/// More options than stacks send: of 40 bytes, those that are no padding have 2 or more.
+const OPTIONS: usize = 20;
+
+/// The largest scale that there is (RFC 7323, section 2.3).
+pub const MOST_SCALE: u8 = 14;
+
+/// By how many bits the sender of this SYN will have its windows shifted; 0 where it says
+/// nothing, `None` where its options are cut short.
+#[inline(always)]
+pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
+    let end = l4 + usize::from(packet.u8(l4 + OFFSET)? >> 4) * 4;
+    let mut at = l4 + LEN;
+    for _ in 0..OPTIONS {
+        if at >= end {
+            break;
+        }
+        let kind = packet.u8(at)?;
+        if kind == END {
+            break;
+        }
+        if kind == NOTHING {
+            at += 1;
+            continue;
+        }
+        let length = packet.u8(at + 1)?;
+        if kind == WINDOW_SCALE {
+            let scale = packet.u8(at + 2)?;
+            return Some(if scale > MOST_SCALE {
+                MOST_SCALE
+            } else {
+                scale
+            });
+        }
+        if length < 2 {
+            break;
+        }
+        at += usize::from(length);
+    }
+    Some(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scale(options: &[u8]) -> Option<u8> {
+        let mut header = [0; 60];
+        header[OFFSET] = ((LEN + options.len().next_multiple_of(4)) / 4 << 4) as u8;
+        header[LEN..LEN + options.len()].copy_from_slice(options);
+        window_scale(&header[..LEN + options.len().next_multiple_of(4)], 0)
+    }
+
+    #[test]
+    fn the_scale_is_found_among_options_of_all_kinds() {
+        // As Linux has it: MSS, SACK permitted, timestamps, a NOP, the scale.
+        let linux = [
+            2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7,
+        ];
+        assert_eq!(scale(&linux), Some(7));
+        assert_eq!(scale(&[3, 3, 14]), Some(14));
+        assert_eq!(scale(&[3, 3, 200]), Some(MOST_SCALE));
+        assert_eq!(scale(&[]), Some(0));
+        assert_eq!(scale(&[2, 4, 5, 180]), Some(0));
+        // What comes after the end is no option, nor is what has no length.
+        assert_eq!(scale(&[0, 3, 3, 7]), Some(0));
+        assert_eq!(scale(&[9, 0, 3, 3, 7]), Some(0));
+        assert_eq!(scale(&[1; 40]), Some(0));
+        // Longer than the packet.
+        let mut cut = [0; 22];
+        cut[OFFSET] = 0x60;
+        cut[LEN] = 2;
+        cut[LEN + 1] = 4;
+        assert_eq!(window_scale(&cut[..21], 0), None);
+    }
+}

@@ -34,6 +34,9 @@ pub const NO_TRANSPORT: Transport = Transport {
     dport: 0,
     kind: TransportKind::Other,
     flags: 0,
+    seq: 0,
+    ack: 0,
+    window: 0,
 };
 
 /// What a flow needs of the transport header.
@@ -44,6 +47,10 @@ pub struct Transport {
     pub kind: TransportKind,
     /// TCP flags, ICMP type, type of the first SCTP chunk, else 0.
     pub flags: u8,
+    /// TCP's sequence and acknowledgment number, and window as it stands there; else 0.
+    pub seq: u32,
+    pub ack: u32,
+    pub window: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +71,14 @@ pub enum TransportKind {
 pub fn transport(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Option<Transport> {
     match protocol {
         IPPROTO_TCP => {
-            let b = packet.bytes::<14>(l4)?;
-            Some(ports(&b, TransportKind::Tcp, b[tcp::FLAGS]))
+            let b = packet.bytes::<16>(l4)?;
+            let number = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+            Some(Transport {
+                seq: number(tcp::SEQ),
+                ack: number(tcp::ACK_NUMBER),
+                window: u16::from_be_bytes([b[tcp::WINDOW], b[tcp::WINDOW + 1]]),
+                ..ports(&b, TransportKind::Tcp, b[tcp::FLAGS])
+            })
         }
         IPPROTO_UDP => Some(ports(&packet.bytes::<8>(l4)?, TransportKind::Udp, 0)),
         IPPROTO_SCTP => {
@@ -89,14 +102,10 @@ pub fn transport(packet: &(impl Read + ?Sized), protocol: u8, l4: usize) -> Opti
                 dport,
                 kind,
                 flags: b[0],
+                ..NO_TRANSPORT
             })
         }
-        _ => Some(Transport {
-            sport: 0,
-            dport: 0,
-            kind: TransportKind::Other,
-            flags: 0,
-        }),
+        _ => Some(NO_TRANSPORT),
     }
 }
 
@@ -127,6 +136,7 @@ fn ports<const N: usize>(b: &[u8; N], kind: TransportKind, flags: u8) -> Transpo
         dport: u16::from_be_bytes([b[2], b[3]]),
         kind,
         flags,
+        ..NO_TRANSPORT
     }
 }
 

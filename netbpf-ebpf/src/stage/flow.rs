@@ -3,7 +3,7 @@
 
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ANY, State, Timeouts, seen_tcp, state},
+    flow::{SEEN_ACK, SEEN_ANY, State, Timeouts, counts, seen_tcp, state},
     maps::{
         Flow, FlowKey,
         flows::{
@@ -69,6 +69,9 @@ pub fn follow<F: Family>(
     let seen = if is_tcp { seen_tcp(t.flags) } else { SEEN_ANY };
     let mut moved = false;
     let turn = is_tcp && t.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
+    if is_tcp {
+        expect(skb, p, flow);
+    }
     if flow.flags & FLOW_ESTABLISHED == 0 || turn {
         match F::call_advance(seen, opens) {
             STAYED => {}
@@ -140,6 +143,20 @@ pub fn count<A>(skb: &Skb, flow: &mut Flow<A>, time: Ticks) {
     flow.bytes += u64::from(skb.len());
     if flow.last_seen != time {
         flow.last_seen = time;
+    }
+}
+
+/// Notes what the sender of a segment takes next.
+#[inline(always)]
+fn expect<A>(skb: &Skb, p: &Packet<A>, flow: &mut Flow<A>) {
+    let t = &p.t;
+    if t.flags & tcp::SYN != 0 {
+        flow.expects.scale = calls::window_scale(skb.raw(), p.ip.l4 as u32) as u8;
+    }
+    // A reset may carry anything there.
+    if t.flags & (tcp::ACK | tcp::RST) == tcp::ACK {
+        flow.expects.ack = t.ack;
+        flow.expects.window = t.window;
     }
 }
 
@@ -371,6 +388,15 @@ pub fn advance<F: Family>(
     room.forward_key = *key;
     let other = find::<F>(&room.reverse_key);
     let other_seen = other.as_ref().map_or(0, |o| o.seen);
+    let seen = match &other {
+        // One half alone says nothing.
+        None => seen,
+        // What the one that began it takes it says with its second segment.
+        Some(o) if o.flags & FLOW_ORIGINAL != 0 && o.seen & SEEN_ACK == 0 => {
+            counts(seen, &p.t, &flow.expects, None)
+        }
+        Some(o) => counts(seen, &p.t, &flow.expects, Some(&o.expects)),
+    };
     let before = both(flow, key.protocol, flow.seen, other_seen);
     if opens && before.is_over() {
         forget::<F>(key, flow, room);

@@ -11,8 +11,8 @@ use netbpf_common::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
         endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
         flows::{
-            ARRIVAL_HAIRPIN, ARRIVAL_UPLINK, FLOW_HAIRPIN, FLOW_ORIGINAL, FLOW_TO_CONTAINER,
-            KIND_MASQUERADE, arrival_container,
+            ARRIVAL_HAIRPIN, ARRIVAL_UPLINK, Expects, FLOW_HAIRPIN, FLOW_ORIGINAL,
+            FLOW_TO_CONTAINER, KIND_MASQUERADE, arrival_container,
         },
     },
     packet::{
@@ -538,6 +538,10 @@ pub fn record<F: Family>(
     };
     forward.seen = seen;
     forward.mtu = way.flow_mtu();
+    forward.expects = Expects::unknown(match t.kind {
+        TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
+        _ => 0,
+    });
     forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
@@ -554,6 +558,7 @@ pub fn record<F: Family>(
     room.reverse.other_arrival = p.key.arrival;
     room.reverse.sender = 0;
     room.reverse.seen = 0;
+    room.reverse.expects = Expects::after_syn(t.seq);
     room.reverse.mtu = 0;
     if F::call_clear() == 0 {
         return TAKEN;

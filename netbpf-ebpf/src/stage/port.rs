@@ -11,8 +11,8 @@ use netbpf_common::{
         config::CLIENT_WINDOW_SHIFT,
         endpoints::NETWORK_INTERNAL,
         flows::{
-            ARRIVAL_HOST, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_LOCAL, KIND_PUBLISH,
-            arrival_container,
+            ARRIVAL_HOST, Expects, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_LOCAL,
+            KIND_PUBLISH, arrival_container,
         },
         ports::{
             ALLOW_PREFIX, PORT_AFFINITY, PORT_ALLOW, PORT_PREFIX, SHARE_PLACES, place_of_client,
@@ -37,6 +37,7 @@ use super::{
     translate::{self, NewTuple},
 };
 use crate::{
+    calls,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
     maps::{
@@ -364,6 +365,10 @@ pub fn begin<F: Family>(
     forward.flags = FLOW_ORIGINAL | FLOW_TO_CONTAINER;
     forward.seen = seen;
     forward.mtu = mtu;
+    forward.expects = Expects::unknown(match t.kind {
+        TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
+        _ => 0,
+    });
     forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
@@ -383,6 +388,7 @@ pub fn begin<F: Family>(
     room.reverse.other_arrival = client.arrival_of_answers(p.key.arrival);
     room.reverse.sender = to.endpoint;
     room.reverse.seen = 0;
+    room.reverse.expects = Expects::after_syn(t.seq);
     room.reverse.mtu = 0;
     if let Some(veth) = container {
         room.reverse.ifindex = skb.ifindex();
