@@ -28,25 +28,26 @@ const END: u8 = 0;
 const NOTHING: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
 
-/// More options than stacks send: of 40 bytes, those that are no padding have 2 or more.
-const OPTIONS: usize = 20;
+/// Options that are looked at, padding included; SYNs of Linux, BSD, macOS and Windows
+/// have the scale among the first six.
+const OPTIONS: usize = 8;
 
 /// The largest scale that there is (RFC 7323, section 2.3).
 pub const MOST_SCALE: u8 = 14;
 
 /// By how many bits the sender of this SYN will have its windows shifted; 0 where it says
-/// nothing, `None` where its options are cut short.
+/// nothing, `None` where its options are cut short or too many.
 #[inline(always)]
 pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
     let end = l4 + usize::from(packet.u8(l4 + OFFSET)? >> 4) * 4;
     let mut at = l4 + LEN;
     for _ in 0..OPTIONS {
         if at >= end {
-            break;
+            return Some(0);
         }
         let kind = packet.u8(at)?;
         if kind == END {
-            break;
+            return Some(0);
         }
         if kind == NOTHING {
             at += 1;
@@ -62,11 +63,11 @@ pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
             });
         }
         if length < 2 {
-            break;
+            return Some(0);
         }
         at += usize::from(length);
     }
-    Some(0)
+    None
 }
 
 #[cfg(test)]
@@ -75,7 +76,7 @@ mod tests {
 
     fn scale(options: &[u8]) -> Option<u8> {
         let mut header = [0; 60];
-        header[OFFSET] = ((LEN + options.len().next_multiple_of(4)) / 4 << 4) as u8;
+        header[OFFSET] = (((LEN + options.len().next_multiple_of(4)) / 4) << 4) as u8;
         header[LEN..LEN + options.len()].copy_from_slice(options);
         window_scale(&header[..LEN + options.len().next_multiple_of(4)], 0)
     }
@@ -94,7 +95,8 @@ mod tests {
         // What comes after the end is no option, nor is what has no length.
         assert_eq!(scale(&[0, 3, 3, 7]), Some(0));
         assert_eq!(scale(&[9, 0, 3, 3, 7]), Some(0));
-        assert_eq!(scale(&[1; 40]), Some(0));
+        assert_eq!(scale(&[1; 7]), Some(0));
+        assert_eq!(scale(&[1; 40]), None);
         // Longer than the packet.
         let mut cut = [0; 22];
         cut[OFFSET] = 0x60;
