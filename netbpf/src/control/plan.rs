@@ -78,6 +78,8 @@ pub enum Step {
     /// Routes and neighbour entries to the container's addresses.
     AddHostRoutes(Arc<Endpoint>),
     RemoveHostRoutes(Arc<Endpoint>),
+    /// The neighbour entries alone.
+    SetHostNeighbours(Arc<Endpoint>),
     /// Both ends are able to send.
     WaitRunning(Arc<Endpoint>),
     SetEndpoint(Arc<Endpoint>),
@@ -311,7 +313,12 @@ pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
     for endpoint in &wanted.endpoints {
         steps.extend(guard(endpoint));
         steps.push(Step::SetUpHostEnd(endpoint.clone()));
-        steps.push(Step::AddHostRoutes(endpoint.clone()));
+        // A route that is set anew has the kernel look at all others.
+        let mut routes = endpoint.record.host_routes();
+        steps.push(match routes.all(|r| found.host_routes.contains(&r)) {
+            true => Step::SetHostNeighbours(endpoint.clone()),
+            false => Step::AddHostRoutes(endpoint.clone()),
+        });
     }
     steps.extend(wanted.services.iter().map(|service| Step::SetService {
         before: None,
@@ -343,12 +350,7 @@ pub fn strays(wanted: &Wanted, found: &Found) -> Vec<Step> {
     let gateways: BTreeSet<IpAddr> = subnets().map(|s| s.gateway).collect();
     let held: BTreeSet<IpNet> = subnets().map(|s| s.subnet).collect();
     let devices: BTreeSet<u32> = records().map(|r| r.host_ifindex).collect();
-    let routes: BTreeSet<(IpNet, u32)> = records()
-        .flat_map(|r| {
-            r.addresses()
-                .map(|(a, _)| (IpNet::from(a.addr()), r.host_ifindex))
-        })
-        .collect();
+    let routes: BTreeSet<(IpNet, u32)> = records().flat_map(|r| r.host_routes()).collect();
 
     let addresses = found
         .addresses

@@ -192,10 +192,24 @@ fn nothing_is_removed_where_all_is_as_wanted() {
     assert!(
         !steps.iter().any(|s| matches!(
             s,
-            Step::AddGateway(_) | Step::HoldSubnet(_) | Step::MakeVeth(_)
+            Step::AddGateway(_) | Step::HoldSubnet(_) | Step::MakeVeth(_) | Step::AddHostRoutes(_)
         )),
         "{steps:?}"
     );
+}
+
+#[test]
+fn a_route_that_is_missing_is_made_for_its_endpoint_alone() {
+    let wanted = wanted();
+    let mut found = found(&wanted);
+    let missing = found.host_routes.pop_last().unwrap();
+    let steps = recover(&wanted, &found);
+    let made = |step: &Step| match step {
+        Step::AddHostRoutes(endpoint) => Some(endpoint.record.host_ifindex),
+        _ => None,
+    };
+    let made: Vec<u32> = steps.iter().filter_map(made).collect();
+    assert_eq!(made, [missing.1]);
 }
 
 #[test]

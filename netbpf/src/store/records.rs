@@ -105,6 +105,13 @@ impl EndpointRecord {
         v4.into_iter().chain(v6)
     }
 
+    /// The host's routes to it: each address by our device's number.
+    pub fn host_routes(&self) -> impl Iterator<Item = (IpNet, u32)> + use<> {
+        let device = self.host_ifindex;
+        self.addresses()
+            .map(move |(address, _)| (IpNet::from(address.addr()), device))
+    }
+
     /// What is left of an endpoint when only its device is to be removed.
     pub fn forget_all_but_device(&mut self) {
         self.ports.clear();

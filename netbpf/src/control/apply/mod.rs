@@ -206,6 +206,7 @@ impl<'a> Apply<'a> {
                 self.leave_container(&endpoint.record, heirs)?;
             }
             Step::AddHostRoutes(endpoint) => self.add_host_routes(&endpoint.record)?,
+            Step::SetHostNeighbours(endpoint) => self.set_host_neighbours(&endpoint.record)?,
             Step::RemoveHostRoutes(endpoint) => self.remove_host_routes(&endpoint.record)?,
             Step::WaitRunning(endpoint) => {
                 let device = self.host_device(&endpoint.record)?;
@@ -343,6 +344,11 @@ impl<'a> Apply<'a> {
             ipv6.enable_ipv6(&device.name)?;
             ipv6.write(&forwarding, "1")?;
         }
+        // At a start it is all that already, and a change would be told to everybody.
+        let link = self.host.link_by_index(device.ifindex)?;
+        if link.is_some_and(|l| l.up && l.alias.as_deref() == Some(alias.as_str())) {
+            return Ok(());
+        }
         self.host
             .mark_host_end(device.ifindex, &alias, ipv6.is_some())?;
         Ok(self.host.set_up(device.ifindex)?)
@@ -436,9 +442,8 @@ impl<'a> Apply<'a> {
 
     fn add_host_routes(&mut self, record: &EndpointRecord) -> Result<()> {
         let device = self.host_device(record)?;
+        self.set_host_neighbours(record)?;
         for (address, gateway) in record.addresses() {
-            self.host
-                .set_neighbour(device.ifindex, address.addr(), record.mac)?;
             let target = RouteTarget {
                 ifindex: device.ifindex,
                 gateway: None,
@@ -446,6 +451,15 @@ impl<'a> Apply<'a> {
             };
             self.host
                 .set_route(&Route::via_device(IpNet::from(address.addr()), target))?;
+        }
+        Ok(())
+    }
+
+    fn set_host_neighbours(&mut self, record: &EndpointRecord) -> Result<()> {
+        let device = self.host_device(record)?;
+        for (address, _) in record.addresses() {
+            self.host
+                .set_neighbour(device.ifindex, address.addr(), record.mac)?;
         }
         Ok(())
     }
