@@ -127,6 +127,33 @@ fn a_port_on_one_host_address_is_not_on_the_others() {
     }
 }
 
+/// One after the other, faster than changes are followed that come together.
+#[test]
+fn a_port_is_published_at_an_address_as_soon_as_the_host_has_it() {
+    let street = street_with_networks("at_once", &[]);
+    let web = street.front("web", &[]);
+    let _server = Http::start(&web, 80);
+    for (index, [v4, v6]) in (1_u16..=5).map(|n| {
+        let number = 50 + n;
+        (
+            n,
+            [format!("192.0.2.{number}"), format!("2001:db8:1::{number}")],
+        )
+    }) {
+        let port = 8000 + index;
+        for (address, prefix, spec) in [
+            (&v4, 24, format!("{v4}:{port}:80")),
+            (&v6, 64, format!("[{v6}]:{port}:80")),
+        ] {
+            street
+                .host
+                .address("up0", &[&format!("{address}/{prefix}")]);
+            street.host.netbpf(&["publish", "web", "-p", &spec]).ok();
+            street.client.fetch(address.parse().unwrap(), port);
+        }
+    }
+}
+
 #[test]
 fn a_port_on_loopback_is_not_reached_from_outside() {
     let street = street_with_networks("on_loopback", &[]);

@@ -95,6 +95,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     {
         return Ok(Attached::Later(Box::new(request)));
     }
+    uplinks::look_for(inner, state, &request.spec.publish)?;
     let Request { spec, namespace } = &request;
     let (mut record, chosen) = match settle(inner, state, spec, namespace) {
         // Who is in the way may have died just now, and not be missed yet.

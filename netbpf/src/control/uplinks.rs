@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Inner, plan, sources, state::State};
+use super::{Inner, plan, portspec, sources, state::State};
 use crate::{
     datapath::{Device, EarlyDrop, LocalEntry, SubnetEntry, UplinkEntry},
     error::Result,
@@ -57,6 +57,20 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
         state.uplinks.push(uplink);
     }
     sources::refresh(inner, state)
+}
+
+/// Looks anew where ports are to be published at an address that the host may have got
+/// just now, before it was heard of.
+pub fn look_for(inner: &Inner, state: &mut State, specs: &[String]) -> Result<()> {
+    let parsed = specs.iter().filter_map(|text| portspec::parse(text).ok());
+    let asked = parsed.filter_map(|spec| spec.host_ip);
+    let mut asked = asked.chain(inner.settings().publish_ip);
+    let is_new =
+        |ip: IpAddr| !ip.is_unspecified() && !ip.is_loopback() && !state.addresses.contains(&ip);
+    match asked.any(is_new) {
+        true => refresh(inner, state),
+        false => Ok(()),
+    }
 }
 
 fn attach(inner: &Inner, old: Option<&Uplink>, uplink: &mut Uplink) {
