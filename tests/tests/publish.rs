@@ -4,17 +4,25 @@
 //!   web :80 ── front ── host :8080 ──── client
 //! ```
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
+};
 
 use netbpf::model::{EndpointInfo, PortOf, Protocol};
 use netbpf_tests::{
     lab::{
-        Family, Http, TcpEcho, UdpEcho, Wiretap,
+        Family, Http, Namespace, TcpEcho, UdpEcho, Wiretap,
         names::{CLIENT, HOST, HOST_B, HOST_WIRE_B},
         street_with_networks, within,
     },
     packets::{Way, has_payload},
     scenes,
+};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    sockopt,
 };
 
 #[test]
@@ -278,6 +286,66 @@ fn a_port_of_a_host_program_is_in_use() {
     }
     // And free again when the program has ended.
     web.publish("8080:80");
+}
+
+/// A socket of the host's that shares its port with whoever asks for that, too; one for
+/// connections listens.
+#[track_caller]
+fn shared_socket(space: &Namespace, protocol: &str, address: SocketAddr) -> OwnedFd {
+    let open = || -> nix::Result<OwnedFd> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let kind = match protocol {
+            "tcp" => SockType::Stream,
+            _ => SockType::Datagram,
+        };
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::ReusePort, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        if protocol == "tcp" {
+            listen(&socket, Backlog::new(1)?)?;
+        }
+        Ok(socket)
+    };
+    space
+        .enter(open)
+        .unwrap_or_else(|e| panic!("bind {address}/{protocol}: {e}"))
+}
+
+/// Also where the program would share it, at whatever address of either family.
+#[test]
+fn a_port_that_a_host_program_shares_is_in_use() {
+    let street = street_with_networks("port_of_a_sharing_program", &[]);
+    let web = street.front("web", &[]);
+    let addresses = [
+        "0.0.0.0:8080",
+        "[::]:8081",
+        "127.0.0.1:8082",
+        "[::1]:8083",
+        "192.0.2.1:8084",
+        "[2001:db8:1::1]:8085",
+    ];
+    for protocol in ["tcp", "udp"] {
+        for address in addresses {
+            let address: SocketAddr = address.parse().unwrap();
+            let socket = shared_socket(&street.host, protocol, address);
+            let spec = format!("{}:80/{protocol}", address.port());
+            let (code, message) = street.host.refused(&["publish", "web", "-p", &spec]);
+            assert_eq!(code, "port_in_use", "{address}/{protocol}");
+            let named = message.contains(&format!("{}/{protocol}", address.port()));
+            assert!(named, "{message}");
+            // Another address of the host is not in the way.
+            if address.ip() == HOST[0].parse::<IpAddr>().unwrap() {
+                let spec = format!("127.0.0.1:{spec}");
+                web.publish(&spec);
+                street.host.netbpf(&["unpublish", "web", "-p", &spec]).ok();
+            }
+            drop(socket);
+            web.publish(&spec);
+        }
+    }
 }
 
 #[test]
