@@ -36,31 +36,84 @@ pub const fn seen_tcp(flags: u8) -> u8 {
 /// more than what was missing.
 const RESENT: u32 = 1 << 16;
 
-/// What of a segment's flags counts: a RST or FIN that the other end would not take
-/// (RFC 9293, section 3.10.7.4; RFC 5961, section 3) changes no flow, whoever sent it.
-///
-/// `own` is what its sender expects; `other` what the other end does, `None` before that
-/// one has said so.
+/// The most data that a SYN has (RFC 7413).
+const SYN_DATA: u32 = 1 << 14;
+
+/// One end of a TCP connection: the half of the packets that it sends.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// It is behind an uplink: anybody may have forged its packets.
+    pub outside: bool,
+    /// It has begun the connection.
+    pub original: bool,
+    /// What it had sent before this packet.
+    pub seen: u8,
+    pub expects: Expects,
+}
+
+/// What of a segment counts for the state of its flow; it is forwarded in any case. The
+/// outside opens no connection without knowing what the container answered, and ends none
+/// by a reset or FIN that the container would not take (RFC 9293, section 3.10.7.4; RFC
+/// 5961, section 3; RFC 7857, section 2.2).
 #[inline(always)]
-pub const fn counts(seen: u8, t: &Transport, own: &Expects, other: Option<&Expects>) -> u8 {
-    if seen & (SEEN_RST | SEEN_FIN) == 0 {
+pub const fn counts(seen: u8, t: &Transport, from: &End, to: &End) -> u8 {
+    if seen & SEEN_RST != 0 {
+        let ends = match (from.outside, to.outside) {
+            (true, _) if is_unknown(to) => refuses(t, from),
+            // Its number may be that of the FIN before it.
+            (true, _) => is_taken(t, from, to, (from.seen & SEEN_FIN != 0) as u32),
+            // What a container sends is its own, but one that does not know of a
+            // connection yet may be made to reset what it never sent.
+            (false, true) => {
+                is_open(from, to)
+                    || t.flags & tcp::ACK != 0
+                    || t.seq.wrapping_sub(to.expects.ack) <= SYN_DATA
+            }
+            (false, false) => true,
+        };
+        return if ends { seen } else { SEEN_ANY };
+    }
+    if !from.outside {
         return seen;
     }
-    let fits = match other {
-        // From the next one on; as far behind it for what is sent again.
-        Some(other) => {
-            let behind = if seen & SEEN_RST != 0 { 0 } else { RESENT };
-            let from = other.ack.wrapping_sub(behind);
-            t.seq.wrapping_sub(from) <= other.reach() + behind
-        }
-        // The answer to a SYN: by what it acknowledges, data of the SYN too.
-        None => t.flags & tcp::ACK != 0 && t.ack.wrapping_sub(own.ack) <= RESENT,
-    };
-    if fits {
-        seen
-    } else {
-        seen & !(SEEN_RST | SEEN_FIN)
+    if seen & SEEN_ACK != 0 && from.original && from.seen & SEEN_ACK == 0 && !answers(t, from, to) {
+        return seen & !(SEEN_ACK | SEEN_FIN);
     }
+    if seen & SEEN_FIN != 0 && (is_unknown(to) || !is_taken(t, from, to, RESENT)) {
+        return seen & !SEEN_FIN;
+    }
+    seen
+}
+
+/// It has sent a SYN and nothing yet that tells what it takes.
+#[inline(always)]
+const fn is_unknown(end: &End) -> bool {
+    end.original && end.seen & SEEN_ACK == 0
+}
+
+/// The one that began the connection has acknowledged what the other end answered.
+#[inline(always)]
+const fn is_open(from: &End, to: &End) -> bool {
+    !is_unknown(from) && !is_unknown(to)
+}
+
+/// The segment begins among the numbers that `to` takes, or so far behind them.
+#[inline(always)]
+const fn is_taken(t: &Transport, from: &End, to: &End, behind: u32) -> bool {
+    let first = to.expects.ack.wrapping_sub(behind);
+    t.seq.wrapping_sub(first) <= to.expects.reach(&from.expects) + behind
+}
+
+/// The answer to a SYN by who has no such port.
+#[inline(always)]
+const fn refuses(t: &Transport, from: &End) -> bool {
+    t.flags & tcp::ACK != 0 && t.ack.wrapping_sub(from.expects.ack) <= SYN_DATA
+}
+
+/// The segment acknowledges the other end's answer to the SYN.
+#[inline(always)]
+const fn answers(t: &Transport, from: &End, to: &End) -> bool {
+    to.seen & SEEN_SYN != 0 && t.ack.wrapping_sub(from.expects.ack) <= RESENT
 }
 
 /// The state of a flow, named as in `netbpf flows`.
@@ -276,65 +329,175 @@ mod tests {
         assert_eq!(state(IPPROTO_TCP, open, open | SEEN_RST), State::Reset);
     }
 
-    #[test]
-    fn a_reset_counts_within_the_window_only() {
-        let segment = |flags, seq, ack| Transport {
+    const OPEN: u8 = SEEN_ANY | SEEN_SYN | SEEN_ACK;
+
+    fn segment(flags: u8, seq: u32, ack: u32) -> Transport {
+        Transport {
             flags,
             seq,
             ack,
             ..crate::packet::tuple::NO_TRANSPORT
+        }
+    }
+
+    fn expects(ack: u32, window: u16, scale: u8) -> Expects {
+        Expects {
+            ack,
+            window,
+            scale,
+            reserved: 0,
+        }
+    }
+
+    /// The outside has begun a connection to a container, which answered with number 500
+    /// and takes 512 << 7 numbers from `next` on.
+    fn published(next: u32) -> [End; 2] {
+        let client = End {
+            outside: true,
+            original: true,
+            seen: OPEN,
+            expects: expects(501, 0, 7),
         };
-        let reset = |seq| {
-            let t = segment(tcp::RST, seq, 0);
-            let other = Expects {
-                ack: u32::MAX - 100,
-                window: 512,
-                scale: 7,
-                reserved: 0,
-            };
-            let seen = counts(seen_tcp(t.flags), &t, &other, Some(&other));
-            assert_eq!(seen & SEEN_ANY, SEEN_ANY);
-            seen & SEEN_RST != 0
+        let container = End {
+            outside: false,
+            original: false,
+            seen: OPEN,
+            expects: expects(next, 511, 7),
         };
-        let next = u32::MAX - 100;
-        // 512 << 7, over the end of the numbers.
-        let last = next.wrapping_add(65_536 + 1);
-        assert!(reset(next) && reset(last) && reset(0));
-        assert!(!reset(next - 1) && !reset(last.wrapping_add(1)) && !reset(next / 2));
+        [client, container]
+    }
+
+    fn sent(t: &Transport, [from, to]: [End; 2]) -> u8 {
+        counts(seen_tcp(t.flags), t, &from, &to)
     }
 
     #[test]
-    fn a_fin_may_be_sent_again_and_a_refusal_answers_the_syn() {
-        let fin = |seq| {
-            let t = Transport {
-                flags: tcp::FIN | tcp::ACK,
-                seq,
-                ..crate::packet::tuple::NO_TRANSPORT
-            };
-            let other = Expects {
-                ack: 1_000_000,
-                window: 100,
-                scale: 0,
-                reserved: 0,
-            };
-            counts(seen_tcp(t.flags), &t, &other, Some(&other)) & SEEN_FIN != 0
-        };
-        assert!(fin(1_000_000) && fin(1_000_101) && fin(1_000_000 - 65_536));
-        assert!(!fin(1_000_102) && !fin(1_000_000 - 65_537) && !fin(0));
+    fn a_reset_from_outside_counts_within_the_window_only() {
+        // Over the end of the numbers.
+        let next = u32::MAX - 100;
+        let ends = published(next);
+        let resets = |seq, ends| sent(&segment(tcp::RST, seq, 0), ends) & SEEN_RST != 0;
+        let last = next.wrapping_add(512 << 7);
+        assert!(resets(next, ends) && resets(last, ends) && resets(0, ends));
+        for seq in [next - 1, last.wrapping_add(1), next / 2] {
+            assert!(!resets(seq, ends), "{seq}");
+        }
+        // As the FIN before it.
+        let mut after_fin = ends;
+        after_fin[0].seen |= SEEN_FIN;
+        assert!(resets(next - 1, after_fin) && !resets(next - 2, after_fin));
+        // Shifted only where both have said so.
+        let mut unscaled = ends;
+        unscaled[0].expects.scale = tcp::NO_SCALE;
+        let last = next.wrapping_add(512);
+        assert!(resets(last, unscaled) && !resets(last.wrapping_add(1), unscaled));
+        // One that counts for nothing acknowledges nothing either.
+        let forged = segment(tcp::RST | tcp::ACK, next / 2, 501);
+        assert_eq!(sent(&forged, ends), SEEN_ANY);
+    }
 
-        let refusal = |flags, ack| {
-            let t = Transport {
-                flags,
-                ack,
-                ..crate::packet::tuple::NO_TRANSPORT
-            };
-            counts(seen_tcp(flags), &t, &Expects::after_syn(u32::MAX), None) & SEEN_RST != 0
+    #[test]
+    fn a_fin_from_outside_may_be_sent_again() {
+        let ends = published(1_000_000);
+        let closes = |seq| {
+            let t = segment(tcp::FIN | tcp::ACK, seq, 501);
+            sent(&t, ends) & SEEN_FIN != 0
         };
-        assert!(refusal(tcp::RST | tcp::ACK, 0));
-        // The SYN had data.
-        assert!(refusal(tcp::RST | tcp::ACK, 1400));
-        assert!(!refusal(tcp::RST | tcp::ACK, u32::MAX));
-        assert!(!refusal(tcp::RST, 0));
+        let last = 1_000_000 + (512 << 7);
+        assert!(closes(1_000_000) && closes(last) && closes(1_000_000 - RESENT));
+        assert!(!closes(last + 1) && !closes(1_000_000 - RESENT - 1) && !closes(0));
+    }
+
+    #[test]
+    fn the_outside_opens_nothing_that_it_was_not_answered() {
+        let mut ends = published(1);
+        ends[0].seen = SEEN_ANY | SEEN_SYN;
+        ends[1].seen = SEEN_ANY | SEEN_SYN;
+        let opens = |ack, ends| sent(&segment(tcp::ACK, 1, ack), ends) & SEEN_ACK != 0;
+        assert!(opens(501, ends) && opens(501 + RESENT, ends));
+        assert!(!opens(500, ends) && !opens(502 + RESENT, ends) && !opens(0, ends));
+        // Before there was an answer none is known.
+        ends[1].seen = 0;
+        assert!(!opens(501, ends));
+        // Nor does a forged FIN close it.
+        let t = segment(tcp::FIN | tcp::ACK, 1, 0);
+        assert_eq!(sent(&t, ends), SEEN_ANY);
+    }
+
+    #[test]
+    fn a_refusal_answers_the_syn() {
+        // A container has begun it, with number 500.
+        let [outside, inside] = published(0);
+        let server = End {
+            original: false,
+            ..outside
+        };
+        let container = End {
+            original: true,
+            seen: SEEN_ANY | SEEN_SYN,
+            expects: Expects::after_own_syn(7),
+            ..inside
+        };
+        let resets = |flags, seq, ack, container| {
+            let t = segment(flags, seq, ack);
+            sent(&t, [server, container]) & SEEN_RST != 0
+        };
+        assert!(resets(tcp::RST | tcp::ACK, 0, 501, container));
+        // The SYN had data; the number of the answer is nobody's business.
+        assert!(resets(tcp::RST | tcp::ACK, 7, 501 + 1400, container));
+        assert!(!resets(tcp::RST | tcp::ACK, 0, 500, container));
+        assert!(!resets(tcp::RST | tcp::ACK, 0, 77_777_777, container));
+        // What it takes is not known before it has said so.
+        assert!(!resets(tcp::RST, 0, 501, container));
+        // Later it is, and no SYN is to be answered.
+        let open = End {
+            seen: OPEN,
+            expects: expects(1_000, 511, 7),
+            ..container
+        };
+        assert!(!resets(tcp::RST | tcp::ACK, 0, 501, open));
+        assert!(resets(tcp::RST | tcp::ACK, 1_000, 501, open));
+    }
+
+    #[test]
+    fn resets_that_are_drawn_out_of_a_container_do_not_count() {
+        let ends = published(1);
+        let open = [ends[1], ends[0]];
+        let mut opening = open;
+        opening[1].seen = SEEN_ANY | SEEN_SYN;
+        let resets = |flags, seq, ends| sent(&segment(flags, seq, 0), ends) & SEEN_RST != 0;
+        // By what was forged as an acknowledgment of it.
+        assert!(!resets(tcp::RST, 77_777_777, opening));
+        // Its own, and a refusal.
+        assert!(resets(tcp::RST, 501, opening));
+        assert!(resets(tcp::RST | tcp::ACK, 0, opening));
+        // Later on its stack says so in other ways.
+        assert!(resets(tcp::RST, 77_777_777, open));
+        // Two containers forge nothing of each other's.
+        opening[1].outside = false;
+        assert!(resets(tcp::RST, 77_777_777, opening));
+    }
+
+    #[test]
+    fn what_was_overtaken_says_nothing_new() {
+        let mut noted = Expects::after_own_syn(7);
+        let ack = |ack, window| Transport {
+            window,
+            ..segment(tcp::ACK, 0, ack)
+        };
+        noted.note(&ack(0xffff_fff0, 10), true);
+        noted.note(&ack(10, 20), false);
+        noted.note(&ack(0xffff_fff8, 30), false);
+        assert_eq!(noted, expects(10, 20, 7));
+        // Unshifted in a SYN.
+        let answer = Transport {
+            flags: tcp::SYN | tcp::ACK,
+            ..ack(20, 65_160)
+        };
+        noted.note(&answer, false);
+        assert_eq!(noted, expects(20, 510, 7));
+        noted.note(&segment(tcp::SYN, 0, 99), false);
+        assert_eq!(noted, expects(20, 510, 7));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Which segments end a flow: those that the other end would take (RFC 5961), and none
-//! that is forged blindly. Through the real programs by the kernel's test-run, by a
-//! published port and by masquerade, for both families.
+//! Which segments open and end a flow: from outside those that the container would take
+//! (RFC 5961), and none that is forged blindly. Through the real programs by the kernel's
+//! test-run, by a published port and by masquerade, for both families.
 
 use std::net::IpAddr;
 
@@ -24,10 +24,10 @@ const REDIRECT: u32 = 7;
 const ISN: u32 = u32::MAX - 2;
 /// Of the other side.
 const OTHER_ISN: u32 = 0x8000_0000;
-/// 512 << 7 octets from the next one on.
+/// 512 << 7 octets from the next one on, and what is lost by the shift.
 const WINDOW: u16 = 512;
 const SCALE: u8 = 7;
-const REACH: u32 = 512 << 7;
+const REACH: u32 = 513 << 7;
 
 /// One connection, from the side that begins it.
 struct Connection<'a> {
@@ -69,18 +69,26 @@ impl Connection<'_> {
         connection
     }
 
+    /// The side that is outside is the one that began it.
+    fn outside_began(&self) -> bool {
+        self.published
+    }
+
+    /// The other side answers the SYN.
+    fn answer(&self) {
+        let answer = Segment {
+            flags: "SA",
+            seq: OTHER_ISN,
+            ack: ISN.wrapping_add(1),
+            window: 64_240,
+            scale: Some(SCALE),
+        };
+        self.send(false, &answer);
+    }
+
     fn established(rig: &Rig, family: Family, published: bool, port: u16) -> Connection<'_> {
         let connection = Connection::opening(rig, family, published, port);
-        connection.send(
-            false,
-            &Segment {
-                flags: "SA",
-                seq: OTHER_ISN,
-                ack: ISN.wrapping_add(1),
-                window: 64_240,
-                scale: Some(SCALE),
-            },
-        );
+        connection.answer();
         // Windows are shifted from here on.
         connection.send(true, &connection.plain(true, "A"));
         connection.send(false, &connection.plain(false, "A"));
@@ -174,65 +182,120 @@ fn each(test: &str, check: impl Fn(&Rig, Family, bool) + Send + Sync) {
 }
 
 #[test]
-fn a_reset_ends_a_flow_within_the_window_only() {
+fn a_reset_from_outside_ends_a_flow_within_the_window_only() {
     each("a_reset_ends_a_flow", |rig, family, published| {
-        for (index, of_client) in [true, false].into_iter().enumerate() {
-            let port = 2000 + index as u16 * 10;
-            let forged = Connection::established(rig, family, published, port);
-            let next = forged.plain(of_client, "R");
-            let numbers = [
-                next.seq.wrapping_sub(1),
-                next.seq.wrapping_add(REACH + 2),
-                next.seq ^ 0x8000_0000,
-            ];
-            for seq in numbers {
-                forged.send(of_client, &Segment { seq, ..next });
-                assert_eq!(forged.state(), State::Established, "{family:?} {seq}");
-            }
-            // What it acknowledges, and its window, say nothing either.
-            let told = Segment {
-                flags: "RA",
-                seq: numbers[2],
-                ack: numbers[2],
-                ..next
-            };
-            forged.send(of_client, &told);
-            let other = forged.plain(!of_client, "R");
-            let seq = other.seq ^ 0x8000_0000;
-            forged.send(!of_client, &Segment { seq, ..other });
-            assert_eq!(forged.state(), State::Established, "{family:?}");
-            forged.send(of_client, &next);
-            assert_eq!(forged.state(), State::Reset, "{family:?}");
-
-            // The last number that the other end takes.
-            let far = Connection::established(rig, family, published, port + 1);
-            let seq = next.seq.wrapping_add(REACH);
-            far.send(of_client, &Segment { seq, ..next });
-            assert_eq!(far.state(), State::Reset, "{family:?}");
+        let forged = Connection::established(rig, family, published, 2000);
+        let outside = forged.outside_began();
+        let next = forged.plain(outside, "R");
+        let numbers = [
+            next.seq.wrapping_sub(1),
+            next.seq.wrapping_add(REACH + 1),
+            next.seq ^ 0x8000_0000,
+        ];
+        for seq in numbers {
+            forged.send(outside, &Segment { seq, ..next });
+            assert_eq!(forged.state(), State::Established, "{family:?} {seq}");
         }
+        // Whatever was forged of acknowledgments and windows before.
+        let told = Segment {
+            flags: "A",
+            ack: numbers[2],
+            window: u16::MAX,
+            ..next
+        };
+        forged.send(outside, &told);
+        let seq = numbers[2];
+        for flags in ["RA", "R"] {
+            let reset = Segment { flags, seq, ..told };
+            forged.send(outside, &reset);
+            assert_eq!(forged.state(), State::Established, "{family:?}");
+        }
+        forged.send(outside, &next);
+        assert_eq!(forged.state(), State::Reset, "{family:?}");
+
+        // The last number that the container takes.
+        let far = Connection::established(rig, family, published, 2001);
+        let seq = next.seq.wrapping_add(REACH);
+        far.send(outside, &Segment { seq, ..next });
+        assert_eq!(far.state(), State::Reset, "{family:?}");
+    });
+}
+
+/// Also after somebody has forged acknowledgments of the other side.
+#[test]
+fn a_reset_of_a_container_ends_its_flow() {
+    each("a_reset_of_a_container", |rig, family, published| {
+        let connection = Connection::established(rig, family, published, 2100);
+        let outside = connection.outside_began();
+        let forged = Segment {
+            ack: 0x1234_5678,
+            ..connection.plain(outside, "A")
+        };
+        connection.send(outside, &forged);
+        connection.send(!outside, &connection.plain(!outside, "R"));
+        assert_eq!(connection.state(), State::Reset, "{family:?}");
     });
 }
 
 #[test]
-fn a_fin_half_closes_within_the_window_only() {
+fn a_reset_may_follow_its_fin() {
+    each("a_reset_may_follow", |rig, family, published| {
+        let connection = Connection::established(rig, family, published, 2200);
+        let outside = connection.outside_began();
+        let fin = connection.plain(outside, "FA");
+        connection.send(outside, &fin);
+        let acknowledged = Segment {
+            ack: fin.seq.wrapping_add(1),
+            ..connection.plain(!outside, "A")
+        };
+        connection.send(!outside, &acknowledged);
+        assert_eq!(connection.state(), State::HalfClosed, "{family:?}");
+        connection.send(outside, &Segment { flags: "R", ..fin });
+        assert_eq!(connection.state(), State::Reset, "{family:?}");
+    });
+}
+
+/// An acknowledgment that was overtaken takes nothing back.
+#[test]
+fn segments_that_overtake_each_other_keep_the_window() {
+    each("segments_that_overtake", |rig, family, published| {
+        let connection = Connection::established(rig, family, published, 2300);
+        let outside = connection.outside_began();
+        let old = connection.plain(!outside, "A");
+        let ack = old.ack.wrapping_add(100_000);
+        connection.send(!outside, &Segment { ack, ..old });
+        connection.send(!outside, &old);
+        let reset = connection.plain(outside, "R");
+        connection.send(
+            outside,
+            &Segment {
+                seq: ack.wrapping_sub(1),
+                ..reset
+            },
+        );
+        assert_eq!(connection.state(), State::Established, "{family:?}");
+        let seq = ack.wrapping_add(REACH);
+        connection.send(outside, &Segment { seq, ..reset });
+        assert_eq!(connection.state(), State::Reset, "{family:?}");
+    });
+}
+
+#[test]
+fn a_fin_from_outside_half_closes_within_the_window_only() {
     each("a_fin_half_closes", |rig, family, published| {
         let connection = Connection::established(rig, family, published, 3000);
-        for of_client in [true, false] {
-            let before = connection.state();
-            let next = connection.plain(of_client, "FA");
-            for seq in [next.seq.wrapping_add(REACH + 2), next.seq ^ 0x8000_0000] {
-                connection.send(of_client, &Segment { seq, ..next });
-                assert_eq!(connection.state(), before, "{family:?} {seq}");
-            }
-            // Sent again, with data that was there before.
-            let seq = next.seq.wrapping_sub(1000);
-            connection.send(of_client, &Segment { seq, ..next });
-            let after = match of_client {
-                true => State::HalfClosed,
-                false => State::TimeWait,
-            };
-            assert_eq!(connection.state(), after, "{family:?}");
+        let outside = connection.outside_began();
+        let next = connection.plain(outside, "FA");
+        for seq in [next.seq.wrapping_add(REACH + 1), next.seq ^ 0x8000_0000] {
+            connection.send(outside, &Segment { seq, ..next });
+            assert_eq!(connection.state(), State::Established, "{family:?} {seq}");
         }
+        // Sent again, with data that was there before.
+        let seq = next.seq.wrapping_sub(1000);
+        connection.send(outside, &Segment { seq, ..next });
+        assert_eq!(connection.state(), State::HalfClosed, "{family:?}");
+        connection.send(!outside, &connection.plain(!outside, "FA"));
+        assert_eq!(connection.state(), State::TimeWait, "{family:?}");
     });
 }
 
@@ -259,7 +322,8 @@ fn a_refusal_is_the_answer_to_the_syn_only() {
                 ..refusal
             },
         ];
-        for segment in &forged {
+        // A container refuses in its own name.
+        for segment in forged.iter().filter(|_| !published) {
             connection.send(false, segment);
             assert_eq!(connection.state(), State::Opening, "{family:?} {segment:?}");
         }
@@ -268,20 +332,79 @@ fn a_refusal_is_the_answer_to_the_syn_only() {
 
         // The one that began it may give it up, by the number after its SYN.
         let connection = Connection::opening(rig, family, published, 4001);
+        connection.answer();
         let given_up = Segment {
             flags: "R",
             seq: ISN.wrapping_add(1),
             ..Segment::default()
         };
-        connection.send(
-            true,
-            &Segment {
-                seq: ISN ^ 0x8000_0000,
-                ..given_up
-            },
-        );
+        // From outside forged, of a container what a forged answer draws out of it.
+        let seq = ISN ^ 0x8000_0000;
+        connection.send(true, &Segment { seq, ..given_up });
         assert_eq!(connection.state(), State::Opening, "{family:?}");
         connection.send(true, &given_up);
         assert_eq!(connection.state(), State::Reset, "{family:?}");
+    });
+}
+
+/// The outside opens no connection without the number of the container's answer: a
+/// flood of forged SYNs and ACKs stays among the flows that may be evicted.
+#[test]
+fn a_forged_acknowledgment_opens_nothing() {
+    with_rig("a_forged_acknowledgment", |rig| {
+        rig.publish(1, TCP, 8080, &rig.web, 80);
+        for family in Family::BOTH {
+            let connection = Connection::opening(rig, family, true, 5000);
+            let ack = connection.plain(true, "A");
+            connection.send(true, &ack);
+            assert_eq!(connection.state(), State::Opening, "{family:?}");
+            connection.answer();
+            for number in [OTHER_ISN, 0, ack.ack ^ 0x8000_0000] {
+                connection.send(true, &Segment { ack: number, ..ack });
+                assert_eq!(connection.state(), State::Opening, "{family:?}");
+                // What the container's stack says to that.
+                let reset = Segment {
+                    flags: "R",
+                    seq: number,
+                    ..Segment::default()
+                };
+                if number != OTHER_ISN {
+                    connection.send(false, &reset);
+                    assert_eq!(connection.state(), State::Opening, "{family:?}");
+                }
+            }
+            connection.send(true, &ack);
+            assert_eq!(connection.state(), State::Established, "{family:?}");
+        }
+    });
+}
+
+/// A container that knows of no connection any more begins another one from the same
+/// port: refused it is over, answered it goes on, under the same outside port.
+#[test]
+fn a_container_begins_anew_from_the_same_port() {
+    with_rig("a_container_begins_anew", |rig| {
+        for family in Family::BOTH {
+            let before = Connection::established(rig, family, false, 6000);
+            let syn = Segment {
+                flags: "S",
+                seq: ISN.wrapping_add(1_000_000),
+                window: 64_240,
+                scale: Some(SCALE),
+                ..Segment::default()
+            };
+            // Twice, as the answer is late.
+            for _ in 0..2 {
+                before.send(true, &syn);
+                assert_eq!(before.state(), State::Opening, "{family:?}");
+            }
+            let refusal = Segment {
+                flags: "RA",
+                ack: syn.seq.wrapping_add(1),
+                ..Segment::default()
+            };
+            before.send(false, &refusal);
+            assert_eq!(before.state(), State::Reset, "{family:?}");
+        }
     });
 }

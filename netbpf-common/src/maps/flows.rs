@@ -7,7 +7,11 @@
 //! packet leaves with, turned round, is the key of the reverse half, so half a
 //! flow can be mended. Established halves are only removed as a pair.
 
-use crate::{assert_layout, time::Ticks};
+use crate::{
+    assert_layout,
+    packet::{tcp, tuple::Transport},
+    time::Ticks,
+};
 
 /// Key: a packet's tuple as it arrives. `A` is the address of the family.
 #[repr(C)]
@@ -77,16 +81,19 @@ pub const fn is_of_port(kind: u8) -> bool {
     kind == KIND_PUBLISH || kind == KIND_LOCAL
 }
 
-/// The sequence numbers that an end of a TCP connection takes, by what it said last.
+/// What the sender of a half's packets has said of the numbers that it takes (TCP).
+///
+/// What arrives from an uplink anybody may have forged. Of that side nothing is noted but
+/// what cannot be changed afterwards: what it is to acknowledge first, and its scale.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expects {
-    /// The next one: its last acknowledgment number; before it sent any, the one after
-    /// that of the other end's SYN.
+    /// The acknowledgment number: of a container or the host its last one; before that,
+    /// and of the outside for good, the one that answers the other end's SYN.
     pub ack: u32,
-    /// How many from there on, before they are shifted.
+    /// Of a container or the host: how many numbers it takes from there on, to be shifted.
     pub window: u16,
-    /// By how many bits they are, as its SYN said.
+    /// By how many bits, as its SYN said; [`tcp::NO_SCALE`] where that said nothing.
     pub scale: u8,
     /// Explicit padding, 0.
     pub reserved: u8,
@@ -94,21 +101,18 @@ pub struct Expects {
 assert_layout!(Expects, 8);
 
 impl Expects {
-    /// The end that a SYN of that sequence number was sent to.
+    /// Whoever a SYN of that number was sent to.
     #[inline(always)]
     pub const fn after_syn(seq: u32) -> Expects {
         Expects {
             ack: seq.wrapping_add(1),
-            window: 0,
-            scale: 0,
-            reserved: 0,
+            ..Expects::after_own_syn(tcp::NO_SCALE)
         }
     }
 
-    /// The end that has sent a SYN with that scale, and nothing yet that says what it
-    /// expects.
+    /// Whoever has sent a SYN with that scale, and acknowledged nothing so far.
     #[inline(always)]
-    pub const fn unknown(scale: u8) -> Expects {
+    pub const fn after_own_syn(scale: u8) -> Expects {
         Expects {
             ack: 0,
             window: 0,
@@ -117,11 +121,30 @@ impl Expects {
         }
     }
 
-    /// The last number that it takes is so far from the next one; one more, for probes of
-    /// a closed window.
+    /// Notes a segment of a container or the host, which is never a reset. One that was
+    /// overtaken says nothing new; `first`: there was none before.
     #[inline(always)]
-    pub const fn reach(&self) -> u32 {
-        ((self.window as u32) << (self.scale & 0xf)) + 1
+    pub const fn note(&mut self, t: &Transport, first: bool) {
+        if t.flags & tcp::ACK == 0 || !first && (t.ack.wrapping_sub(self.ack) as i32) < 0 {
+            return;
+        }
+        self.ack = t.ack;
+        self.window = t.window;
+        // The window of a SYN is as it stands there (RFC 7323, section 2.2).
+        if t.flags & tcp::SYN != 0 && self.scale <= tcp::MOST_SCALE {
+            self.window = (t.window >> self.scale) + 1;
+        }
+    }
+
+    /// The last number that is taken of `from` is so far from the next one. Windows are
+    /// shifted only where both sides have said by how much (RFC 7323, section 2.3); what
+    /// is lost by that, a sender may exceed (`tcp_acceptable_seq`).
+    #[inline(always)]
+    pub const fn reach(&self, from: &Expects) -> u32 {
+        if self.scale > tcp::MOST_SCALE || from.scale > tcp::MOST_SCALE {
+            return self.window as u32 + 1;
+        }
+        (self.window as u32 + 1) << self.scale
     }
 }
 
@@ -153,7 +176,7 @@ pub struct Flow<A> {
     pub created: Ticks,
     /// Outward: when `ifindex` and `next_hop` were last asked of the FIB.
     pub checked: Ticks,
-    /// TCP: what the sender of these packets takes next.
+    /// TCP: what the sender of these packets has said of the numbers that it takes.
     pub expects: Expects,
     /// Outward: the neighbour to send to.
     pub next_hop: A,

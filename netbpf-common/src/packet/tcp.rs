@@ -35,19 +35,22 @@ const OPTIONS: usize = 8;
 /// The largest scale that there is (RFC 7323, section 2.3).
 pub const MOST_SCALE: u8 = 14;
 
-/// By how many bits the sender of this SYN will have its windows shifted; 0 where it says
-/// nothing, `None` where its options are cut short or too many.
+/// No scale: the SYN says nothing of windows being shifted.
+pub const NO_SCALE: u8 = 0xff;
+
+/// By how many bits the sender of this SYN will have its windows shifted; [`NO_SCALE`]
+/// where it says nothing, `None` where its options are cut short or too many.
 #[inline(always)]
 pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
     let end = l4 + usize::from(packet.u8(l4 + OFFSET)? >> 4) * 4;
     let mut at = l4 + LEN;
     for _ in 0..OPTIONS {
         if at >= end {
-            return Some(0);
+            return Some(NO_SCALE);
         }
         let kind = packet.u8(at)?;
         if kind == END {
-            return Some(0);
+            return Some(NO_SCALE);
         }
         if kind == NOTHING {
             at += 1;
@@ -63,7 +66,7 @@ pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
             });
         }
         if length < 2 {
-            return Some(0);
+            return Some(NO_SCALE);
         }
         at += usize::from(length);
     }
@@ -90,12 +93,13 @@ mod tests {
         assert_eq!(scale(&linux), Some(7));
         assert_eq!(scale(&[3, 3, 14]), Some(14));
         assert_eq!(scale(&[3, 3, 200]), Some(MOST_SCALE));
-        assert_eq!(scale(&[]), Some(0));
-        assert_eq!(scale(&[2, 4, 5, 180]), Some(0));
+        assert_eq!(scale(&[3, 3, 0]), Some(0));
+        assert_eq!(scale(&[]), Some(NO_SCALE));
+        assert_eq!(scale(&[2, 4, 5, 180]), Some(NO_SCALE));
         // What comes after the end is no option, nor is what has no length.
-        assert_eq!(scale(&[0, 3, 3, 7]), Some(0));
-        assert_eq!(scale(&[9, 0, 3, 3, 7]), Some(0));
-        assert_eq!(scale(&[1; 7]), Some(0));
+        assert_eq!(scale(&[0, 3, 3, 7]), Some(NO_SCALE));
+        assert_eq!(scale(&[9, 0, 3, 3, 7]), Some(NO_SCALE));
+        assert_eq!(scale(&[1; 7]), Some(NO_SCALE));
         assert_eq!(scale(&[1; 40]), None);
         // Longer than the packet.
         let mut cut = [0; 22];

@@ -3,12 +3,13 @@
 
 use netbpf_common::{
     drop::DropReason,
-    flow::{SEEN_ACK, SEEN_ANY, State, Timeouts, counts, seen_tcp, state},
+    flow::{End, SEEN_ACK, SEEN_ANY, SEEN_SYN, State, Timeouts, counts, seen_tcp, state},
     maps::{
         Flow, FlowKey,
         flows::{
-            FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_HAIRPIN, FLOW_ORIGINAL,
-            FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE, is_of_port,
+            ARRIVAL_UPLINK, Expects, FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP,
+            FLOW_HAIRPIN, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE,
+            is_of_port,
         },
     },
     packet::{IPPROTO_TCP, Read as _, tcp, tuple::TransportKind},
@@ -146,17 +147,17 @@ pub fn count<A>(skb: &Skb, flow: &mut Flow<A>, time: Ticks) {
     }
 }
 
-/// Notes what the sender of a segment takes next.
+/// Notes what the sender of a segment says of the numbers that it takes.
 #[inline(always)]
 fn expect<A>(skb: &Skb, p: &Packet<A>, flow: &mut Flow<A>) {
     let t = &p.t;
-    if t.flags & tcp::SYN != 0 {
+    // Of the outside the first one alone, which is not forged afterwards.
+    if t.flags & tcp::SYN != 0 && flow.seen & SEEN_SYN == 0 {
         flow.expects.scale = calls::window_scale(skb.raw(), p.ip.l4 as u32) as u8;
     }
     // A reset may carry anything there.
-    if t.flags & (tcp::ACK | tcp::RST) == tcp::ACK {
-        flow.expects.ack = t.ack;
-        flow.expects.window = t.window;
+    if p.key.arrival != ARRIVAL_UPLINK && t.flags & tcp::RST == 0 {
+        flow.expects.note(t, flow.seen & SEEN_ACK == 0);
     }
 }
 
@@ -386,19 +387,25 @@ pub fn advance<F: Family>(
     };
     room.reverse_key = key.reverse(flow);
     room.forward_key = *key;
-    let other = find::<F>(&room.reverse_key);
+    let mut other = find::<F>(&room.reverse_key);
     let other_seen = other.as_ref().map_or(0, |o| o.seen);
-    let seen = match &other {
-        // One half alone says nothing.
-        None => seen,
-        // What the one that began it takes it says with its second segment.
-        Some(o) if o.flags & FLOW_ORIGINAL != 0 && o.seen & SEEN_ACK == 0 => {
-            counts(seen, &p.t, &flow.expects, None)
-        }
-        Some(o) => counts(seen, &p.t, &flow.expects, Some(&o.expects)),
-    };
     let before = both(flow, key.protocol, flow.seen, other_seen);
-    if opens && before.is_over() {
+    let (mut seen, mut anew) = (seen, false);
+    // One half alone says nothing.
+    if key.protocol == IPPROTO_TCP
+        && let Some(other) = &mut other
+    {
+        let from = end(flow, key.arrival);
+        let to = end(other, flow.other_arrival);
+        seen = counts(seen, &p.t, &from, &to);
+        if seen & SEEN_SYN != 0 && !from.outside && to.outside {
+            let first = Expects::after_syn(p.t.seq).ack;
+            // A container that knows of no connection any more.
+            anew = opens && from.original && first != other.expects.ack;
+            other.expects.ack = first;
+        }
+    }
+    if opens && (anew || before.is_over()) {
         forget::<F>(key, flow, room);
         return Ok(OVER);
     }
@@ -477,6 +484,17 @@ fn settle<F: Family>(room: &mut Room<F::Addr>) -> Coded {
     let _ = transient.remove(&room.forward_key);
     let _ = transient.remove(&room.reverse_key);
     MOVED
+}
+
+/// Who sends the packets of a half that arrive from that side.
+#[inline(always)]
+fn end<A>(flow: &Flow<A>, arrival: u16) -> End {
+    End {
+        outside: arrival == ARRIVAL_UPLINK,
+        original: flow.flags & FLOW_ORIGINAL != 0,
+        seen: flow.seen,
+        expects: flow.expects,
+    }
 }
 
 #[inline(always)]

@@ -538,9 +538,9 @@ pub fn record<F: Family>(
     };
     forward.seen = seen;
     forward.mtu = way.flow_mtu();
-    forward.expects = Expects::unknown(match t.kind {
+    forward.expects = Expects::after_own_syn(match t.kind {
         TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
-        _ => 0,
+        _ => tcp::NO_SCALE,
     });
     forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
