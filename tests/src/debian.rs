@@ -42,8 +42,9 @@ const SYSTEMCTL: &str = r#"#!/bin/sh
 echo "$@" >>/run/systemctl.log
 stop() {
     [ ! -e /run/daemon.pid ] || kill "$(cat /run/daemon.pid)" || true
-    while [ -e /run/netbpf/netbpf.sock ]; do sleep 0.05; done
-    rm -f /run/daemon.pid
+    # Of a daemon that ends by itself, or of systemd's own: it goes in any case.
+    while [ -e "/proc/$(cat /run/daemon.pid 2>/dev/null || echo none)" ]; do sleep 0.05; done
+    rm -f /run/netbpf/netbpf.sock /run/daemon.pid
 }
 start() {
     # As a drop-in would have it.

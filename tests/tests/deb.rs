@@ -210,4 +210,18 @@ fn dpkg_installs_upgrades_and_removes_it() {
         assert!(!root.path(path).exists(), "{path}");
     }
     assert!(!street.host.ip("-d link show").contains("alias netbpf"));
+
+    // A daemon that does not start, while systemd holds its socket, keeps nobody waiting.
+    root.shell("rm /run/daemon.flags").ok();
+    dpkg("-i /tmp/newer.deb");
+    root.shell("netbpf attach --name web --netns web && systemctl stop netbpf.service")
+        .ok();
+    let listen = "import socket, time; s = socket.socket(socket.AF_UNIX); \
+                  s.bind('/run/netbpf/netbpf.sock'); s.listen(); time.sleep(300)";
+    let _held = root.run(&["python3", "-c", listen]).spawn();
+    let socket = root.path("run/netbpf/netbpf.sock");
+    assert!(until(Duration::from_secs(10), || socket.exists()));
+    dpkg("-P netbpf");
+    assert!(!root.path("sys/fs/bpf/netbpf").exists());
+    assert!(!street.host.ip("-d link show").contains("alias netbpf"));
 }

@@ -59,6 +59,42 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     assert_eq!(street.host.endpoints(), []);
 }
 
+/// What is right is left alone by a start; what was undone meanwhile is not.
+#[test]
+fn what_was_undone_by_hand_is_there_again_after_a_start() {
+    let street = street_with_networks("undone_by_hand", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _server = Http::start(&web, 80);
+    let host = &street.host;
+    let device = &web.info.host_ifname;
+    let works = |after: &str| {
+        for family in Family::BOTH {
+            street.client.fetch(family.ip(HOST), 8080);
+            // By which address the host itself goes there.
+            let (to, gateway) = (web.addr(family), family.ip(FRONT.gateways));
+            let route = host.ip(&format!("route get {to}"));
+            let from = route.contains(&format!("src {gateway} "));
+            assert!(from, "after {after}: {route}");
+        }
+    };
+    let [gateway4, gateway6] = FRONT.gateways;
+    let [web4, web6] = Family::BOTH.map(|family| web.addr(family));
+    for undo in [
+        format!("address del {gateway4}/32 dev lo"),
+        // Without it the route stays, and loses its source address.
+        format!("address del {gateway6}/128 dev lo"),
+        format!("route del {web4}/32 dev {device}"),
+        format!("route del {web6}/128 dev {device}"),
+        format!("neighbour del {web4} dev {device}"),
+        format!("link set {device} down"),
+    ] {
+        host.stop();
+        host.ip(&undo);
+        host.restart();
+        works(&undo);
+    }
+}
+
 #[test]
 fn detach_is_idempotent_and_leaves_nothing() {
     let street = street_with_networks("detach", &[]);

@@ -95,7 +95,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     {
         return Ok(Attached::Later(Box::new(request)));
     }
-    uplinks::look_for(inner, state, &request.spec.publish)?;
+    uplinks::look_for(inner, state, &request.spec.publish);
     let Request { spec, namespace } = &request;
     let (mut record, chosen) = match settle(inner, state, spec, namespace) {
         // Who is in the way may have died just now, and not be missed yet.
@@ -633,7 +633,8 @@ fn keep_forwarding(record: &EndpointRecord, sysctls: &Sysctls, ipv6: bool) {
             "forwarding was switched off on our device; it is on again"
         );
         if let Err(error) = family.write(&name, "1") {
-            tracing::warn!(device = record.host_ifname, family = family.name(), %error, "and it stays off");
+            let (device, family) = (&record.host_ifname, family.name());
+            tracing::warn!(device, family, %error, "and it stays off");
         }
     }
 }

@@ -300,8 +300,9 @@ pub struct Found {
     pub addresses: BTreeMap<IpAddr, bool>,
     /// Subnets with an unreachable route of ours.
     pub held: BTreeSet<IpNet>,
-    /// Routes of ours to single addresses, and their devices.
-    pub host_routes: BTreeSet<(IpNet, u32)>,
+    /// Routes of ours to single addresses by device, and the source addresses that they
+    /// give: of IPv6 a route outlives that (`rt6_remove_prefsrc`).
+    pub host_routes: BTreeMap<(IpNet, u32), Option<IpAddr>>,
     /// Devices that bear a name of ours: ifindex, name, alias.
     pub veths: Vec<(u32, String, Option<String>)>,
 }
@@ -315,7 +316,8 @@ pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
         steps.push(Step::SetUpHostEnd(endpoint.clone()));
         // A route that is set anew has the kernel look at all others.
         let mut routes = endpoint.record.host_routes();
-        steps.push(match routes.all(|r| found.host_routes.contains(&r)) {
+        let is_right = |(route, source)| found.host_routes.get(&route) == Some(&Some(source));
+        steps.push(match routes.all(is_right) {
             true => Step::SetHostNeighbours(endpoint.clone()),
             false => Step::AddHostRoutes(endpoint.clone()),
         });
@@ -350,7 +352,9 @@ pub fn strays(wanted: &Wanted, found: &Found) -> Vec<Step> {
     let gateways: BTreeSet<IpAddr> = subnets().map(|s| s.gateway).collect();
     let held: BTreeSet<IpNet> = subnets().map(|s| s.subnet).collect();
     let devices: BTreeSet<u32> = records().map(|r| r.host_ifindex).collect();
-    let routes: BTreeSet<(IpNet, u32)> = records().flat_map(|r| r.host_routes()).collect();
+    let routes: BTreeSet<(IpNet, u32)> = records()
+        .flat_map(|r| r.host_routes().map(|(route, _)| route))
+        .collect();
 
     let addresses = found
         .addresses
@@ -363,7 +367,8 @@ pub fn strays(wanted: &Wanted, found: &Found) -> Vec<Step> {
         .map(|subnet| Step::ReleaseSubnet(*subnet));
     let host_routes = found
         .host_routes
-        .difference(&routes)
+        .keys()
+        .filter(|route| !routes.contains(route))
         .map(|&(destination, ifindex)| Step::RemoveStrayRoute {
             destination,
             ifindex,

@@ -97,12 +97,8 @@ fn found(wanted: &Wanted) -> Found {
         host_routes: wanted
             .endpoints
             .iter()
-            .flat_map(|e| {
-                let ifindex = e.record.host_ifindex;
-                e.record
-                    .addresses()
-                    .map(move |(a, _)| (IpNet::from(a.addr()), ifindex))
-            })
+            .flat_map(|e| e.record.host_routes())
+            .map(|(route, source)| (route, Some(source)))
             .collect(),
         veths: wanted
             .endpoints
@@ -202,14 +198,19 @@ fn nothing_is_removed_where_all_is_as_wanted() {
 fn a_route_that_is_missing_is_made_for_its_endpoint_alone() {
     let wanted = wanted();
     let mut found = found(&wanted);
-    let missing = found.host_routes.pop_last().unwrap();
-    let steps = recover(&wanted, &found);
-    let made = |step: &Step| match step {
-        Step::AddHostRoutes(endpoint) => Some(endpoint.record.host_ifindex),
-        _ => None,
+    let made = |found: &Found| -> Vec<u32> {
+        let made = |step: &Step| match step {
+            Step::AddHostRoutes(endpoint) => Some(endpoint.record.host_ifindex),
+            _ => None,
+        };
+        recover(&wanted, found).iter().filter_map(made).collect()
     };
-    let made: Vec<u32> = steps.iter().filter_map(made).collect();
-    assert_eq!(made, [missing.1]);
+    assert!(made(&found).is_empty());
+    // One that has lost its source address counts as missing.
+    let (route, _) = found.host_routes.pop_last().unwrap();
+    assert_eq!(made(&found), [route.1]);
+    found.host_routes.insert(route, None);
+    assert_eq!(made(&found), [route.1]);
 }
 
 #[test]
@@ -244,7 +245,7 @@ fn strays_of_ours_go_and_those_of_others_stay() {
     found.held.insert("10.9.0.0/24".parse().unwrap());
     found
         .host_routes
-        .insert(("10.9.0.2/32".parse().unwrap(), 55));
+        .insert(("10.9.0.2/32".parse().unwrap(), 55), None);
     found
         .veths
         .push((55, "nb0000ffff".into(), Some("netbpf old front".into())));

@@ -30,7 +30,7 @@ pub fn publish(
     spec: &PublishSpec,
 ) -> Result<EndpointInfo> {
     check(&spec.publish)?;
-    uplinks::look_for(inner, state, &spec.publish)?;
+    uplinks::look_for(inner, state, &spec.publish);
     let choose = |state: &State| -> Result<_> {
         let before = state.endpoint_meant(name, spec.network.as_deref())?.clone();
         let sharing = Sharing::from(spec.share);

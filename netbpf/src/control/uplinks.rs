@@ -60,16 +60,17 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
 }
 
 /// Looks anew where ports are to be published at an address that the host may have got
-/// just now, before it was heard of.
-pub fn look_for(inner: &Inner, state: &mut State, specs: &[String]) -> Result<()> {
+/// just now, before it was heard of. Whether it has is for the ports to say.
+pub fn look_for(inner: &Inner, state: &mut State, specs: &[String]) {
+    let publish_ip = inner.settings().publish_ip;
     let parsed = specs.iter().filter_map(|text| portspec::parse(text).ok());
-    let asked = parsed.filter_map(|spec| spec.host_ip);
-    let mut asked = asked.chain(inner.settings().publish_ip);
+    let mut asked = parsed.filter_map(|spec| spec.host_ip.or(publish_ip));
     let is_new =
         |ip: IpAddr| !ip.is_unspecified() && !ip.is_loopback() && !state.addresses.contains(&ip);
-    match asked.any(is_new) {
-        true => refresh(inner, state),
-        false => Ok(()),
+    if asked.any(is_new)
+        && let Err(error) = refresh(inner, state)
+    {
+        tracing::warn!(%error, "addresses of the host not looked at anew");
     }
 }
 

@@ -105,11 +105,12 @@ impl EndpointRecord {
         v4.into_iter().chain(v6)
     }
 
-    /// The host's routes to it: each address by our device's number.
-    pub fn host_routes(&self) -> impl Iterator<Item = (IpNet, u32)> + use<> {
+    /// The host's routes to it: each address by our device's number, and the source
+    /// address of the host's own packets there.
+    pub fn host_routes(&self) -> impl Iterator<Item = ((IpNet, u32), IpAddr)> + use<> {
         let device = self.host_ifindex;
         self.addresses()
-            .map(move |(address, _)| (IpNet::from(address.addr()), device))
+            .map(move |(address, gateway)| ((IpNet::from(address.addr()), device), gateway))
     }
 
     /// What is left of an endpoint when only its device is to be removed.

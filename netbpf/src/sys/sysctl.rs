@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use nix::{
@@ -26,7 +26,7 @@ pub struct Family {
     directory: OwnedFd,
 }
 
-/// The settings of a namespace of hosts.
+/// The settings of a namespace.
 #[derive(Debug)]
 pub struct Sysctls {
     pub ipv4: Family,
@@ -83,7 +83,7 @@ impl Family {
     }
 
     fn file(&self, name: &[&str], flags: OFlag) -> io::Result<File> {
-        let path: std::path::PathBuf = name.iter().collect();
+        let path: PathBuf = name.iter().collect();
         let file = openat(
             &self.directory,
             &path,
@@ -113,8 +113,18 @@ impl Sysctls {
     /// Why this namespace has no IPv6; `None` where it has. The gateways' addresses
     /// are on `lo`.
     pub fn ipv6_disabled(&self) -> Option<String> {
-        let Some(ipv6) = &self.ipv6 else {
-            return Some("the kernel has no IPv6".into());
+        let late;
+        let ipv6 = match &self.ipv6 {
+            Some(ipv6) => ipv6,
+            // The module may have been loaded since.
+            None => match Family::open("ipv6") {
+                Ok(Some(ipv6)) => {
+                    late = ipv6;
+                    &late
+                }
+                Ok(None) => return Some("the kernel has no IPv6".into()),
+                Err(e) => return Some(e.to_string()),
+            },
         };
         for device in ["all", "lo"] {
             match ipv6.read(&["conf", device, "disable_ipv6"]) {

@@ -23,7 +23,6 @@ use crate::{
     error::{Code, Error, Result},
     store::EndpointRecord,
     sys::{
-        SysError,
         netlink::{AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
         netns::{self, Namespace, NamespaceId},
         sysctl::{Family, Sysctls},
@@ -61,23 +60,17 @@ pub struct Apply<'a> {
 /// Open namespaces of containers.
 pub struct Open(HashMap<NamespaceId, Container>);
 
-/// A container's namespace, a socket in it and its settings.
+/// A container's namespace and a socket in it.
 struct Container {
     namespace: Namespace,
     netlink: Netlink,
-    ipv6: Option<Family>,
 }
 
 impl Container {
     fn open(namespace: Namespace) -> Result<Container> {
-        // What is opened stays in the namespace, the thread that made it ends.
-        let open = || Ok::<_, SysError>((Netlink::open()?, Family::open("ipv6")?));
-        let (netlink, ipv6) = namespace.run(open)??;
-        Ok(Container {
-            namespace,
-            netlink,
-            ipv6,
-        })
+        // The socket stays in the namespace, the thread that made it ends.
+        let netlink = namespace.run(Netlink::open)??;
+        Ok(Container { namespace, netlink })
     }
 }
 
@@ -356,7 +349,9 @@ impl<'a> Apply<'a> {
 
     fn set_up_container(&mut self, record: &EndpointRecord) -> Result<()> {
         let container = container(&mut self.containers, record, self.trust_paths)?;
-        if let (Some(_), Some(ipv6)) = (record.ipv6, &container.ipv6) {
+        if record.ipv6.is_some()
+            && let Some(ipv6) = container.namespace.run(|| Family::open("ipv6"))??
+        {
             ipv6.enable_ipv6(&record.ifname)?;
             // Nobody else can have the addresses, and a tentative one cannot be used
             // for a second.
@@ -516,7 +511,7 @@ impl<'a> Apply<'a> {
                 RouteKind::Unicast(target) => {
                     found
                         .host_routes
-                        .insert((route.destination, target.ifindex));
+                        .insert((route.destination, target.ifindex), target.source);
                 }
                 RouteKind::Other => {}
             }

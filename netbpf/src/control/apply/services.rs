@@ -59,14 +59,15 @@ impl Apply<'_> {
     /// What is left are sockets of the host's programs, which would talk to whoever has
     /// the endpoint's address next.
     pub(super) fn end_slots(&mut self, slots: &[u32]) -> Result<()> {
-        let ended = match self.datapath {
-            Some(datapath) => {
-                end_of_host(&datapath.host_connections(&slots.iter().copied().collect())?)
-            }
-            None => Ok(()),
+        let Some(datapath) = self.datapath else {
+            return Ok(());
         };
+        let left = datapath.host_connections(&slots.iter().copied().collect());
+        let mut ended = left.map_err(Into::into).and_then(|c| end_of_host(&c));
+        // All of them, whatever became of the others.
         for &slot in slots {
-            self.on_datapath(|d| d.end_slot(slot))?;
+            let done = datapath.end_slot(slot).map_err(Into::into);
+            ended = ended.and(done.map(drop));
         }
         ended
     }
