@@ -112,12 +112,10 @@ macro_rules! of_family {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $advance(seen: u32, opens: u32) -> u64 {
-            code(
-                scratch::<$family>().and_then(|(p, room)| {
-                    flow::advance::<$family>(p, room, seen as u8, opens != 0)
-                }),
-            )
+        pub extern "C" fn $advance(seen: u32, opens: u32, scale: u32) -> u64 {
+            code(scratch::<$family>().and_then(|(p, room)| {
+                flow::advance::<$family>(p, room, seen as u8, opens != 0, scale as u8)
+            }))
         }
 
         #[unsafe(no_mangle)]

@@ -202,7 +202,7 @@ pub trait Family: Sized {
     fn call_quoted(skb: &Skb, sender: u32) -> Coded;
     fn call_fragment(skb: &Skb, sender: u32) -> Coded;
     fn call_remember(skb: &Skb) -> Coded;
-    fn call_advance(seen: u8, opens: bool) -> Coded;
+    fn call_advance(seen: u8, opens: bool, scale: u8) -> Coded;
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32;
     fn call_search(skb: &Skb, wanted: Wanted) -> u32;
     fn call_record(skb: &Skb, port: u16, shared: bool) -> u32;
@@ -282,8 +282,8 @@ impl Family for V4 {
         Coded::from_bits(calls::remember_v4(skb.raw()))
     }
     #[inline(always)]
-    fn call_advance(seen: u8, opens: bool) -> Coded {
-        Coded::from_bits(calls::advance_v4(u32::from(seen), u32::from(opens)))
+    fn call_advance(seen: u8, opens: bool, scale: u8) -> Coded {
+        Coded::from_bits(calls::advance_v4(seen.into(), opens.into(), scale.into()))
     }
     #[inline(always)]
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32 {
@@ -525,8 +525,8 @@ impl Family for V6 {
         Coded::from_bits(calls::remember_v6(skb.raw()))
     }
     #[inline(always)]
-    fn call_advance(seen: u8, opens: bool) -> Coded {
-        Coded::from_bits(calls::advance_v6(u32::from(seen), u32::from(opens)))
+    fn call_advance(seen: u8, opens: bool, scale: u8) -> Coded {
+        Coded::from_bits(calls::advance_v6(seen.into(), opens.into(), scale.into()))
     }
     #[inline(always)]
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32 {

@@ -121,18 +121,23 @@ impl Expects {
         }
     }
 
-    /// Notes a segment of a container or the host, which is never a reset. One that was
-    /// overtaken says nothing new; `first`: there was none before.
+    /// Notes what a segment of a container or the host, which is no reset, acknowledges. One
+    /// that was overtaken says nothing new; `first`: there was none before.
     #[inline(always)]
     pub const fn note(&mut self, t: &Transport, first: bool) {
-        if t.flags & tcp::ACK == 0 || !first && (t.ack.wrapping_sub(self.ack) as i32) < 0 {
-            return;
+        if first || t.ack.wrapping_sub(self.ack) as i32 >= 0 {
+            self.ack = t.ack;
+            self.window = t.window;
         }
-        self.ack = t.ack;
-        self.window = t.window;
-        // The window of a SYN is as it stands there (RFC 7323, section 2.2).
-        if t.flags & tcp::SYN != 0 && self.scale <= tcp::MOST_SCALE {
-            self.window = (t.window >> self.scale) + 1;
+    }
+
+    /// Notes the scale of the SYN that answers, after [`Expects::note`]: the window is as
+    /// it stands there (RFC 7323, section 2.2).
+    #[inline(always)]
+    pub const fn note_scale(&mut self, scale: u8) {
+        self.scale = scale;
+        if scale <= tcp::MOST_SCALE {
+            self.window = (self.window >> scale) + 1;
         }
     }
 

@@ -45,30 +45,25 @@ pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
     let end = l4 + usize::from(packet.u8(l4 + OFFSET)? >> 4) * 4;
     let mut at = l4 + LEN;
     for _ in 0..OPTIONS {
-        if at >= end {
+        // No room for one.
+        if at + 3 > end {
             return Some(NO_SCALE);
         }
-        let kind = packet.u8(at)?;
-        if kind == END {
-            return Some(NO_SCALE);
-        }
-        if kind == NOTHING {
-            at += 1;
-            continue;
-        }
-        let length = packet.u8(at + 1)?;
-        if kind == WINDOW_SCALE {
-            let scale = packet.u8(at + 2)?;
-            return Some(if scale > MOST_SCALE {
-                MOST_SCALE
-            } else {
-                scale
-            });
-        }
-        if length < 2 {
-            return Some(NO_SCALE);
-        }
-        at += usize::from(length);
+        let [kind, length, value] = packet.bytes(at)?;
+        let step = match kind {
+            WINDOW_SCALE => {
+                return Some(if value > MOST_SCALE {
+                    MOST_SCALE
+                } else {
+                    value
+                });
+            }
+            END => return Some(NO_SCALE),
+            NOTHING => 1,
+            _ if length < 2 => return Some(NO_SCALE),
+            _ => length,
+        };
+        at += usize::from(step);
     }
     None
 }
@@ -106,6 +101,7 @@ mod tests {
         cut[OFFSET] = 0x60;
         cut[LEN] = 2;
         cut[LEN + 1] = 4;
-        assert_eq!(window_scale(&cut[..21], 0), None);
+        assert_eq!(window_scale(&cut[..22], 0), None);
+        assert_eq!(window_scale(&cut[..OFFSET], 0), None);
     }
 }

@@ -70,11 +70,16 @@ pub fn follow<F: Family>(
     let seen = if is_tcp { seen_tcp(t.flags) } else { SEEN_ANY };
     let mut moved = false;
     let turn = is_tcp && t.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
-    if is_tcp {
-        expect(skb, p, flow);
+    // What comes from outside anybody may have forged, and a reset may carry anything.
+    if is_tcp && key.arrival != ARRIVAL_UPLINK && t.flags & (tcp::ACK | tcp::RST) == tcp::ACK {
+        flow.expects.note(t, flow.seen & SEEN_ACK == 0);
     }
     if flow.flags & FLOW_ESTABLISHED == 0 || turn {
-        match F::call_advance(seen, opens) {
+        let scale = match seen & SEEN_SYN {
+            0 => tcp::NO_SCALE,
+            _ => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
+        };
+        match F::call_advance(seen, opens, scale) {
             STAYED => {}
             CLOSED => {
                 calls::tell_closed(skb.raw(), u32::from(F::VERSION));
@@ -144,20 +149,6 @@ pub fn count<A>(skb: &Skb, flow: &mut Flow<A>, time: Ticks) {
     flow.bytes += u64::from(skb.len());
     if flow.last_seen != time {
         flow.last_seen = time;
-    }
-}
-
-/// Notes what the sender of a segment says of the numbers that it takes.
-#[inline(always)]
-fn expect<A>(skb: &Skb, p: &Packet<A>, flow: &mut Flow<A>) {
-    let t = &p.t;
-    // Of the outside the first one alone, which is not forged afterwards.
-    if t.flags & tcp::SYN != 0 && flow.seen & SEEN_SYN == 0 {
-        flow.expects.scale = calls::window_scale(skb.raw(), p.ip.l4 as u32) as u8;
-    }
-    // A reset may carry anything there.
-    if p.key.arrival != ARRIVAL_UPLINK && t.flags & tcp::RST == 0 {
-        flow.expects.note(t, flow.seen & SEEN_ACK == 0);
     }
 }
 
@@ -380,6 +371,7 @@ pub fn advance<F: Family>(
     room: &mut Room<F::Addr>,
     seen: u8,
     opens: bool,
+    scale: u8,
 ) -> Step {
     let key = &p.key;
     let Some(flow) = find::<F>(key) else {
@@ -391,6 +383,10 @@ pub fn advance<F: Family>(
     let other_seen = other.as_ref().map_or(0, |o| o.seen);
     let before = both(flow, key.protocol, flow.seen, other_seen);
     let (mut seen, mut anew) = (seen, false);
+    // Of the outside, too, the first one alone, which is not forged afterwards.
+    if seen & SEEN_SYN != 0 && flow.seen & SEEN_SYN == 0 {
+        flow.expects.note_scale(scale);
+    }
     // One half alone says nothing.
     if key.protocol == IPPROTO_TCP
         && let Some(other) = &mut other
