@@ -27,7 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
     store::{Draining, EndpointRecord, EndpointState},
-    sys::{netns::Namespace, process, sysctl::Sysctls},
+    sys::{netns::Namespace, process},
 };
 
 /// An attach that was asked for, with what of it needs no state.
@@ -598,43 +598,5 @@ fn v6(address: IpAddr) -> Option<std::net::Ipv6Addr> {
     match address {
         IpAddr::V6(a) => Some(a),
         IpAddr::V4(_) => None,
-    }
-}
-
-/// Endpoints whose devices are no longer there.
-pub fn check_devices(inner: &Inner, state: &mut State) -> Result<()> {
-    let present: BTreeSet<u32> = state.host.links()?.iter().map(|l| l.ifindex).collect();
-    let missing: BTreeSet<u32> = state
-        .endpoints
-        .values()
-        .filter(|e| !present.contains(&e.host_ifindex))
-        .map(|e| e.index)
-        .collect();
-    let gone = gone(inner, state, &missing);
-    for record in state.endpoints.values() {
-        keep_forwarding(record, &state.sysctls, inner.ipv6);
-    }
-    uplinks::refresh(inner, state).and(gone)
-}
-
-/// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of
-/// every device, ours included; the kernel then answers our programs no route.
-fn keep_forwarding(record: &EndpointRecord, sysctls: &Sysctls, ipv6: bool) {
-    let ipv6 = sysctls.ipv6.as_ref().filter(|_| ipv6);
-    for family in [Some(&sysctls.ipv4), ipv6].into_iter().flatten() {
-        let name = ["conf", &record.host_ifname, "forwarding"];
-        let lost = matches!(family.read(&name), Ok(Some(value)) if value == "0");
-        if !lost {
-            continue;
-        }
-        tracing::warn!(
-            device = record.host_ifname,
-            family = family.name(),
-            "forwarding was switched off on our device; it is on again"
-        );
-        if let Err(error) = family.write(&name, "1") {
-            let (device, family) = (&record.host_ifname, family.name());
-            tracing::warn!(device, family, %error, "and it stays off");
-        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Inner, endpoint, plan, publish, sources, uplinks};
+use super::{Inner, blocking, devices, endpoint, plan, publish, sources, uplinks};
 use crate::{
     error::{Code, Error, Result},
     sys::{
@@ -88,7 +88,7 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
         let Some(inner) = inner.upgrade() else { return };
         let done = Inner::change(inner, move |inner, state| {
             if batch.contains(&Event::Overrun) {
-                return endpoint::check_devices(inner, state);
+                return devices::check(inner, state);
             }
             let gone: BTreeSet<u32> = batch
                 .iter()
@@ -129,10 +129,13 @@ async fn check(inner: Weak<Inner>) {
     loop {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        report(
-            "the periodic check",
-            Inner::change(inner, endpoint::check_devices).await,
-        );
+        let checked = Inner::change(inner.clone(), devices::check).await;
+        report("the periodic check", checked);
+        let forwarding = blocking(move || {
+            devices::keep_forwarding(&inner, &inner.seen());
+            Ok(())
+        });
+        report("the look at forwarding", forwarding.await);
     }
 }
 

@@ -8,6 +8,7 @@
 //! itself, `reaper` frees devices behind a detach.
 
 mod apply;
+mod devices;
 mod endpoint;
 mod errors;
 mod flows;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::{Apply, container};
+use super::{Apply, open};
 use crate::{
     control::ports,
     datapath::{Datapath, HostConnection},
@@ -33,7 +33,7 @@ impl Apply<'_> {
             return Ok(());
         }
         // A namespace that is gone took its sockets along.
-        let Ok(container) = container(&mut self.containers, record, self.trust_paths) else {
+        let Ok(container) = open(&mut self.containers, record, self.trust_paths) else {
             return Ok(());
         };
         let number = ports::number(port.protocol);

@@ -2,30 +2,31 @@
 //! fails.
 
 mod connections;
+mod container;
 mod services;
 
 pub use connections::end_of_host;
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     os::fd::AsFd,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 
-use super::plan::{self, ContainerFound, Endpoint, Found, Heirs, Step};
+use self::container::{Container, open};
+use super::plan::{self, Endpoint, Found, Heirs, Step};
 use crate::{
     datapath::{Datapath, Device, EndpointEntry, GATEWAY_MAC},
     error::{Code, Error, Result},
     store::EndpointRecord,
     sys::{
-        netlink::{AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair},
-        netns::{self, Namespace, NamespaceId},
-        sysctl::{Family, Sysctls},
+        netlink::{AddressKind, Netlink, Route, RouteKind, RouteTarget, VethPair},
+        netns::NamespaceId,
+        sysctl::Sysctls,
     },
 };
 
@@ -35,9 +36,6 @@ const LOOPBACK: u32 = 1;
 /// The lowest preference a route can have and still be more than none: any real
 /// route to the subnet beats it.
 const UNREACHABLE_METRIC: u32 = 4_278_198_272;
-
-/// Before the rules for the main table (32766), after those for the local one.
-const RULE_PRIORITY: u32 = 28_000;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -55,23 +53,6 @@ pub struct Apply<'a> {
     handed: Heirs,
     /// A namespace whose path leads elsewhere is taken for gone.
     trust_paths: bool,
-}
-
-/// Open namespaces of containers.
-pub struct Open(HashMap<NamespaceId, Container>);
-
-/// A container's namespace and a socket in it.
-struct Container {
-    namespace: Namespace,
-    netlink: Netlink,
-}
-
-impl Container {
-    fn open(namespace: Namespace) -> Result<Container> {
-        // The socket stays in the namespace, the thread that made it ends.
-        let netlink = namespace.run(Netlink::open)??;
-        Ok(Container { namespace, netlink })
-    }
 }
 
 impl<'a> Apply<'a> {
@@ -101,38 +82,6 @@ impl<'a> Apply<'a> {
     /// Who was given a default route.
     pub fn handed(&self) -> &Heirs {
         &self.handed
-    }
-
-    /// Looks around in a container's namespace and keeps it open for the steps.
-    pub fn look_into(&mut self, namespace: Namespace) -> Result<ContainerFound> {
-        let id = namespace.id();
-        let mut container = Container::open(namespace)?;
-        let mut found = ContainerFound::default();
-        let links = container.netlink.links()?;
-        found.devices = links.into_iter().map(|l| l.name).collect();
-        for route in container.netlink.routes()? {
-            if route.destination.prefix_len() == 0
-                && route.table.is_none()
-                && matches!(route.kind, RouteKind::Unicast(_))
-            {
-                match route.destination {
-                    IpNet::V4(_) => found.default4 = true,
-                    IpNet::V6(_) => found.default6 = true,
-                }
-            }
-        }
-        self.containers.insert(id, container);
-        Ok(found)
-    }
-
-    /// The containers' namespaces that were opened, for another run of steps.
-    pub fn into_open(self) -> Open {
-        Open(self.containers)
-    }
-
-    /// Keeps namespaces open that were opened for another run.
-    pub fn keep_open(&mut self, open: Open) {
-        self.containers = open.0;
     }
 
     /// The host-side device that was made for an endpoint.
@@ -276,7 +225,7 @@ impl<'a> Apply<'a> {
     }
 
     fn make_veth(&mut self, record: &EndpointRecord) -> Result<()> {
-        let container = container(&mut self.containers, record, self.trust_paths)?;
+        let container = open(&mut self.containers, record, self.trust_paths)?;
         let made = self.host.add_veth(&VethPair {
             name: &record.host_ifname,
             mac: GATEWAY_MAC,
@@ -345,94 +294,6 @@ impl<'a> Apply<'a> {
         self.host
             .mark_host_end(device.ifindex, &alias, ipv6.is_some())?;
         Ok(self.host.set_up(device.ifindex)?)
-    }
-
-    fn set_up_container(&mut self, record: &EndpointRecord) -> Result<()> {
-        let container = container(&mut self.containers, record, self.trust_paths)?;
-        if record.ipv6.is_some()
-            && let Some(ipv6) = container.namespace.run(|| Family::open("ipv6"))??
-        {
-            ipv6.enable_ipv6(&record.ifname)?;
-            // Nobody else can have the addresses, and a tentative one cannot be used
-            // for a second.
-            ipv6.write(&["conf", &record.ifname, "accept_dad"], "0")?;
-        }
-        let netlink = &mut container.netlink;
-        let ifindex = ifindex(netlink, record)?;
-        netlink.set_up(LOOPBACK)?;
-        netlink.set_up(ifindex)?;
-        for (address, gateway) in record.addresses() {
-            netlink.add_address(ifindex, address, AddressKind::Container)?;
-            netlink.set_neighbour(ifindex, gateway, GATEWAY_MAC)?;
-            let has_default = match gateway {
-                IpAddr::V4(_) => record.default4,
-                IpAddr::V6(_) => record.default6,
-            };
-            if has_default {
-                netlink.set_route(&Route::default_via(gateway, ifindex))?;
-            } else if record.rules {
-                let table = plan::table_of(record.network_index);
-                let target = RouteTarget {
-                    ifindex,
-                    ..Default::default()
-                };
-                let subnet = Route::via_device(address.trunc(), target).in_table(table);
-                netlink.set_route(&subnet)?;
-                netlink.set_route(&Route::default_via(gateway, ifindex).in_table(table))?;
-                netlink.add_rule(&rule(record, address.addr()))?;
-            }
-            if let IpAddr::V6(address) = address.addr() {
-                netlink.wait_local(address, READY_TIMEOUT)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn leave_container(&mut self, record: &EndpointRecord, heirs: &Heirs) -> Result<()> {
-        let device = self.host_device(record).map_or(0, |d| d.ifindex);
-        // A namespace that is gone took rules and routes along.
-        let Ok(container) = container(&mut self.containers, record, self.trust_paths) else {
-            return Ok(());
-        };
-        let netlink = &mut container.netlink;
-        let mut is_the_container = own_device(netlink, record, device)?.is_some();
-        let mut failed = None;
-        let gateway4 = |e: &Endpoint| e.record.gateway.map(IpAddr::V4);
-        let gateway6 = |e: &Endpoint| e.record.gateway6.map(IpAddr::V6);
-        for (heir, gateway, handed) in [
-            (
-                &heirs.ipv4,
-                heirs.ipv4.as_deref().and_then(gateway4),
-                &mut self.handed.ipv4,
-            ),
-            (
-                &heirs.ipv6,
-                heirs.ipv6.as_deref().and_then(gateway6),
-                &mut self.handed.ipv6,
-            ),
-        ] {
-            let (Some(endpoint), Some(gateway)) = (heir, gateway) else {
-                continue;
-            };
-            let heir = &endpoint.record;
-            let Some(ifindex) = own_device(netlink, heir, heir.host_ifindex)? else {
-                continue;
-            };
-            is_the_container = true;
-            match netlink.set_route(&Route::default_via(gateway, ifindex)) {
-                Ok(()) => *handed = Some(endpoint.clone()),
-                Err(e) => failed = Some(e),
-            }
-        }
-        // Numbers of namespaces are used again: in another one is nothing of ours.
-        if record.rules && is_the_container {
-            for (address, _) in record.addresses() {
-                if let Err(e) = netlink.delete_rule(&rule(record, address.addr())) {
-                    failed = Some(e);
-                }
-            }
-        }
-        failed.map_or(Ok(()), |e| Err(e.into()))
     }
 
     fn add_host_routes(&mut self, record: &EndpointRecord) -> Result<()> {
@@ -534,67 +395,6 @@ fn entry(endpoint: &Endpoint, device: Device) -> EndpointEntry {
         gateway4: record.gateway,
         gateway6: record.gateway6,
         mtu: record.mtu,
-    }
-}
-
-fn rule(record: &EndpointRecord, source: IpAddr) -> Rule {
-    Rule {
-        source,
-        table: plan::table_of(record.network_index),
-        priority: RULE_PRIORITY,
-    }
-}
-
-fn ifindex(netlink: &mut Netlink, record: &EndpointRecord) -> Result<u32> {
-    match netlink.link(&record.ifname)? {
-        Some(link) => Ok(link.ifindex),
-        None => Err(Error::new(
-            Code::NotFound,
-            format!("interface {} is not in {}", record.ifname, record.netns),
-        )),
-    }
-}
-
-/// The container's end of an endpoint, whose host's end has that number: by name,
-/// and by what no other device has.
-fn own_device(
-    netlink: &mut Netlink,
-    record: &EndpointRecord,
-    host_ifindex: u32,
-) -> Result<Option<u32>> {
-    let link = netlink.link(&record.ifname)?;
-    let is_ours = |l: &Link| l.mac == record.mac && l.peer == Some(host_ifindex);
-    Ok(link.filter(is_ours).map(|l| l.ifindex))
-}
-
-/// The container's namespace by its path, or, where that leads elsewhere by now,
-/// and unless paths are trusted, by a process that is still in it.
-fn container<'c>(
-    containers: &'c mut HashMap<NamespaceId, Container>,
-    record: &EndpointRecord,
-    trust_paths: bool,
-) -> Result<&'c mut Container> {
-    match containers.entry(record.namespace) {
-        Entry::Occupied(entry) => Ok(entry.into_mut()),
-        Entry::Vacant(entry) => {
-            let namespace = Namespace::open(Path::new(&record.netns))
-                .ok()
-                .filter(|n| n.id() == record.namespace)
-                .or_else(|| match trust_paths {
-                    true => None,
-                    false => netns::find(record.namespace),
-                })
-                .ok_or_else(|| {
-                    Error::new(
-                        Code::NotFound,
-                        format!(
-                            "namespace {} of endpoint {:?} is gone",
-                            record.netns, record.name
-                        ),
-                    )
-                })?;
-            Ok(entry.insert(Container::open(namespace)?))
-        }
     }
 }
 

@@ -1,0 +1,49 @@
+//! The host's ends of endpoints, looked at every few seconds: those that are gone, and
+//! what others have changed of those that are there.
+
+use std::collections::BTreeSet;
+
+use super::{Inner, endpoint, seen::Seen, state::State, uplinks};
+use crate::{error::Result, store::EndpointRecord, sys::sysctl::Sysctls};
+
+/// Endpoints whose devices are no longer there.
+pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
+    let present: BTreeSet<u32> = state.host.links()?.iter().map(|l| l.ifindex).collect();
+    let missing: BTreeSet<u32> = state
+        .endpoints
+        .values()
+        .filter(|e| !present.contains(&e.host_ifindex))
+        .map(|e| e.index)
+        .collect();
+    let gone = endpoint::gone(inner, state, &missing);
+    uplinks::refresh(inner, state).and(gone)
+}
+
+/// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of
+/// every device, ours included; the kernel then answers our programs no route. Keeps no
+/// change waiting: a device that goes meanwhile has no setting.
+pub fn keep_forwarding(inner: &Inner, seen: &Seen) {
+    for record in seen.endpoints.values() {
+        keep_device_forwarding(record, &inner.sysctls, inner.ipv6);
+    }
+}
+
+fn keep_device_forwarding(record: &EndpointRecord, sysctls: &Sysctls, ipv6: bool) {
+    let ipv6 = sysctls.ipv6.as_ref().filter(|_| ipv6);
+    for family in [Some(&sysctls.ipv4), ipv6].into_iter().flatten() {
+        let name = ["conf", &record.host_ifname, "forwarding"];
+        let lost = matches!(family.read(&name), Ok(Some(value)) if value == "0");
+        if !lost {
+            continue;
+        }
+        tracing::warn!(
+            device = record.host_ifname,
+            family = family.name(),
+            "forwarding was switched off on our device; it is on again"
+        );
+        if let Err(error) = family.write(&name, "1") {
+            let (device, family) = (&record.host_ifname, family.name());
+            tracing::warn!(device, family, %error, "and it stays off");
+        }
+    }
+}
