@@ -3,8 +3,57 @@
 
 use std::collections::BTreeSet;
 
-use super::{Inner, endpoint, seen::Seen, state::State, uplinks};
-use crate::{error::Result, store::EndpointRecord, sys::sysctl::Sysctls};
+use super::{Inner, endpoint, plan, seen::Seen, state::State, uplinks};
+use crate::{
+    error::Result,
+    store::EndpointRecord,
+    sys::{
+        netlink::{Address, Link, Netlink},
+        sysctl::Sysctls,
+    },
+};
+
+/// Looks whether there is anything to be checked, while changes go on: to list a thousand
+/// devices takes longer than an attach.
+pub struct Watch {
+    host: Netlink,
+    /// Devices of others and all addresses, as they were found right.
+    last: Option<(Vec<Link>, Vec<Address>)>,
+}
+
+impl Watch {
+    pub fn open() -> Result<Watch> {
+        Ok(Watch {
+            host: Netlink::open()?,
+            last: None,
+        })
+    }
+
+    /// Whether something is not as it was, or as it should be.
+    pub fn differs(&mut self, inner: &Inner) -> Result<bool> {
+        // In this order: an endpoint that comes in between is not missed.
+        let seen = inner.seen();
+        let (ours, others): (Vec<Link>, Vec<Link>) = {
+            let links = self.host.links()?.into_iter();
+            links.partition(|link| plan::is_host_ifname(&link.name))
+        };
+        let now = (others, self.host.addresses()?);
+        let present: BTreeSet<u32> = ours.iter().map(|l| l.ifindex).collect();
+        let mut endpoints = seen.endpoints.values();
+        let differs = self.last.as_ref() != Some(&now)
+            || endpoints.any(|e| !present.contains(&e.host_ifindex))
+            || seen.uplinks.iter().any(|u| u.failed.is_some())
+            // Routes are not looked at here.
+            || inner.datapath.wants_sources();
+        self.last = Some(now);
+        Ok(differs)
+    }
+
+    /// What was found was not put right.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+}
 
 /// Endpoints whose devices are no longer there.
 pub fn check(inner: &Inner, state: &mut State) -> Result<()> {

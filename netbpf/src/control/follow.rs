@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -12,7 +12,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Inner, blocking, devices, endpoint, plan, publish, sources, uplinks};
+use super::{
+    Inner, blocking,
+    devices::{self, Watch},
+    endpoint, plan, publish, sources, uplinks,
+};
 use crate::{
     error::{Code, Error, Result},
     sys::{
@@ -45,7 +49,7 @@ pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
         .spawn(move || listen(events, &sender, &alive))
         .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
     tokio::spawn(follow(weak.clone(), receiver));
-    tokio::spawn(check(weak.clone()));
+    tokio::spawn(check(weak.clone(), Watch::open()?));
     tokio::spawn(drain(weak.clone()));
     tokio::spawn(collect(weak));
     Ok(())
@@ -123,20 +127,33 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
     }
 }
 
-async fn check(inner: Weak<Inner>) {
+async fn check(inner: Weak<Inner>, watch: Watch) {
+    let watch = Arc::new(Mutex::new(watch));
     let mut ticks = interval_at(Instant::now() + CHECK, CHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        let checked = Inner::change(inner.clone(), devices::check).await;
-        report("the periodic check", checked);
-        let forwarding = blocking(move || {
-            devices::keep_forwarding(&inner, &inner.seen());
-            Ok(())
+        let (looking, eye) = (inner.clone(), watch.clone());
+        let differs = blocking(move || {
+            devices::keep_forwarding(&looking, &looking.seen());
+            lock(&eye).differs(&looking)
         });
-        report("the look at forwarding", forwarding.await);
+        let checked = match differs.await {
+            Ok(false) => Ok(()),
+            Ok(true) => Inner::change(inner, devices::check).await,
+            Err(error) => Err(error),
+        };
+        if checked.is_err() {
+            lock(&watch).forget();
+        }
+        report("the periodic check", checked);
     }
+}
+
+/// Whole whatever panicked meanwhile: what was seen last is noted at once.
+fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the connections of drained ports when their time is up.
