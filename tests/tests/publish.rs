@@ -343,6 +343,11 @@ fn a_port_that_a_host_program_shares_is_in_use() {
                 street.host.netbpf(&["unpublish", "web", "-p", &spec]).ok();
             }
             drop(socket);
+            // A program that another test is about to start has it until its exec.
+            let filter = format!("sport = :{}", address.port());
+            within(Duration::from_secs(5), "the socket is gone", || {
+                street.host.run(&["ss", "-Hantu", &filter]).ok().is_empty()
+            });
             web.publish(&spec);
         }
     }
