@@ -9,6 +9,7 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod error;
+pub mod integrations;
 pub mod metrics;
 pub mod model;
 pub mod settings;

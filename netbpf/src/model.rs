@@ -134,6 +134,21 @@ pub enum NetnsRef {
     /// A path, or a name below `/run/netns`.
     Netns(String),
     Pid(i32),
+    /// One that whoever asks holds open: its path may lead there only from where they are.
+    Opened(OpenNetns),
+}
+
+/// A network namespace that a process holds open while it waits for the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OpenNetns {
+    /// Where that process found it.
+    pub path: String,
+    pub pid: i32,
+    /// Its descriptor of the namespace.
+    pub fd: i32,
+    /// Of the namespace, `st_ino`: a process of that number may be another one here.
+    pub inode: u64,
 }
 
 /// Transport protocol of a published port.
@@ -185,6 +200,31 @@ pub struct AttachSpec {
     pub links: Vec<String>,
     #[serde(default)]
     pub labels: Labels,
+    /// The engine that asks, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineSpec>,
+}
+
+/// By which interface of container engines an endpoint was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// The CNI plug-in.
+    Cni,
+    /// The hook of an OCI runtime.
+    Oci,
+}
+
+/// What an engine says of a container that is to be attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EngineSpec {
+    pub kind: Engine,
+    /// Its own name for the container.
+    pub container_id: String,
+    /// It listens on the published ports itself: they are neither checked nor held.
+    #[serde(default)]
+    pub holds_ports: bool,
 }
 
 /// One published port or range of an endpoint.
@@ -223,6 +263,9 @@ pub struct EndpointInfo {
     pub network: String,
     /// Of the engine that attached it.
     pub container_id: Option<String>,
+    /// Null where no engine did.
+    #[serde(default)]
+    pub engine: Option<Engine>,
     /// Path of the namespace as it was given.
     pub netns: String,
     /// Interface in the container.
@@ -237,6 +280,12 @@ pub struct EndpointInfo {
     pub ipv6: Option<String>,
     pub gateway: Option<Ipv4Addr>,
     pub gateway6: Option<Ipv6Addr>,
+    /// The container's default route leads to the gateway.
+    #[serde(default)]
+    pub default_route: bool,
+    /// The same for IPv6.
+    #[serde(default)]
+    pub default_route6: bool,
     /// Bytes.
     pub mtu: u16,
     pub aliases: Vec<String>,
@@ -254,11 +303,46 @@ pub struct EndpointInfo {
     pub dns: DnsInfo,
 }
 
+/// Something of an endpoint that is not as it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Difference {
+    pub network: String,
+    pub what: DifferenceKind,
+    /// One line for people.
+    pub message: String,
+}
+
+/// What can differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DifferenceKind {
+    /// One end of the veth pair is gone or down.
+    Interface,
+    /// The container's namespace is gone.
+    Namespace,
+    Mac,
+    Address,
+    /// A default route.
+    Route,
+}
+
 /// What a resolv.conf for the endpoint would say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DnsInfo {
     pub servers: Vec<IpAddr>,
     pub search: Vec<String>,
+}
+
+/// Which endpoints are meant: those that fit all that is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointFilter {
+    /// On this network only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Of this container of an engine only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
 }
 
 /// Ports that are to be published.

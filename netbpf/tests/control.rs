@@ -19,7 +19,9 @@ use std::{
 use netbpf::{
     control::Control,
     error::Code,
-    model::{AttachSpec, EndpointInfo, NetnsRef, NetworkSpec, PublishSpec, UnpublishSpec},
+    model::{
+        AttachSpec, EndpointFilter, EndpointInfo, NetnsRef, NetworkSpec, PublishSpec, UnpublishSpec,
+    },
     settings::Settings,
 };
 use serde_json::Value;
@@ -137,6 +139,7 @@ impl Container {
             aliases: vec![],
             links: vec![],
             labels: Default::default(),
+            engine: None,
         }
     }
 
@@ -450,7 +453,9 @@ fn a_restart_finds_all_as_it_was_and_clears_the_rest() {
     });
 
     let control = host.start();
-    let after = host.run(control.endpoints()).unwrap();
+    let after = host
+        .run(control.endpoints(EndpointFilter::default()))
+        .unwrap();
     assert_eq!(after.len(), 1);
     assert_eq!(after[0].ports, before.ports);
     assert_eq!(after[0].host_ifindex, before.host_ifindex);
@@ -483,7 +488,9 @@ fn a_namespace_that_dies_is_noticed() {
     host.run(control.attach(spec)).unwrap();
     web.end();
     wait_until("detach", Duration::from_secs(5), || {
-        host.run(control.endpoints()).unwrap().is_empty()
+        host.run(control.endpoints(EndpointFilter::default()))
+            .unwrap()
+            .is_empty()
     });
     assert!(host.run(control.ports(None)).unwrap().is_empty());
     host.run(control.teardown(true)).unwrap();
@@ -777,7 +784,12 @@ fn a_port_that_changed_hands_before_a_kill_is_its_new_owners() {
     assert!(before.contains("8080") || before.contains("1f"), "{before}");
     let control = host.start();
     assert_eq!(dump(), before, "published as it was, with its generation");
-    assert_eq!(host.run(control.endpoints()).unwrap().len(), 1);
+    assert_eq!(
+        host.run(control.endpoints(EndpointFilter::default()))
+            .unwrap()
+            .len(),
+        1
+    );
     host.run(control.teardown(true)).unwrap();
 }
 
@@ -808,7 +820,12 @@ fn the_default_route_is_inherited_at_start() {
 
     let control = host.start();
     assert_eq!(default_routes(&web, "-4"), ["10.7.0.1 eth1"]);
-    assert_eq!(host.run(control.endpoints()).unwrap().len(), 1);
+    assert_eq!(
+        host.run(control.endpoints(EndpointFilter::default()))
+            .unwrap()
+            .len(),
+        1
+    );
     host.run(control.teardown(true)).unwrap();
 }
 
@@ -832,7 +849,8 @@ fn a_teardown_that_failed_can_be_tried_again() {
 
     let status = host.run(control.status()).unwrap();
     assert!(status.notes.iter().any(|n| n.contains("did not finish")));
-    host.run(control.endpoints()).unwrap();
+    host.run(control.endpoints(EndpointFilter::default()))
+        .unwrap();
     let error = host.run(control.attach(web.attach("app"))).unwrap_err();
     assert_eq!(error.code, Code::Conflict);
     sh(&format!("umount {}", busy.display()));
@@ -902,7 +920,10 @@ fn many_that_die_together_are_cleared_away_together() {
     }
     containers.iter_mut().skip(10).for_each(Container::end);
     wait_until("half are gone", Duration::from_secs(5), || {
-        host.run(control.endpoints()).unwrap().len() == 20
+        host.run(control.endpoints(EndpointFilter::default()))
+            .unwrap()
+            .len()
+            == 20
     });
     let began = Instant::now();
     for n in 0..10 {

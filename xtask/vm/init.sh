@@ -37,7 +37,7 @@ echo "Linux $(uname -r)"
 check() {
     check_name=$1
     shift
-    if timeout 30 "$@" >/tmp/check.log 2>&1; then
+    if timeout 100 "$@" >/tmp/check.log 2>&1; then
         echo "VM-RESULT $check_name ok"
     else
         check_code=$?

@@ -84,9 +84,11 @@ pub fn endpoint(spec: AttachSpec) -> EndpointInfo {
     EndpointInfo {
         name: spec.name,
         network: spec.network.unwrap_or_else(|| "default".into()),
-        container_id: None,
+        container_id: spec.engine.as_ref().map(|e| e.container_id.clone()),
+        engine: spec.engine.as_ref().map(|e| e.kind),
         netns: match spec.netns {
             NetnsRef::Netns(path) => path,
+            NetnsRef::Opened(open) => open.path,
             NetnsRef::Pid(pid) => format!("/proc/{pid}/ns/net"),
         },
         ifname: spec.ifname.unwrap_or_else(|| "eth0".into()),
@@ -97,6 +99,8 @@ pub fn endpoint(spec: AttachSpec) -> EndpointInfo {
         ipv6: None,
         gateway: Some([172, 20, 0, 1].into()),
         gateway6: None,
+        default_route: true,
+        default_route6: false,
         mtu: 1500,
         aliases: spec.aliases,
         links: spec.links,
@@ -199,8 +203,19 @@ impl Service for Fake {
         Ok(gone)
     }
 
-    async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
-        Ok(self.inner.lock().unwrap().endpoints.clone())
+    async fn endpoints(&self, filter: EndpointFilter) -> Result<Vec<EndpointInfo>> {
+        let mut all = self.inner.lock().unwrap().endpoints.clone();
+        if let Some(network) = &filter.network {
+            all.retain(|e| e.network == *network);
+        }
+        if let Some(id) = &filter.container_id {
+            all.retain(|e| e.container_id.as_ref() == Some(id));
+        }
+        Ok(all)
+    }
+
+    async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
+        self.endpoint(name, network).await.map(|_| Vec::new())
     }
 
     async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
@@ -315,7 +330,7 @@ impl Service for Fake {
         Ok(Figures {
             status: self.status().await?,
             networks: vec![("front".into(), 2), ("back".into(), 0)],
-            endpoints: self.endpoints().await?,
+            endpoints: self.endpoints(EndpointFilter::default()).await?,
             total: Stats {
                 rx_packets: 3,
                 rx_bytes: 300,

@@ -77,6 +77,12 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
             update,
         ),
         Route::new(
+            Get,
+            "/endpoints/{name}/check",
+            "Compare the endpoints of a name with what is in the kernel; what differs",
+            check,
+        ),
+        Route::new(
             Post,
             "/endpoints/{name}/ports",
             "Publish ports of an endpoint, all or none",
@@ -205,8 +211,16 @@ async fn remove_network_named_prune<S: Service>(api: Api<S>, _: Call) -> Result<
     Ok(Done {})
 }
 
-async fn endpoints<S: Service>(api: Api<S>, _: Call) -> Result<Vec<EndpointInfo>> {
-    api.service.endpoints().await
+async fn endpoints<S: Service>(
+    api: Api<S>,
+    call: Call<EndpointFilter>,
+) -> Result<Vec<EndpointInfo>> {
+    api.service.endpoints(call.query).await
+}
+
+async fn check<S: Service>(api: Api<S>, call: Call<OfNetwork>) -> Result<Vec<Difference>> {
+    let network = call.query.network.as_deref();
+    api.service.check(&call.name, network).await
 }
 
 async fn attach<S: Service>(api: Api<S>, call: Call<NoQuery, AttachSpec>) -> Result<EndpointInfo> {

@@ -25,12 +25,20 @@ pub trait Service: Clone + Send + Sync + 'static {
         name: &str,
         network: Option<&str>,
     ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
-    fn endpoints(&self) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
+    fn endpoints(
+        &self,
+        filter: EndpointFilter,
+    ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
     fn endpoint(
         &self,
         name: &str,
         network: Option<&str>,
     ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
+    fn check(
+        &self,
+        name: &str,
+        network: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<Difference>>> + Send;
     fn publish(
         &self,
         name: &str,
@@ -92,12 +100,16 @@ impl Service for Control {
         Control::detach(self, name, network).await
     }
 
-    async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
-        Control::endpoints(self).await
+    async fn endpoints(&self, filter: EndpointFilter) -> Result<Vec<EndpointInfo>> {
+        Control::endpoints(self, filter).await
     }
 
     async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
         Control::endpoint(self, name, network).await
+    }
+
+    async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
+        Control::check(self, name, network).await
     }
 
     async fn publish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {

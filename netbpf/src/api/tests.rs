@@ -95,6 +95,7 @@ fn attach(name: &str, network: &str, publish: &[&str]) -> AttachSpec {
         aliases: Vec::new(),
         links: Vec::new(),
         labels: Labels::new(),
+        engine: None,
     }
 }
 
@@ -147,7 +148,14 @@ async fn endpoints() {
     let client = &daemon.client;
     let made = client.attach(&attach("web", "front", &[])).await.unwrap();
     client.attach(&attach("web", "back", &[])).await.unwrap();
-    assert_eq!(client.endpoints().await.unwrap().len(), 2);
+    assert_eq!(
+        client
+            .endpoints(&EndpointFilter::default())
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
     assert_eq!(client.endpoint("web", None).await.unwrap().len(), 2);
     assert_eq!(client.endpoint("web", Some("front")).await.unwrap(), [made]);
     let missing = client.endpoint("db", None).await.unwrap_err();

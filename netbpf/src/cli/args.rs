@@ -7,6 +7,7 @@
 
 mod daemon;
 mod endpoint;
+mod engines;
 mod flows;
 mod network;
 mod values;
@@ -21,13 +22,11 @@ pub use self::values::duration;
 pub use self::{
     daemon::{Daemon, Reload, Teardown},
     endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},
+    engines::{Cni, OciHook},
     flows::{Filter, Flows, FlowsVerb},
     network::{CreateNetwork, Network, NetworkVerb},
 };
 use super::top::Order;
-
-/// Where the daemon listens when nobody says otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/netbpf/netbpf.sock";
 
 /// Container networking in eBPF: networks, endpoints and published ports
 /// without bridges and firewall rules
@@ -92,6 +91,8 @@ pub enum Command {
     Top(Top),
     Reload(Reload),
     Teardown(Teardown),
+    Cni(Cni),
+    OciHook(OciHook),
     Completions(Completions),
     #[command(hide = true)]
     Generate(Generate),
@@ -110,10 +111,6 @@ pub enum Command {
     Doctor(Later),
     #[command(hide = true)]
     Node(Later),
-    #[command(hide = true)]
-    Cni(Later),
-    #[command(hide = true)]
-    OciHook(Later),
 }
 
 /// A command of a later version, with whatever follows it.
@@ -134,9 +131,18 @@ pub struct Later {
 #[command(after_help = "\
 Examples:
   netbpf ps
+  netbpf ps --network front
+  netbpf ps --container ID              of one container of an engine
   netbpf ps -q                          names only
   netbpf ps -j | jq -r '.[].ipv4'")]
-pub struct Ps {}
+pub struct Ps {
+    /// On this network only
+    #[arg(long, value_name = "NET", value_parser = NonEmptyStringValueParser::new())]
+    pub network: Option<String>,
+    /// Of this container only, by the id that its engine gave it
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+    pub container: Option<String>,
+}
 
 /// List published ports
 #[derive(Debug, Args)]

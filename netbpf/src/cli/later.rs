@@ -41,8 +41,6 @@ fn asked_for(command: &Command) -> Option<&'static str> {
         Command::Trace(_) => Some("netbpf trace"),
         Command::Doctor(_) => Some("netbpf doctor"),
         Command::Node(_) => Some("netbpf node"),
-        Command::Cni(_) => Some("netbpf cni"),
-        Command::OciHook(_) => Some("netbpf oci-hook"),
         Command::Network(network) => match &network.verb {
             Create(create) => match create.driver {
                 Driver::Overlay => Some("--driver overlay"),

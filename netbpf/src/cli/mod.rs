@@ -21,6 +21,8 @@ use std::{
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
+use crate::integrations;
+
 use self::{
     args::{Cli, Command},
     failure::{Failure, usage_line},
@@ -35,11 +37,21 @@ pub use self::{
 /// exit code: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if is_called(&arguments, "netbpf-cni") {
+        return integrations::cni::main(None);
+    }
     // Asked before parsing, as errors of parsing are told in JSON, too.
     let json = wants_json(&arguments);
-    let done = match called_as(&arguments) {
-        Some(feature) => Err(later::feature(feature)),
-        None => match Cli::try_parse_from(&arguments) {
+    let done = match is_called(&arguments, "netbpf-netavark") {
+        true => Err(later::feature("netbpf-netavark")),
+        false => match Cli::try_parse_from(&arguments) {
+            // It has its own form of answers and errors.
+            Ok(Cli {
+                command: Some(Command::Cni(_)),
+                global,
+            }) => {
+                return integrations::cni::main(global.socket.as_deref());
+            }
             Ok(cli) => command(cli, json),
             Err(error) => return not_parsed(&error, json),
         },
@@ -113,10 +125,8 @@ fn wants_json(arguments: &[OsString]) -> bool {
         })
 }
 
-/// The program is a plugin of others when it is called by their name.
-fn called_as(arguments: &[OsString]) -> Option<&'static str> {
-    let name = Path::new(arguments.first()?).file_name()?;
-    ["netbpf-cni", "netbpf-netavark"]
-        .into_iter()
-        .find(|plugin| name == OsStr::new(plugin))
+/// The program is a plug-in of others when it is called by that name.
+fn is_called(arguments: &[OsString], plugin: &str) -> bool {
+    let path = arguments.first().map(Path::new);
+    path.and_then(Path::file_name) == Some(OsStr::new(plugin))
 }

@@ -20,7 +20,21 @@ pub struct Client {
     socket: PathBuf,
 }
 
+/// Where the daemon listens when nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/netbpf/netbpf.sock";
+
 impl Client {
+    /// Of the socket that is named, or that `NETBPF_SOCKET` names, or the default one.
+    pub fn find(named: Option<&Path>) -> Self {
+        let from_environment = || std::env::var_os("NETBPF_SOCKET").filter(|path| !path.is_empty());
+        Client::new(
+            named
+                .map(PathBuf::from)
+                .or_else(|| from_environment().map(PathBuf::from))
+                .unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        )
+    }
+
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Client {
             socket: socket.into(),
@@ -66,8 +80,23 @@ impl Client {
         self.send("DELETE", &path, NO_BODY).await
     }
 
-    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
-        self.get("/v1/endpoints").await
+    pub async fn endpoints(&self, filter: &EndpointFilter) -> Result<Vec<EndpointInfo>> {
+        let EndpointFilter {
+            network,
+            container_id,
+        } = filter;
+        let query = query(&[
+            ("network", network.as_deref()),
+            ("container_id", container_id.as_deref()),
+        ]);
+        self.get(&format!("/v1/endpoints{query}")).await
+    }
+
+    /// What of the endpoints of a name is not as it was made.
+    pub async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
+        let query = query(&[("network", network)]);
+        let path = format!("/v1/endpoints/{}/check{query}", encode(name));
+        self.get(&path).await
     }
 
     pub async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     model::{AttachSpec, EndpointInfo, NetnsRef},
-    store::{Draining, EndpointRecord, EndpointState},
+    store::{Draining, EndpointRecord, EndpointState, EngineRecord},
     sys::{netns::Namespace, process},
 };
 
@@ -204,6 +204,10 @@ fn settle(
         serial: state.last_serial + 1,
         state: EndpointState::Attaching,
         name: spec.name.clone(),
+        engine: spec.engine.as_ref().map(|e| EngineRecord {
+            kind: e.kind,
+            container_id: e.container_id.clone(),
+        }),
         network_index: record_of_network.index,
         gateway: gateway_of(record_of_network, ipv4).and_then(v4),
         gateway6: gateway_of(record_of_network, ipv6).and_then(v6),
@@ -390,6 +394,9 @@ fn check_spec(spec: &AttachSpec) -> Result<()> {
         check_name("link", name)?;
         check_name("link", alias)?;
     }
+    if let Some(engine) = &spec.engine {
+        check_container_id(&engine.container_id)?;
+    }
     if let Some(ifname) = &spec.ifname {
         let bad = ifname.is_empty()
             || ifname.len() > 15
@@ -422,8 +429,31 @@ fn check_spec(spec: &AttachSpec) -> Result<()> {
     Ok(())
 }
 
+/// What engines allow, and what the CNI and OCI specifications do, with a bound.
+fn check_container_id(id: &str) -> Result<()> {
+    let first = id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = id
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"_+.-".contains(&b));
+    match first && rest && id.len() <= 255 {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "container id {id:?}: an id begins with a letter or digit and has at most 255 letters, digits, '_', '+', '.' and '-'"
+        ))),
+    }
+}
+
 fn open_namespace(netns: &NetnsRef) -> Result<Namespace> {
     let (path, shown) = match netns {
+        NetnsRef::Opened(open) => {
+            let path = Path::new(&open.path);
+            let found = Namespace::open_of(path, open.pid, open.fd).ok();
+            return match found.filter(|n| n.id().inode == open.inode) {
+                Some(namespace) => not_our_own(namespace, &format!("namespace {:?}", open.path)),
+                // We see other processes than they do, or may not look into theirs.
+                None => open_namespace(&NetnsRef::Netns(open.path.clone())),
+            };
+        }
         NetnsRef::Pid(pid) if *pid <= 0 => {
             return Err(Error::invalid(format!("pid {pid} is not a process")));
         }
@@ -452,12 +482,16 @@ fn open_namespace(netns: &NetnsRef) -> Result<Namespace> {
         // A process may end, a mount go, between the two looks.
         e => e,
     })?;
-    if namespace.id() == Namespace::own()?.id() {
-        return Err(Error::invalid(format!(
+    not_our_own(namespace, &shown)
+}
+
+fn not_our_own(namespace: Namespace, shown: &str) -> Result<Namespace> {
+    match namespace.id() == Namespace::own()?.id() {
+        true => Err(Error::invalid(format!(
             "{shown} is the daemon's own: nothing can be attached to it"
-        )));
+        ))),
+        false => Ok(namespace),
     }
-    Ok(namespace)
 }
 
 /// Addresses of both families, with their subnets' prefixes.
@@ -551,6 +585,9 @@ fn choose_ports(
     }
     let sharing = Sharing::from(spec.share);
     let mut chooser = Chooser::new(state, inner.settings().publish_ip, record, sharing)?;
+    if spec.engine.as_ref().is_some_and(|e| e.holds_ports) {
+        chooser.leave_to_engine();
+    }
     for text in &spec.publish {
         chooser.choose(text)?;
     }

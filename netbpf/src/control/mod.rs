@@ -8,6 +8,7 @@
 //! itself, `reaper` frees devices behind a detach.
 
 mod apply;
+mod check;
 mod devices;
 mod endpoint;
 mod errors;
@@ -21,7 +22,7 @@ mod network;
 mod plan;
 mod ports;
 mod portset;
-mod portspec;
+pub(crate) mod portspec;
 mod programs;
 mod publish;
 mod reaper;
@@ -40,7 +41,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use netbpf_common::flow::Timeouts;
 use tokio::sync::{Mutex, Notify};
 
-pub use self::monitor::EventStream;
+pub(crate) use self::errors::check_name;
 use self::{
     apply::Apply,
     endpoint::{Attached, Request},
@@ -50,6 +51,7 @@ use self::{
     seen::Seen,
     state::State,
 };
+pub use self::{monitor::EventStream, network::DEFAULT as DEFAULT_NETWORK};
 use crate::{
     datapath::Datapath,
     error::{Code, Error, Result},
@@ -161,15 +163,22 @@ impl Control {
             .await
     }
 
-    pub async fn endpoints(&self) -> Result<Vec<EndpointInfo>> {
-        self.look(|inner, seen| view::endpoints(inner, seen, None, None))
+    pub async fn endpoints(&self, filter: EndpointFilter) -> Result<Vec<EndpointInfo>> {
+        self.look(move |inner, seen| view::endpoints(inner, seen, &filter))
+            .await
+    }
+
+    /// Compares the endpoints of a name with what is in the kernel.
+    pub async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
+        let (name, network) = (name.to_owned(), network.map(str::to_owned));
+        self.look(move |_, seen| check::check(seen, &name, network.as_deref()))
             .await
     }
 
     /// The endpoints of a name: one per network, `not_found` when there is none.
     pub async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
         let (name, network) = (name.to_owned(), network.map(str::to_owned));
-        self.look(move |inner, seen| view::endpoints(inner, seen, Some(&name), network.as_deref()))
+        self.look(move |inner, seen| view::endpoints_named(inner, seen, &name, network.as_deref()))
             .await
     }
 

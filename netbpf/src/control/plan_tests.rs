@@ -38,6 +38,7 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
             serial: u64::from(index),
             state: EndpointState::Attached,
             name: format!("e{index}"),
+            engine: None,
             network: "front".into(),
             network_index: 3,
             netns: "/run/netns/x".into(),

@@ -98,6 +98,8 @@ pub struct Chooser<'a> {
     endpoint: &'a EndpointRecord,
     internal: bool,
     sharing: Sharing,
+    /// The engine listens on the ports: programs of the host are not looked for.
+    unheld: bool,
     /// Chosen in this request already.
     chosen: Vec<PortRecord>,
     last_slot: u32,
@@ -120,12 +122,19 @@ impl<'a> Chooser<'a> {
             endpoint,
             internal: state.network_of(endpoint)?.record.internal,
             sharing,
+            unheld: false,
             chosen: Vec::new(),
             last_slot: state.last_slot,
             users: None,
             programs: Programs::default(),
             last_port: state.last_port,
         })
+    }
+
+    /// From now on ports are neither checked nor held against programs of the host: the
+    /// engine listens on them itself.
+    pub fn leave_to_engine(&mut self) {
+        self.unheld = true;
     }
 
     pub fn finish(self) -> Chosen {
@@ -182,6 +191,7 @@ impl<'a> Chooser<'a> {
         self.check_address(text, host_ip)?;
         let slot = self.free_slot()?;
         let (protocol, container, terms) = (spec.protocol, spec.container, spec.terms.clone());
+        let unheld = self.unheld;
         let record = move |first: u16| PortRecord {
             slot,
             protocol,
@@ -192,7 +202,7 @@ impl<'a> Chooser<'a> {
             allow: terms.allow.clone().unwrap_or_default(),
             weight: terms.weight.unwrap_or(1),
             affinity: terms.affinity.unwrap_or(false),
-            unheld: false,
+            unheld,
         };
         let port = match spec.host {
             HostPorts::Exactly(host) => {
@@ -405,7 +415,10 @@ impl<'a> Chooser<'a> {
             );
             return Ok(Some((last.min(port.host_port_end), error)));
         }
-        self.programs.in_the_way(self.endpoint, port)
+        match port.unheld {
+            true => Ok(None),
+            false => self.programs.in_the_way(self.endpoint, port),
+        }
     }
 
     /// Ports that the user keeps for other purposes.

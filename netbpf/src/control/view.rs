@@ -56,15 +56,28 @@ pub fn network(seen: &Seen, network: &SeenNetwork) -> NetworkInfo {
     }
 }
 
-/// Those of a name or a network, or all.
-pub fn endpoints(
+/// Those of a name, on all networks or one.
+pub fn endpoints_named(
     inner: &Inner,
     seen: &Seen,
-    name: Option<&str>,
+    name: &str,
     network: Option<&str>,
 ) -> Result<Vec<EndpointInfo>> {
-    let found = seen.found(name, network)?.into_iter();
+    let found = seen.found(Some(name), network)?.into_iter();
     Ok(found.map(|r| endpoint(inner, r)).collect())
+}
+
+/// Those that fit.
+pub fn endpoints(inner: &Inner, seen: &Seen, filter: &EndpointFilter) -> Result<Vec<EndpointInfo>> {
+    let id = filter.container_id.as_deref();
+    let fits = |r: &EndpointRecord| {
+        id.is_none_or(|id| r.engine.as_ref().is_some_and(|e| e.container_id == id))
+    };
+    let found = seen.found(None, filter.network.as_deref())?.into_iter();
+    Ok(found
+        .filter(|r| fits(r))
+        .map(|r| endpoint(inner, r))
+        .collect())
 }
 
 pub fn endpoint(inner: &Inner, record: &EndpointRecord) -> EndpointInfo {
@@ -72,7 +85,8 @@ pub fn endpoint(inner: &Inner, record: &EndpointRecord) -> EndpointInfo {
     EndpointInfo {
         name: record.name.clone(),
         network: record.network.clone(),
-        container_id: None,
+        container_id: record.engine.as_ref().map(|e| e.container_id.clone()),
+        engine: record.engine.as_ref().map(|e| e.kind),
         netns: record.netns.clone(),
         ifname: record.ifname.clone(),
         host_ifname: record.host_ifname.clone(),
@@ -82,6 +96,8 @@ pub fn endpoint(inner: &Inner, record: &EndpointRecord) -> EndpointInfo {
         ipv6: record.ipv6.map(|net| net.to_string()),
         gateway: record.gateway,
         gateway6: record.gateway6,
+        default_route: record.default4,
+        default_route6: record.default6,
         mtu: record.mtu,
         aliases: record.aliases.clone(),
         links: record.links.clone(),
@@ -198,7 +214,7 @@ pub fn figures(inner: &Inner, seen: &Seen) -> Result<Figures> {
         networks: networks
             .map(|n| (n.record.name.clone(), n.endpoints.size()))
             .collect(),
-        endpoints: endpoints(inner, seen, None, None)?,
+        endpoints: endpoints(inner, seen, &EndpointFilter::default())?,
         total: inner.datapath.total_stats()?,
         drops: inner.datapath.drops(None)?,
         events_lost: inner.datapath.events_lost()?,

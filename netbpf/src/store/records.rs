@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Driver, Labels, Protocol, SubnetInfo},
+    model::{Driver, Engine, Labels, Protocol, SubnetInfo},
     sys::netns::NamespaceId,
 };
 
@@ -62,6 +62,9 @@ pub struct EndpointRecord {
     pub serial: u64,
     pub state: EndpointState,
     pub name: String,
+    /// The engine that attached it, and what it calls the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineRecord>,
     pub network: String,
     pub network_index: u32,
     pub netns: String,
@@ -123,6 +126,13 @@ impl EndpointRecord {
     pub fn has_default_route(&self) -> bool {
         self.default4 || self.default6
     }
+}
+
+/// Whose container an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineRecord {
+    pub kind: Engine,
+    pub container_id: String,
 }
 
 /// A published port or range of an endpoint.

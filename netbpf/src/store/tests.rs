@@ -22,6 +22,7 @@ fn endpoint(index: u32) -> EndpointRecord {
         serial: 1,
         state: EndpointState::Attaching,
         name: "web".into(),
+        engine: None,
         network: "front".into(),
         network_index: 7,
         netns: "/run/netns/web".into(),

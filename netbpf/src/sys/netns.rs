@@ -91,6 +91,14 @@ impl Namespace {
         })
     }
 
+    /// The same, where another process found it at `path` and holds it open.
+    pub fn open_of(path: &Path, pid: i32, fd: i32) -> Result<Namespace> {
+        let place = format!("/proc/{pid}/fd/{fd}");
+        let mut namespace = Namespace::open(Path::new(&place))?;
+        namespace.path = path.into();
+        Ok(namespace)
+    }
+
     /// The calling thread's own.
     pub fn own() -> Result<Namespace> {
         Namespace::open(Path::new("/proc/thread-self/ns/net"))

@@ -81,6 +81,13 @@ pub fn kernel() -> String {
     )
 }
 
+/// Name of the program that started this one, as the kernel has it (at most 15 bytes).
+pub fn parent_name() -> Option<String> {
+    let parent = nix::unistd::getppid();
+    let name = fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
 pub fn hostname() -> String {
     uname().map_or_else(
         |_| "localhost".into(),

@@ -61,6 +61,7 @@ impl Daemon {
             aliases: Vec::new(),
             links: Vec::new(),
             labels: Default::default(),
+            engine: None,
         };
         self.runtime
             .block_on(self.client.attach(&spec))

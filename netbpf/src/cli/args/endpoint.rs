@@ -128,6 +128,7 @@ impl From<Attach> for AttachSpec {
             aliases: args.aliases,
             links: args.links,
             labels: args.labels.into_iter().collect(),
+            engine: None,
         }
     }
 }

@@ -3,12 +3,12 @@
 use super::{Done, each::Each};
 use crate::{
     cli::{
-        args::{Attach, Detach, InspectEndpoint, Port, Publish, Unpublish, Update},
+        args::{Attach, Detach, InspectEndpoint, Port, Ps, Publish, Unpublish, Update},
         output::Output,
         show::{Detached, Details, PortsOf},
     },
     client::Client,
-    model::{PublishSpec, UnpublishSpec, UpdateSpec},
+    model::{EndpointFilter, PublishSpec, UnpublishSpec, UpdateSpec},
 };
 
 pub async fn attach(args: Attach, client: &Client, output: &Output) -> Done {
@@ -31,8 +31,12 @@ pub async fn detach(args: Detach, client: &Client, output: &Output) -> Done {
     failed.into_result()
 }
 
-pub async fn ps(client: &Client, output: &Output) -> Done {
-    Ok(output.show(&client.endpoints().await?)?)
+pub async fn ps(args: Ps, client: &Client, output: &Output) -> Done {
+    let filter = EndpointFilter {
+        network: args.network,
+        container_id: args.container,
+    };
+    Ok(output.show(&client.endpoints(&filter).await?)?)
 }
 
 /// One thing is an object, unless it was not said which one.

@@ -3,6 +3,7 @@
 mod daemon;
 mod each;
 mod endpoint;
+mod engines;
 mod generate;
 mod monitor;
 mod network;
@@ -11,10 +12,8 @@ mod teardown;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
-
 use super::{
-    args::{Command, DEFAULT_SOCKET, Daemon, Global},
+    args::{Command, Daemon, Global},
     failure::Failure,
     logging,
     output::Output,
@@ -45,18 +44,12 @@ pub fn daemon(args: Daemon, global: &Global, output: &Output) -> Done {
 
 /// Runs any other command.
 pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
-    let from_environment = || std::env::var_os("NETBPF_SOCKET").filter(|path| !path.is_empty());
-    let socket = global
-        .socket
-        .clone()
-        .or_else(|| from_environment().map(PathBuf::from))
-        .unwrap_or_else(|| DEFAULT_SOCKET.into());
-    let client = Client::new(socket);
+    let client = Client::find(global.socket.as_deref());
     match command {
         Command::Network(network) => network::run(network.verb, &client, output).await,
         Command::Attach(attach) => endpoint::attach(*attach, &client, output).await,
         Command::Detach(detach) => endpoint::detach(detach, &client, output).await,
-        Command::Ps(_) => endpoint::ps(&client, output).await,
+        Command::Ps(ps) => endpoint::ps(ps, &client, output).await,
         Command::Inspect(inspect) => endpoint::inspect(inspect, &client, output).await,
         Command::Publish(publish) => endpoint::publish(publish, &client, output).await,
         Command::Unpublish(unpublish) => endpoint::unpublish(unpublish, &client, output).await,
@@ -69,6 +62,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Top(args) => top::run(args, &client, output).await,
         Command::Reload(_) => daemon::reload(&client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
+        Command::OciHook(hook) => engines::oci_hook(hook, &client).await,
         Command::Completions(completions) => generate::completions(completions.shell, output),
         Command::Generate(generate) => generate::all(&generate.directory, output),
         // `daemon` has a runtime of its own and the rest is refused before.

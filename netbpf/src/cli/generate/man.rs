@@ -7,7 +7,8 @@ use clap_mangen::{
 };
 
 use crate::{
-    cli::args::{Cli, DEFAULT_SOCKET},
+    cli::args::Cli,
+    client::DEFAULT_SOCKET,
     config::{self, DEFAULT_FILE},
     error::Code,
     settings::Settings,

@@ -19,7 +19,10 @@ use super::{
     commands::{Done, ended},
     output::Output,
 };
-use crate::client::{Client, Result};
+use crate::{
+    client::{Client, Result},
+    model::EndpointFilter,
+};
 
 /// The first look is soon: nobody likes an empty screen.
 const FIRST: Duration = Duration::from_millis(250);
@@ -127,14 +130,15 @@ impl<'a> Looks<'a> {
 
 async fn look(args: &Top, client: &Client, began: Instant) -> Result<Sample> {
     let network = args.network.as_deref();
-    let (status, mut endpoints, drops) = tokio::try_join!(
+    let filter = EndpointFilter {
+        network: args.network.clone(),
+        ..Default::default()
+    };
+    let (status, endpoints, drops) = tokio::try_join!(
         client.status(),
-        client.endpoints(),
+        client.endpoints(&filter),
         client.drops(None, network)
     )?;
-    if let Some(network) = network {
-        endpoints.retain(|endpoint| endpoint.network == network);
-    }
     Ok(Sample {
         at: began.elapsed(),
         time: Timestamp::now().strftime("%FT%TZ").to_string(),
