@@ -6,11 +6,11 @@
 //!     web  a container of the engine, :80 published as :8080
 //! ```
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use netbpf::model::EndpointInfo;
 use netbpf_tests::{
-    clients::{Containerd, Docker, Podman},
+    clients::{Containerd, Docker, Podman, image},
     lab::{
         Cmd, Family, Host, Street,
         names::{CLIENT, HOST},
@@ -33,16 +33,8 @@ fn readme() -> [String; 3] {
 #[track_caller]
 fn is_reached(street: &Street) {
     for family in Family::BOTH {
-        let who = url(family.ip(HOST), 8080, "cgi-bin/who");
-        within(Duration::from_secs(10), "the server listens", || {
-            let quick = ["curl", "-sf", "-g", "--max-time", "1", &who];
-            street.client.run(&quick).output().status.success()
-        });
-        let seen = street.client.curl(&who);
-        let seen = seen.trim().trim_matches(['[', ']']);
-        let seen: IpAddr = seen.parse().unwrap_or_else(|e| panic!("{seen}: {e}"));
-        // A socket of IPv6 shows IPv4 as mapped.
-        assert_eq!(seen.to_canonical(), family.ip(CLIENT));
+        let seen = image::ask(&street.client, family.ip(HOST), 8080);
+        assert_eq!(seen, family.ip(CLIENT));
         assert_eq!(
             street.host.curl(&url(family.ip(HOST), 8080, "")),
             "netbpf\n"

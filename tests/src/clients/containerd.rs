@@ -1,6 +1,10 @@
 //! A containerd, spoken to by `ctr`.
 
-use std::{ops::Deref, path::PathBuf, time::Duration};
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::lab::{Background, Cmd, Host, Lab, until};
 
@@ -11,7 +15,7 @@ use super::{Room, image};
 pub struct Containerd {
     room: Room,
     socket: PathBuf,
-    _daemon: Background,
+    daemon: Background,
 }
 
 impl Deref for Containerd {
@@ -23,17 +27,29 @@ impl Deref for Containerd {
 }
 
 impl Containerd {
+    /// One without CRI, for `ctr`.
     #[track_caller]
     pub fn start(test: &str, lab: &Lab, host: &Host) -> Option<Containerd> {
         let room = Room::open(test, lab, host)?;
+        image::directory(&room);
+        let no_cri = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        Some(Containerd::launch(room, no_cri))
+    }
+
+    /// Starts it with these settings besides its directories; waits until it answers.
+    #[track_caller]
+    pub(super) fn launch(room: Room, settings: &str) -> Containerd {
         let place = |name: &str| room.dir().join(name).display().to_string();
         let socket = room.dir().join("containerd.sock");
+        // Its directory for further programs would be made in /opt.
         let config = format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{}\"\n",
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n{settings}\
+             [grpc]\naddress = \"{}\"\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{}\"\n",
             place("containerd"),
             place("containerd-run"),
             socket.display(),
+            place("containerd-opt"),
         );
         let config = room.write("containerd.toml", &config).display().to_string();
         let daemon = room
@@ -43,17 +59,22 @@ impl Containerd {
         let containerd = Containerd {
             room,
             socket,
-            _daemon: daemon,
+            daemon,
         };
         let answers = || containerd.shell("ctr version").output().status.success();
         let up = until(Duration::from_secs(30), answers);
-        assert!(
-            up,
-            "containerd does not answer:\n{}",
-            containerd._daemon.stderr()
-        );
-        image::directory(&containerd.room);
-        Some(containerd)
+        assert!(up, "containerd does not answer:\n{}", containerd.log());
+        containerd
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.daemon.stderr()
     }
 
     /// A line as it is typed by a user of this containerd.

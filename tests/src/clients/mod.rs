@@ -6,10 +6,12 @@
 //!   machine's the same way: `/opt/cni/bin`, `/usr/share/containers`.
 //! - [`Docker`], [`Containerd`], [`Podman`]: an engine that answers, with [`image`]
 //!   in its store. Nothing is fetched.
+//! - [`cri`]: pods of a containerd, by the calls that kubelet makes.
 //!
 //! An engine ends with its room, its containers with it, after a panic too.
 
 mod containerd;
+pub mod cri;
 mod docker;
 pub mod image;
 mod packages;

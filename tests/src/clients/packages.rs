@@ -40,6 +40,11 @@ impl Packages {
             .unwrap_or_else(|| panic!("{name} is not in {}", self.root.display()))
     }
 
+    /// The directory of the reference plugins of CNI.
+    pub fn plugins(&self) -> PathBuf {
+        self.root.join("usr/lib/cni")
+    }
+
     /// `PATH` with their programs first.
     pub fn search_path(&self) -> String {
         let own = ["usr/sbin", "usr/bin"].map(|dir| self.root.join(dir).display().to_string());

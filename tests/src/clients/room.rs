@@ -123,6 +123,23 @@ impl Room {
         self.run(&["mount", "--bind", &ours, theirs]).ok();
     }
 
+    /// Lets what is written below a directory of the machine's stay in the room.
+    #[track_caller]
+    pub fn shadow(&self, theirs: &str) {
+        let own = self.dir.join("shadow").join(theirs.trim_start_matches('/'));
+        let [upper, work] = ["upper", "work"].map(|name| own.join(name));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).expect("make the room's directories");
+        }
+        let options = format!(
+            "lowerdir={theirs},upperdir={},workdir={}",
+            upper.display(),
+            work.display()
+        );
+        self.run(&["mount", "-t", "overlay", "-o", &options, "overlay", theirs])
+            .ok();
+    }
+
     /// A command in the room, which finds the engines' programs, this build's netbpf
     /// and the host's daemon.
     pub fn run<S: AsRef<str>>(&self, argv: &[S]) -> Cmd {

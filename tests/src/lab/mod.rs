@@ -48,7 +48,7 @@ pub use pulse::Pulse;
 pub use runtime::{Runtime, Told};
 pub use server::{Http, TcpEcho, UdpEcho};
 pub use settings::{Settings, firewall, sysctls};
-pub use sweep::{clear_cgroup, remove_empty_cgroups, remove_of, remove_stale};
+pub use sweep::{cgroups, clear_cgroup, remove_empty_cgroups, remove_of, remove_stale};
 pub use traffic::{Family, Ping, Seen, ask, ask_with, url};
 pub use tunnel::Tunnel;
 pub use wait::{until, within};

@@ -135,11 +135,18 @@ pub fn clear_cgroup(cgroup: &Path) {
     }
 }
 
+/// The cgroups of this name, in every hierarchy.
+pub fn cgroups(name: &str) -> Vec<PathBuf> {
+    let name = name.trim_start_matches('/');
+    let paths = cgroup_roots().into_iter().map(|root| root.join(name));
+    paths.filter(|path| path.is_dir()).collect()
+}
+
 /// Removes the cgroups of this name, in every hierarchy, where nothing is left in them.
 pub fn remove_empty_cgroups(name: &str) {
-    for root in cgroup_roots() {
+    for path in cgroups(name) {
         // One that is in use cannot be removed, and shall not.
-        _ = fs::remove_dir(root.join(name));
+        _ = fs::remove_dir(path);
     }
 }
 

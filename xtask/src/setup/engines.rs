@@ -10,10 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The engines, what runs their containers, and what runs in those.
-const WANTED: [&str; 6] = [
+/// The engines, what runs and connects their containers, and what runs in those.
+const WANTED: [&str; 7] = [
     "docker.io",
     "containerd",
+    "containernetworking-plugins",
     "podman",
     "runc",
     "conmon",

@@ -1,0 +1,136 @@
+//! A containerd as kubelet has it: pods by CRI, their network by CNI.
+//!
+//! ```text
+//!   test ── gRPC ── containerd ── exec ── plugins of the conflist
+//!                     └─ shim ── sandbox (pause), container (web), one network namespace
+//! ```
+//!
+//! Plugins are Debian's reference plugins and this build's netbpf as `netbpf-cni`. They
+//! run in the room with the environment of containerd, `NETBPF_SOCKET` in it. A pod's
+//! namespace is `/run/netns/cni-…` of the room, which is not there outside.
+
+mod client;
+mod messages;
+mod pod;
+
+use std::{fs, ops::Deref, os::unix::fs::symlink, path::Path, time::Duration};
+
+use tonic::Status;
+
+use crate::lab::{Host, Lab, binary, within};
+
+use super::{Containerd, Room, image};
+use client::Client;
+pub use messages::*;
+pub use pod::Pod;
+
+/// The one image: of the sandbox, which sleeps, and of the web server.
+pub const IMAGE: &str = "docker.io/library/pause:1";
+
+/// A containerd that takes pods.
+pub struct Cri {
+    client: Client,
+    containerd: Containerd,
+}
+
+impl Deref for Cri {
+    type Target = Containerd;
+
+    fn deref(&self) -> &Containerd {
+        &self.containerd
+    }
+}
+
+impl Cri {
+    /// One whose pods get their network by this conflist.
+    #[track_caller]
+    pub fn start(test: &str, lab: &Lab, host: &Host, conflist: &str) -> Option<Cri> {
+        let room = Room::open(test, lab, host)?;
+        room.write("cni/conf/10-lab.conflist", conflist);
+        lay_out_plugins(&room, &room.dir().join("cni/bin"));
+        // Copied into each pod.
+        room.write("etc/resolv.conf", "");
+        // libcni notes what plugins answered in /var/lib/cni, wherever the rest is.
+        room.shadow("/var/lib");
+        let place = |name: &str| room.dir().join(name).display().to_string();
+        // Without CAP_SYS_RESOURCE no score may be lowered.
+        let settings = format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\"]\nrestrict_oom_score_adj = true\n\
+             sandbox_image = \"{IMAGE}\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n",
+            place("cni/bin"),
+            place("cni/conf"),
+        );
+        let containerd = Containerd::launch(room, &settings);
+        let cri = Cri {
+            client: Client::new(containerd.socket()),
+            containerd,
+        };
+        cri.bring_image();
+        within(Duration::from_secs(30), "CRI is ready for pods", || {
+            cri.is_ready()
+        });
+        Some(cri)
+    }
+
+    #[track_caller]
+    fn bring_image(&self) {
+        let archive = image::archive(self, IMAGE).display().to_string();
+        self.shell(&format!("ctr -n k8s.io images import {archive}"))
+            .ok();
+        // CRI learns of it by an event.
+        within(Duration::from_secs(10), "CRI knows the image", || {
+            let image = Some(ImageSpec {
+                image: IMAGE.into(),
+            });
+            let status = self.call(ImageStatusRequest { image });
+            status.is_ok_and(|status| status.image.is_some())
+        });
+    }
+
+    /// Whether containers can run, and the conflist has been read.
+    fn is_ready(&self) -> bool {
+        self.call(StatusRequest {}).is_ok_and(|answer| {
+            let conditions = answer.status.unwrap_or_default().conditions;
+            !conditions.is_empty() && conditions.iter().all(|condition| condition.status)
+        })
+    }
+
+    /// Any call.
+    pub fn call<C: Call>(&self, request: C) -> Result<C::Answer, Status> {
+        self.client.call(request)
+    }
+
+    /// Starts a pod with these ports of the host; it has no containers yet.
+    #[track_caller]
+    pub fn pod(&self, name: &str, ports: &[PortMapping]) -> Pod<'_> {
+        self.try_pod(name, ports)
+            .unwrap_or_else(|e| panic!("no pod {name}: {e}\n{}", self.log()))
+    }
+
+    /// The same where it may be refused; the text holds what the plugin said.
+    pub fn try_pod(&self, name: &str, ports: &[PortMapping]) -> Result<Pod<'_>, Status> {
+        Pod::run(self, name, ports)
+    }
+
+    /// The pods that there are, stopped ones too.
+    #[track_caller]
+    pub fn pods(&self) -> Vec<PodSandbox> {
+        let answer = self.call(ListPodSandboxRequest {});
+        answer.unwrap_or_else(|e| panic!("no list: {e}")).items
+    }
+}
+
+/// Links to the reference plugins, and to netbpf under the name that makes it one.
+#[track_caller]
+fn lay_out_plugins(room: &Room, bin: &Path) {
+    let link_all = || -> std::io::Result<()> {
+        fs::create_dir_all(bin)?;
+        for plugin in fs::read_dir(room.packages.plugins())? {
+            let plugin = plugin?;
+            symlink(plugin.path(), bin.join(plugin.file_name()))?;
+        }
+        symlink(binary(), bin.join("netbpf-cni"))
+    };
+    link_all().unwrap_or_else(|e| panic!("cannot fill {}: {e}", bin.display()));
+}
