@@ -5,17 +5,18 @@
 //!     web  a pod with a web server on :80, hostPort 8080
 //! ```
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, thread, time::Duration};
 
+use netbpf::model::{EndpointInfo, Engine};
 use netbpf_tests::{
     clients::{
-        cri::{Cri, PortMapping},
-        image,
+        cri::{Cri, Pod, PortMapping},
+        image, plugins,
     },
     lab::{
-        Family, cgroups, firewall,
+        Family, Http, cgroups, firewall,
         names::{CLIENT, HOST},
-        street,
+        street, url, within,
     },
 };
 
@@ -93,4 +94,134 @@ fn reference_plugins_serve_a_pod() {
     assert_eq!(cgroups(&cgroup), Vec::<PathBuf>::new());
     drop(cri);
     assert_eq!(cgroups(&room), Vec::<PathBuf>::new());
+}
+
+/// A pod by netbpf, by the configuration that we give to users: whatever ends and comes
+/// back around it, it is reached under its client's own address and reaches out.
+#[test]
+fn netbpf_serves_a_pod() {
+    let test = "netbpf_serves_a_pod";
+    let street = street(test);
+    let Some(cri) = Cri::start(test, &street.lab, &street.host, plugins::CONFLIST) else {
+        return;
+    };
+    let outside = Http::start(&street.client, 80);
+    let pod = cri.pod("web", &[PortMapping::tcp(8080, 80)]);
+    pod.serve();
+    let endpoint = |name: &str| -> EndpointInfo { street.host.json(&["inspect", name]) };
+    let web = endpoint("web.default");
+    assert_eq!(web.container_id.as_deref(), Some(pod.id()));
+    assert_eq!(
+        (web.network.as_str(), web.engine),
+        ("pods", Some(Engine::Cni))
+    );
+    let of = |net: &Option<String>| -> IpAddr {
+        let net: ipnet::IpNet = net.as_deref().expect("there").parse().expect("a net");
+        net.addr()
+    };
+    assert_eq!(pod.addresses(), [of(&web.ipv4), of(&web.ipv6)]);
+
+    let is_reached = || {
+        for family in Family::BOTH {
+            let seen = image::ask(&street.client, family.ip(HOST), 8080);
+            assert_eq!(seen, family.ip(CLIENT));
+            let seen = image::ask(&street.host, family.ip(HOST), 8080);
+            assert_eq!(seen, family.ip(HOST));
+        }
+    };
+    is_reached();
+    let netns = format!("--net={}", endpoint("web.default").netns);
+    for family in Family::BOTH {
+        let page = url(family.ip(CLIENT), 80, "");
+        cri.shell(&format!("nsenter {netns} curl -sfg --max-time 5 '{page}'"))
+            .ok();
+    }
+    assert_eq!(
+        outside.peers(),
+        [HOST[0], HOST[1]].map(|ip| ip.parse::<IpAddr>().unwrap())
+    );
+
+    // A port that is taken is said, and nothing of the pod stays.
+    let refused = cri.try_pod("other", &[PortMapping::tcp(8080, 80)]);
+    let message = refused.err().expect("the port is taken").to_string();
+    assert!(
+        message.contains("8080/tcp") && message.contains("web.default"),
+        "{message}"
+    );
+    assert_eq!(street.host.endpoints().len(), 1);
+    assert_eq!(namespaces(&cri).len(), 1);
+
+    // Engine and daemon end and come back.
+    cri.kill_and_start();
+    is_reached();
+    street.host.kill();
+    for family in Family::BOTH {
+        image::ask(&street.client, family.ip(HOST), 8080);
+    }
+    let refused = cri.try_pod("later", &[]).err().expect("nobody attaches");
+    assert!(
+        refused.to_string().contains("no daemon answers"),
+        "{refused}"
+    );
+    street.host.start(&[]);
+    is_reached();
+    assert_eq!(
+        endpoint("web.default").host_ifindex,
+        web.host_ifindex,
+        "untouched"
+    );
+
+    // The pod anew: what kubelet does when its sandbox is gone.
+    pod.stop().expect("stop");
+    pod.stop().expect("stop twice");
+    pod.remove().expect("remove");
+    assert!(street.host.endpoints().is_empty());
+    let again = cri.pod("web", &[PortMapping::tcp(8080, 80)]);
+    again.serve();
+    is_reached();
+
+    // A daemon that is away keeps no pod from being removed.
+    street.host.kill();
+    again.remove().expect("remove without a daemon");
+    street.host.start(&[]);
+    within(Duration::from_secs(5), "it is cleaned up", || {
+        street.host.endpoints().is_empty()
+    });
+    assert!(namespaces(&cri).is_empty());
+}
+
+/// Fifty pods at once; each is reached by its own port, and nothing of them stays.
+#[test]
+fn fifty_pods_at_once() {
+    let test = "fifty_pods_at_once";
+    let street = street(test);
+    let Some(cri) = Cri::start(test, &street.lab, &street.host, plugins::CONFLIST) else {
+        return;
+    };
+    let start = &|i: u16| cri.pod(&format!("p{i}"), &[PortMapping::tcp(9000 + i, 80)]);
+    let pods: Vec<Pod> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..50).map(|i| scope.spawn(move || start(i))).collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().expect("a pod"))
+            .collect()
+    });
+    assert_eq!(street.host.endpoints().len(), 50);
+    let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(Pod::addresses).collect();
+    assert_eq!(addresses.len(), 100);
+    for i in [0, 23, 49] {
+        pods[i].serve();
+        let seen = image::ask(&street.client, Family::V4.ip(HOST), 9000 + i as u16);
+        assert_eq!(seen, Family::V4.ip(CLIENT));
+    }
+    thread::scope(|scope| {
+        for pod in &pods {
+            scope.spawn(move || pod.remove().expect("remove"));
+        }
+    });
+    assert!(cri.pods().is_empty());
+    assert!(namespaces(&cri).is_empty());
+    assert!(street.host.endpoints().is_empty());
+    let ports: Vec<serde_json::Value> = street.host.json(&["port"]);
+    assert!(ports.is_empty(), "{ports:?}");
 }

@@ -3,10 +3,13 @@
 use std::{
     ops::Deref,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
-use crate::lab::{Background, Cmd, Host, Lab, until};
+use nix::sys::signal::Signal;
+
+use crate::lab::{Background, Cmd, Host, Lab, until, within};
 
 use super::{Room, image};
 
@@ -15,7 +18,8 @@ use super::{Room, image};
 pub struct Containerd {
     room: Room,
     socket: PathBuf,
-    daemon: Background,
+    config: String,
+    daemon: Mutex<Background>,
 }
 
 impl Deref for Containerd {
@@ -52,19 +56,34 @@ impl Containerd {
             place("containerd-opt"),
         );
         let config = room.write("containerd.toml", &config).display().to_string();
-        let daemon = room
-            .run(&["containerd", "--config", &config])
-            .timeout(Duration::from_secs(300))
-            .spawn();
         let containerd = Containerd {
+            daemon: Mutex::new(run(&room, &config)),
             room,
             socket,
-            daemon,
+            config,
         };
-        let answers = || containerd.shell("ctr version").output().status.success();
-        let up = until(Duration::from_secs(30), answers);
-        assert!(up, "containerd does not answer:\n{}", containerd.log());
+        containerd.wait();
         containerd
+    }
+
+    #[track_caller]
+    fn wait(&self) {
+        let answers = || self.shell("ctr version").output().status.success();
+        let up = until(Duration::from_secs(30), answers);
+        assert!(up, "containerd does not answer:\n{}", self.log());
+    }
+
+    /// `kill -9`, and another one in its place; containers go on.
+    #[track_caller]
+    pub fn kill_and_start(&self) {
+        let mut daemon = self.daemon.lock().expect("nobody panicked");
+        daemon.signal(Signal::SIGKILL);
+        within(Duration::from_secs(5), "it is gone", || {
+            !daemon.is_running()
+        });
+        *daemon = run(&self.room, &self.config);
+        drop(daemon);
+        self.wait();
     }
 
     /// Where it listens.
@@ -74,7 +93,7 @@ impl Containerd {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        self.daemon.stderr()
+        self.daemon.lock().expect("nobody panicked").stderr()
     }
 
     /// A line as it is typed by a user of this containerd.
@@ -86,12 +105,25 @@ impl Containerd {
     /// Runs a container of the image with a network namespace of its own.
     #[track_caller]
     pub fn run(&self, name: &str) {
+        self.run_with(name, "");
+    }
+
+    /// The same with a flag.
+    #[track_caller]
+    pub fn run_with(&self, name: &str, flag: &str) {
         let root = self.dir().join("image").display().to_string();
         let cgroup = format!("{}/{name}", self.cgroup_name());
         let command = image::COMMAND.join(" ");
         self.shell(&format!(
-            "ctr run --detach --cgroup {cgroup} --rootfs {root} {name} {command}"
+            "ctr run --detach {flag} --cgroup {cgroup} --rootfs {root} {name} {command}"
         ))
         .ok();
     }
+}
+
+#[track_caller]
+fn run(room: &Room, config: &str) -> Background {
+    room.run(&["containerd", "--config", config])
+        .timeout(Duration::from_secs(300))
+        .spawn()
 }

@@ -25,6 +25,8 @@ impl Docker {
     #[track_caller]
     pub fn start(test: &str, lab: &Lab, host: &Host) -> Option<Docker> {
         let room = Room::open(test, lab, host)?;
+        // Its containerd makes a directory for further programs.
+        room.shadow("/opt");
         let place = |name: &str| room.dir().join(name).display().to_string();
         let socket = room.dir().join("docker.sock");
         let config = room.write("docker.json", "{}").display().to_string();

@@ -6,6 +6,8 @@
 //!   machine's the same way: `/opt/cni/bin`, `/usr/share/containers`.
 //! - [`Docker`], [`Containerd`], [`Podman`]: an engine that answers, with [`image`]
 //!   in its store. Nothing is fetched.
+//! - [`Runc`]: containers of bundles, without an engine.
+//! - [`plugins`]: what engines call by CNI, netbpf among them.
 //! - [`cri`]: pods of a containerd, by the calls that kubelet makes.
 //!
 //! An engine ends with its room, its containers with it, after a panic too.
@@ -15,11 +17,14 @@ pub mod cri;
 mod docker;
 pub mod image;
 mod packages;
+pub mod plugins;
 mod podman;
 mod room;
+mod runc;
 
 pub use containerd::Containerd;
 pub use docker::Docker;
 pub use packages::Packages;
 pub use podman::Podman;
 pub use room::Room;
+pub use runc::Runc;

@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use crate::lab::{Host, Lab, remove_empty_cgroups};
 
-use super::{Room, image};
+use super::{Room, image, plugins};
 
 /// Podman with directories of its own, and an image `nginx` that is not nginx.
 pub struct Podman {
@@ -23,6 +23,8 @@ impl Podman {
     #[track_caller]
     pub fn start(test: &str, lab: &Lab, host: &Host) -> Option<Podman> {
         let room = Room::open(test, lab, host)?;
+        // libcni notes there what plug-ins answered.
+        room.shadow("/var/lib");
         let podman = Podman { room };
         podman.configure();
         image::import(&podman.room, "podman", |line| podman.room.shell(line));
@@ -37,9 +39,10 @@ impl Podman {
             "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\nruntime=\"runc\"\n\
              conmon_path=[\"{}\"]\n[engine.runtimes]\nrunc=[\"{}\"]\n[containers]\n\
              cgroups=\"no-conmon\"\ndefault_ulimits=[\"nofile=1024:4096\",\"nproc=4096:4096\"]\n\
-             [network]\nnetwork_backend=\"cni\"\n",
+             [network]\nnetwork_backend=\"cni\"\ncni_plugin_dirs=[\"{}\"]\n",
             program("conmon"),
             program("runc"),
+            plugins::lay_out(self).display(),
         );
         let storage = format!(
             "[storage]\ndriver=\"overlay\"\ngraphroot=\"{}\"\nrunroot=\"{}\"\n",

@@ -13,13 +13,13 @@ mod client;
 mod messages;
 mod pod;
 
-use std::{fs, ops::Deref, os::unix::fs::symlink, path::Path, time::Duration};
+use std::{ops::Deref, time::Duration};
 
 use tonic::Status;
 
-use crate::lab::{Host, Lab, binary, within};
+use crate::lab::{Host, Lab, within};
 
-use super::{Containerd, Room, image};
+use super::{Containerd, Room, image, plugins};
 use client::Client;
 pub use messages::*;
 pub use pod::Pod;
@@ -47,7 +47,7 @@ impl Cri {
     pub fn start(test: &str, lab: &Lab, host: &Host, conflist: &str) -> Option<Cri> {
         let room = Room::open(test, lab, host)?;
         room.write("cni/conf/10-lab.conflist", conflist);
-        lay_out_plugins(&room, &room.dir().join("cni/bin"));
+        plugins::lay_out(&room);
         // Copied into each pod.
         room.write("etc/resolv.conf", "");
         // libcni notes what plugins answered in /var/lib/cni, wherever the rest is.
@@ -119,18 +119,4 @@ impl Cri {
         let answer = self.call(ListPodSandboxRequest {});
         answer.unwrap_or_else(|e| panic!("no list: {e}")).items
     }
-}
-
-/// Links to the reference plugins, and to netbpf under the name that makes it one.
-#[track_caller]
-fn lay_out_plugins(room: &Room, bin: &Path) {
-    let link_all = || -> std::io::Result<()> {
-        fs::create_dir_all(bin)?;
-        for plugin in fs::read_dir(room.packages.plugins())? {
-            let plugin = plugin?;
-            symlink(plugin.path(), bin.join(plugin.file_name()))?;
-        }
-        symlink(binary(), bin.join("netbpf-cni"))
-    };
-    link_all().unwrap_or_else(|e| panic!("cannot fill {}: {e}", bin.display()));
 }
