@@ -38,13 +38,14 @@ fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
 #[test]
 fn examples_are_what_the_api_takes_and_answers() {
     let examples = examples();
-    assert_eq!(examples.len(), 18);
+    assert_eq!(examples.len(), 19);
     for (name, text) in &examples {
         match name.as_str() {
             "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
             "NetworkInfo" => is_whole::<NetworkInfo>(name, text),
             "AttachSpec" => is_whole::<AttachSpec>(name, text),
             "EndpointInfo" => is_whole::<EndpointInfo>(name, text),
+            "Difference" => is_whole::<Difference>(name, text),
             "PublishSpec" => is_whole::<PublishSpec>(name, text),
             "UnpublishSpec" => is_whole::<UnpublishSpec>(name, text),
             "UpdateSpec" => is_whole::<UpdateSpec>(name, text),

@@ -79,19 +79,21 @@ fn the_package_says_what_it_is() {
         assert!(line.contains(" root/root "), "{line}");
         let (mode, _) = line.split_once(' ').expect("columns");
         assert!(
-            ["drwxr-xr-x", "-rwxr-xr-x", "-rw-r--r--"].contains(&mode),
+            ["drwxr-xr-x", "-rwxr-xr-x", "-rw-r--r--", "lrwxrwxrwx"].contains(&mode),
             "{line}"
         );
     }
     for file in [
         "/etc/netbpf/netbpf.toml",
         "/usr/bin/netbpf",
+        "/usr/lib/cni/netbpf-cni -> ../../bin/netbpf",
         "/usr/lib/systemd/system/netbpf.service",
         "/usr/lib/systemd/system/netbpf.socket",
         "/usr/lib/sysusers.d/netbpf.conf",
         "/usr/share/bash-completion/completions/netbpf",
         "/usr/share/doc/netbpf/changelog.gz",
         "/usr/share/doc/netbpf/copyright",
+        "/usr/share/doc/netbpf/examples/cni/10-netbpf.conflist",
         "/usr/share/man/man1/netbpf.1.gz",
         "/usr/share/zsh/vendor-completions/_netbpf",
     ] {

@@ -167,7 +167,11 @@ fn stages_of_host_local_are_in_the_order_of_the_picture() {
 /// These pages say of each promise which test shows it.
 #[test]
 fn tests_that_pages_name_are_there() {
-    for (page, many) in [("docs/ports.md", 30), ("docs/nat.md", 20)] {
+    for (page, many) in [
+        ("docs/ports.md", 30),
+        ("docs/nat.md", 20),
+        ("docs/engines.md", 5),
+    ] {
         tests_are_there(page, many);
     }
 }

@@ -8,6 +8,14 @@ pub struct Layout {
     units: PathBuf,
     zsh: PathBuf,
     manual: Manual,
+    cni: Cni,
+}
+
+/// Where container runtimes look for CNI plug-ins.
+struct Cni {
+    directory: &'static str,
+    /// From there to the binary, where both move together.
+    binary: Option<&'static str>,
 }
 
 /// How pages of the manual lie there.
@@ -34,7 +42,18 @@ pub enum Source {
     Template(PathBuf),
     /// By gzip, the same at each time.
     Packed(PathBuf),
+    /// A symbolic link to there.
+    Link(PathBuf),
 }
+
+/// What is to be copied and changed, below `packaging/`.
+const EXAMPLES: [&str; 5] = [
+    "grafana.json",
+    "cni/10-netbpf.conflist",
+    "containerd/netbpf.toml",
+    "oci/config.json",
+    "podman/netbpf.conf",
+];
 
 /// What an administrator may have changed.
 pub const CONFIGURATION: &str = "/etc/netbpf/netbpf.toml";
@@ -47,6 +66,10 @@ impl Layout {
             units: prefix.join("lib/systemd/system"),
             zsh: prefix.join("share/zsh/site-functions"),
             manual: Manual::Plain,
+            cni: Cni {
+                directory: "/opt/cni/bin",
+                binary: None,
+            },
         }
     }
 
@@ -58,6 +81,10 @@ impl Layout {
             units: "/usr/lib/systemd/system".into(),
             zsh: "/usr/share/zsh/vendor-completions".into(),
             manual: Manual::Packed,
+            cni: Cni {
+                directory: "/usr/lib/cni",
+                binary: Some("../../bin/netbpf"),
+            },
         }
     }
 
@@ -98,6 +125,12 @@ impl Layout {
             ),
             file(packaging.join("netbpf.toml"), CONFIGURATION),
         ];
+        let binary = self.cni.binary.map(PathBuf::from);
+        items.push(Item {
+            from: Source::Link(binary.unwrap_or_else(|| self.bindir().join("netbpf"))),
+            to: Path::new(self.cni.directory).join("netbpf-cni"),
+            mode: 0o777,
+        });
         items.extend(self.completions(&generated.join("completions")));
         items.extend(self.pages(&generated.join("man")));
         items.extend(self.texts(sources));
@@ -152,10 +185,10 @@ impl Layout {
                 items.push(file(from, to.join(directory).join(name)));
             }
         }
-        items.push(file(
-            sources.join("packaging/grafana.json"),
-            to.join("examples/grafana.json"),
-        ));
+        for example in EXAMPLES {
+            let from = sources.join("packaging").join(example);
+            items.push(file(from, to.join("examples").join(example)));
+        }
         items
     }
 }

@@ -9,7 +9,7 @@ use crate::privilege::is_root;
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -130,8 +130,17 @@ fn write(item: &Item, to: &Path, bindir: &Path, made: &mut Vec<Made>) -> Result<
     let mut fresh = to.as_os_str().to_owned();
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);
-    fs::write(&fresh, content(&item.from, bindir)?)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(item.mode))?;
+    match &item.from {
+        Source::Link(target) => {
+            // Of an installation that was broken off.
+            _ = fs::remove_file(&fresh);
+            symlink(target, &fresh)?;
+        }
+        source => {
+            fs::write(&fresh, content(source, bindir)?)?;
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(item.mode))?;
+        }
+    }
     fs::rename(&fresh, to)?;
     push(made, Made::File(to.into()));
     Ok(())
@@ -151,6 +160,7 @@ fn content(source: &Source, bindir: &Path) -> Result<Vec<u8>> {
         Source::Packed(path) => {
             run::output(Command::new("gzip").args(["-9", "-n", "-c"]).arg(path))
         }
+        Source::Link(target) => bail!("a link to {} has no content", target.display()),
     }
 }
 
@@ -308,6 +318,8 @@ mod tests {
         let binary = trial.root().join("usr/local/bin/netbpf");
         let mode = fs::metadata(binary).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
+        let plugin = fs::read_link(trial.root().join("opt/cni/bin/netbpf-cni"));
+        assert_eq!(plugin.unwrap(), Path::new("/usr/local/bin/netbpf"));
         trial.uninstall().unwrap();
         assert_eq!(tree(&trial.root()), before);
         trial

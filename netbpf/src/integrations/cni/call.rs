@@ -16,7 +16,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    const ALL: [(&'static str, Verb); 6] = [
+    pub const ALL: [(&'static str, Verb); 6] = [
         ("ADD", Verb::Add),
         ("DEL", Verb::Del),
         ("CHECK", Verb::Check),

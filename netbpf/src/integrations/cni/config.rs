@@ -243,6 +243,24 @@ pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, CniError> {
 }
 
 impl Config {
+    /// Keys that are ours, for the page that explains them.
+    #[cfg(test)]
+    pub const KEYS: [&str; 13] = [
+        "driver",
+        "subnets",
+        "ipv6",
+        "internal",
+        "icc",
+        "masquerade",
+        "ipMasq",
+        "mtu",
+        "vni",
+        "parent",
+        "socket",
+        "holdPorts",
+        "dns",
+    ];
+
     /// Reads and checks what needs no daemon.
     pub fn read(value: Value) -> Result<Config, CniError> {
         let config: Config = read(value)?;

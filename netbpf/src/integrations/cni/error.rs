@@ -34,6 +34,30 @@ pub enum Number {
     Other = 199,
 }
 
+#[cfg(test)]
+impl Number {
+    pub const ALL: [Number; 18] = [
+        Number::IncompatibleVersion,
+        Number::UnsupportedField,
+        Number::UnknownContainer,
+        Number::InvalidEnvironment,
+        Number::InputOutput,
+        Number::CannotDecode,
+        Number::InvalidConfiguration,
+        Number::TryAgainLater,
+        Number::NotAvailable,
+        Number::AlreadyExists,
+        Number::SubnetOverlap,
+        Number::AddressInUse,
+        Number::PoolExhausted,
+        Number::PortInUse,
+        Number::InterfaceExists,
+        Number::Conflict,
+        Number::NotAsMade,
+        Number::Other,
+    ];
+}
+
 /// A failure of the plug-in.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]

@@ -201,6 +201,23 @@ mod tests {
         assert_eq!(told["code"], 6);
     }
 
+    /// docs/engines.md has every key, verb and code.
+    #[test]
+    fn the_page_says_what_there_is() {
+        let page = include_str!("../../../../docs/engines.md");
+        for number in Number::ALL {
+            let row = format!("| {} | ", number as u32);
+            assert!(page.contains(&row), "{row}");
+        }
+        for (verb, _) in Verb::ALL {
+            assert!(page.contains(&format!("| `{verb}` |")), "{verb}");
+        }
+        for key in config::Config::KEYS {
+            assert!(page.contains(&format!("`{key}`")), "{key}");
+        }
+        assert!(page.contains(&SpecVersion::list()));
+    }
+
     proptest! {
         /// Whatever comes is answered by JSON, and by nothing else. The socket is one
         /// that nobody listens on.

@@ -224,16 +224,17 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
 fn size(items: &[Item], root: &Path) -> Result<u64> {
     let sizes = items.iter().map(|item| {
         let path = under(root, &item.to);
-        Ok(fs::metadata(path)?.len().div_ceil(1024))
+        Ok(fs::symlink_metadata(path)?.len().div_ceil(1024))
     });
     sizes.sum()
 }
 
-/// Of all files but those that an administrator may change.
+/// Of all files but links and those that an administrator may change.
 fn sums(items: &[Item], root: &Path) -> Result<String> {
     let conffiles = control::conffiles();
     let mut names: Vec<&Path> = items
         .iter()
+        .filter(|item| !matches!(item.from, Source::Link(_)))
         .filter(|item| !conffiles.lines().any(|line| Path::new(line) == item.to))
         .map(|item| item.to.strip_prefix("/").unwrap_or(&item.to))
         .collect();
