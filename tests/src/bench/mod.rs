@@ -6,6 +6,7 @@
 //! - [`rounds`]: what is compared with what, interleaved and rotated.
 //! - [`daemon`]: a daemon of which times are taken.
 //! - [`lifecycle`]: how long attach and detach take.
+//! - [`plugins`]: CNI plug-ins, ours and the reference ones.
 //! - [`size`]: what becomes of it with a thousand containers.
 //! - [`report`]: table, JSON, Markdown.
 //!
@@ -22,6 +23,7 @@ pub mod lifecycle;
 pub mod load;
 pub mod machine;
 pub mod options;
+pub mod plugins;
 pub mod report;
 pub mod rounds;
 pub mod size;

@@ -155,13 +155,14 @@ fn lifecycle(page: &mut String, results: &Results) {
     _ = writeln!(
         page,
         "\n## Attach and detach\n\n\
-         With one published port, {} times each. By command: `netbpf attach …` from start to\n\
-         exit. By API: one request on the socket.\n\n\
+         With one published port, {} times each, in turn. By command: `netbpf attach …` from\n\
+         start to exit. By API: one request on the socket. By CNI: the plug-ins as a runtime\n\
+         calls them, ours and the reference ones with as many containers in a host beside.\n\n\
          | | by | endpoints there | median, ms | 95 %, ms |\n|---|---|---:|---:|---:|",
         first.times
     );
     for line in &results.lifecycle {
-        let asker = format!("{:?}", line.asker).to_lowercase();
+        let asker = line.asker.name();
         _ = writeln!(
             page,
             "| {} | {asker} | {} | {:.1} | {:.1} |",

@@ -56,7 +56,7 @@ pub fn table(results: &Results) -> String {
             text,
             "{:<10} {:<9} {:>9} {:>12.1} {:>9.1}",
             line.operation,
-            format!("{:?}", line.asker).to_lowercase(),
+            line.asker.name().to_owned(),
             line.endpoints,
             line.median_ms,
             line.p95_ms
