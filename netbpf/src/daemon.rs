@@ -43,6 +43,7 @@ pub fn run(config: Config, source: Source) -> Result<()> {
         "starting"
     );
     process::hear_signals();
+    process::spare_memory();
     // Before anything is touched, the socket's file too: of two daemons that
     // start at once, one has the namespace, the other has nothing to do here.
     let lock = NamespaceLock::take()?;

@@ -23,13 +23,14 @@ pub enum Code {
     ClusterUnavailable,
     Conflict,
     TooManyRequests,
+    Unavailable,
     NotImplemented,
     Internal,
 }
 
 impl Code {
     /// In the order in which they are documented.
-    pub const ALL: [Code; 19] = [
+    pub const ALL: [Code; 20] = [
         Code::InvalidArgument,
         Code::NotFound,
         Code::AlreadyExists,
@@ -47,6 +48,7 @@ impl Code {
         Code::ClusterUnavailable,
         Code::Conflict,
         Code::TooManyRequests,
+        Code::Unavailable,
         Code::NotImplemented,
         Code::Internal,
     ];
@@ -70,6 +72,7 @@ impl Code {
             Code::ClusterUnavailable => "cluster_unavailable",
             Code::Conflict => "conflict",
             Code::TooManyRequests => "too_many_requests",
+            Code::Unavailable => "unavailable",
             Code::NotImplemented => "not_implemented",
             Code::Internal => "internal",
         }
@@ -103,8 +106,11 @@ impl Code {
             Code::TooManyRequests => {
                 "more is asked for at a time than the daemon takes; the command line tries again by itself"
             }
+            Code::Unavailable => {
+                "the daemon is about to end, or cannot be reached: then the exit status is 3"
+            }
             Code::NotImplemented => "a later version will do it",
-            Code::Internal => "anything else; without a daemon, the exit status is 3",
+            Code::Internal => "anything else",
         }
     }
 
@@ -123,7 +129,7 @@ impl Code {
             Code::TooManyRequests => 429,
             Code::PoolExhausted => 507,
             Code::NotImplemented => 501,
-            Code::StoreUnavailable | Code::ClusterUnavailable => 503,
+            Code::StoreUnavailable | Code::ClusterUnavailable | Code::Unavailable => 503,
             Code::MissingCapability
             | Code::UnsupportedKernel
             | Code::StoreCorrupt

@@ -222,9 +222,39 @@ pub struct EngineSpec {
     pub kind: Engine,
     /// Its own name for the container.
     pub container_id: String,
+    /// Who asks on its behalf: ids may be one's own only among one runtime's containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
     /// It listens on the published ports itself: they are neither checked nor held.
     #[serde(default)]
     pub holds_ports: bool,
+}
+
+/// Which attachments of an engine are to be taken away: those that fit all that is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DetachSpec {
+    pub engine: Engine,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Those of other callers stay; where no caller is known, it is anybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// These stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<Attachment>,
+}
+
+/// One interface of a container of an engine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    pub container_id: String,
+    pub ifname: String,
 }
 
 /// One published port or range of an endpoint.
@@ -343,6 +373,18 @@ pub struct EndpointFilter {
     /// Of this container of an engine only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
+}
+
+/// What of an endpoint is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSpec {
+    /// On this network only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// The container's namespace, held open by whoever asks: it must be that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<OpenNetns>,
 }
 
 /// Ports that are to be published.

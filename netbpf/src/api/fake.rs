@@ -214,8 +214,18 @@ impl Service for Fake {
         Ok(all)
     }
 
-    async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
-        self.endpoint(name, network).await.map(|_| Vec::new())
+    async fn detach_of_engine(&self, spec: DetachSpec) -> Result<Vec<EndpointInfo>> {
+        let mut inner = self.inner.lock().unwrap();
+        let is_meant =
+            |e: &EndpointInfo| e.engine == Some(spec.engine) && e.container_id == spec.container_id;
+        let (gone, left) = inner.endpoints.drain(..).partition(is_meant);
+        inner.endpoints = left;
+        Ok(gone)
+    }
+
+    async fn check(&self, name: &str, spec: CheckSpec) -> Result<Vec<Difference>> {
+        let found = self.endpoint(name, spec.network.as_deref()).await;
+        found.map(|_| Vec::new())
     }
 
     async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {

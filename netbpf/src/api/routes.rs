@@ -77,7 +77,13 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
             update,
         ),
         Route::new(
-            Get,
+            Post,
+            "/detach",
+            "Disconnect what a container engine has attached; what was detached",
+            detach_of_engine,
+        ),
+        Route::new(
+            Post,
             "/endpoints/{name}/check",
             "Compare the endpoints of a name with what is in the kernel; what differs",
             check,
@@ -218,9 +224,15 @@ async fn endpoints<S: Service>(
     api.service.endpoints(call.query).await
 }
 
-async fn check<S: Service>(api: Api<S>, call: Call<OfNetwork>) -> Result<Vec<Difference>> {
-    let network = call.query.network.as_deref();
-    api.service.check(&call.name, network).await
+async fn detach_of_engine<S: Service>(
+    api: Api<S>,
+    call: Call<NoQuery, DetachSpec>,
+) -> Result<Vec<EndpointInfo>> {
+    api.service.detach_of_engine(call.body).await
+}
+
+async fn check<S: Service>(api: Api<S>, call: Call<NoQuery, CheckSpec>) -> Result<Vec<Difference>> {
+    api.service.check(&call.name, call.body).await
 }
 
 async fn attach<S: Service>(api: Api<S>, call: Call<NoQuery, AttachSpec>) -> Result<EndpointInfo> {
@@ -283,7 +295,7 @@ async fn status<S: Service>(api: Api<S>, _: Call) -> Result<StatusInfo> {
 
 async fn reload<S: Service>(api: Api<S>, _: Call<NoQuery, NoBody>) -> Result<ReloadInfo> {
     let (answer, answered) = oneshot::channel();
-    let ends = || Error::new(Code::Conflict, "the daemon is about to end");
+    let ends = || Error::new(Code::Unavailable, "the daemon is about to end");
     api.reloads.send(answer).await.map_err(|_| ends())?;
     answered.await.map_err(|_| ends())?
 }

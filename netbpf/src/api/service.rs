@@ -34,10 +34,14 @@ pub trait Service: Clone + Send + Sync + 'static {
         name: &str,
         network: Option<&str>,
     ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
+    fn detach_of_engine(
+        &self,
+        spec: DetachSpec,
+    ) -> impl Future<Output = Result<Vec<EndpointInfo>>> + Send;
     fn check(
         &self,
         name: &str,
-        network: Option<&str>,
+        spec: CheckSpec,
     ) -> impl Future<Output = Result<Vec<Difference>>> + Send;
     fn publish(
         &self,
@@ -108,8 +112,12 @@ impl Service for Control {
         Control::endpoint(self, name, network).await
     }
 
-    async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
-        Control::check(self, name, network).await
+    async fn detach_of_engine(&self, spec: DetachSpec) -> Result<Vec<EndpointInfo>> {
+        Control::detach_of_engine(self, spec).await
+    }
+
+    async fn check(&self, name: &str, spec: CheckSpec) -> Result<Vec<Difference>> {
+        Control::check(self, name, spec).await
     }
 
     async fn publish(&self, name: &str, spec: PublishSpec) -> Result<EndpointInfo> {

@@ -42,12 +42,14 @@ impl Failure {
         ExitCode::from(self.status())
     }
 
-    /// Code and message, the message on one line. An unreachable daemon has no
-    /// code of its own: it is `internal`, told apart by exit code 3.
+    /// Code and message, the message on one line.
     pub fn info(&self) -> ErrorInfo {
         let code = match self {
             Failure::Client(ClientError::Refused(info) | ClientError::Busy { info, .. }) => {
                 info.code.clone()
+            }
+            Failure::Client(ClientError::Unreachable { .. } | ClientError::Lost { .. }) => {
+                Code::Unavailable.as_str().into()
             }
             Failure::Client(_) | Failure::Output(_) | Failure::Several(_) => {
                 Code::Internal.as_str().into()

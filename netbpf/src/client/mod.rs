@@ -93,10 +93,14 @@ impl Client {
     }
 
     /// What of the endpoints of a name is not as it was made.
-    pub async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
-        let query = query(&[("network", network)]);
-        let path = format!("/v1/endpoints/{}/check{query}", encode(name));
-        self.get(&path).await
+    pub async fn check(&self, name: &str, spec: &CheckSpec) -> Result<Vec<Difference>> {
+        let path = format!("/v1/endpoints/{}/check", encode(name));
+        self.send("POST", &path, Some(spec)).await
+    }
+
+    /// Takes away what a container engine has attached.
+    pub async fn detach_of_engine(&self, spec: &DetachSpec) -> Result<Vec<EndpointInfo>> {
+        self.send("POST", "/v1/detach", Some(spec)).await
     }
 
     pub async fn endpoint(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {

@@ -3,10 +3,10 @@
 
 use std::{net::IpAddr, path::Path};
 
-use super::seen::Seen;
+use super::{endpoint::open_of, seen::Seen};
 use crate::{
     error::Result,
-    model::{Difference, DifferenceKind},
+    model::{CheckSpec, Difference, DifferenceKind},
     store::EndpointRecord,
     sys::{
         netlink::{Address, Link, Netlink, Route, RouteKind},
@@ -15,12 +15,13 @@ use crate::{
 };
 
 /// Looks at the endpoints of a name, on all networks or one; what is not as it should be.
-pub fn check(seen: &Seen, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
+pub fn check(seen: &Seen, name: &str, spec: &CheckSpec) -> Result<Vec<Difference>> {
+    let open = spec.netns.as_ref().map(open_of).transpose()?;
     let mut host = Netlink::open()?;
     let mut found = Vec::new();
-    for record in seen.found(Some(name), network)? {
+    for record in seen.found(Some(name), spec.network.as_deref())? {
         let mut differs = Differs(Vec::new());
-        look(&mut host, record, &mut differs)?;
+        look(&mut host, record, open.as_ref(), &mut differs)?;
         let network = &record.network;
         found.extend(differs.0.into_iter().map(|(what, message)| Difference {
             network: network.clone(),
@@ -39,7 +40,12 @@ impl Differs {
     }
 }
 
-fn look(host: &mut Netlink, record: &EndpointRecord, differs: &mut Differs) -> Result<()> {
+fn look(
+    host: &mut Netlink,
+    record: &EndpointRecord,
+    open: Option<&Namespace>,
+    differs: &mut Differs,
+) -> Result<()> {
     let device = host.link_by_index(record.host_ifindex)?;
     let name = &record.host_ifname;
     match device.filter(|link| link.name == *name) {
@@ -55,17 +61,30 @@ fn look(host: &mut Netlink, record: &EndpointRecord, differs: &mut Differs) -> R
         }
         Some(_) => {}
     }
+    if let Some(open) = open {
+        if open.id() == record.namespace {
+            return look_inside(&mut open.run(Netlink::open)??, record, differs);
+        }
+        let message = format!(
+            "{} is not the namespace that it was attached to",
+            open.path().display()
+        );
+        differs.add(DifferenceKind::Namespace, message);
+        return Ok(());
+    }
     let namespace = Namespace::open(Path::new(&record.netns)).ok();
     let namespace = namespace
         .filter(|n| n.id() == record.namespace)
         .or_else(|| netns::find(record.namespace));
     match namespace {
+        Some(namespace) => look_inside(&mut namespace.run(Netlink::open)??, record, differs),
+        // Its mount may be none of ours: as long as our device's other end lives, so does it.
+        None if host.other_end_lives(record.host_ifindex, &record.host_ifname)? => Ok(()),
         None => {
             let message = format!("namespace {} is gone", record.netns);
             differs.add(DifferenceKind::Namespace, message);
             Ok(())
         }
-        Some(namespace) => look_inside(&mut namespace.run(Netlink::open)??, record, differs),
     }
 }
 
@@ -90,7 +109,12 @@ fn look_inside(
         );
     }
     if link.mac != record.mac {
-        let message = format!("the MAC address of {place} is another");
+        let shown = |mac: &[u8]| {
+            let octets: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
+            octets.join(":")
+        };
+        let (found, wanted) = (shown(&link.mac), shown(&record.mac));
+        let message = format!("the MAC address of {place} is {found}, not {wanted}");
         differs.add(DifferenceKind::Mac, message);
     }
     let addresses = container.addresses()?;

@@ -1,7 +1,7 @@
 //! Endpoints: attached, detached, and gone by themselves.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::{
     Inner,
+    attaching::{Ticket, same_caller},
     errors::check_name,
     ipam::Refused,
     mac,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    model::{AttachSpec, EndpointInfo, NetnsRef},
+    model::{AttachSpec, DetachSpec, EndpointInfo, NetnsRef, OpenNetns},
     store::{Draining, EndpointRecord, EndpointState, EngineRecord},
     sys::{netns::Namespace, process},
 };
@@ -35,6 +36,7 @@ pub struct Request {
     spec: AttachSpec,
     /// Whether it is there is told after whether the network is.
     namespace: Result<Namespace>,
+    ticket: Option<Ticket>,
 }
 
 /// What became of a request.
@@ -47,10 +49,14 @@ pub enum Attached {
 
 impl Request {
     /// Opens the namespace, wherever its path leads: nothing else is kept waiting.
-    pub fn new(spec: AttachSpec) -> Result<Request> {
+    pub fn new(spec: AttachSpec, ticket: Option<Ticket>) -> Result<Request> {
         check_spec(&spec)?;
         let namespace = open_namespace(&spec.netns);
-        Ok(Request { spec, namespace })
+        Ok(Request {
+            spec,
+            namespace,
+            ticket,
+        })
     }
 
     /// Waits until no device of the namespace is on its way out.
@@ -95,8 +101,20 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
     {
         return Ok(Attached::Later(Box::new(request)));
     }
+    if request.ticket.as_ref().is_some_and(Ticket::is_given_up) {
+        return Err(Error::new(
+            Code::Conflict,
+            format!(
+                "endpoint {:?}: the engine has detached it before it was attached",
+                request.spec.name
+            ),
+        ));
+    }
     uplinks::look_for(inner, state, &request.spec.publish);
-    let Request { spec, namespace } = &request;
+    let Request {
+        spec, namespace, ..
+    } = &request;
+    replace(inner, state, spec, namespace)?;
     let (mut record, chosen) = match settle(inner, state, spec, namespace) {
         // Who is in the way may have died just now, and not be missed yet.
         Err(error) if clear_dead(inner, state, spec, error.code)? => {
@@ -104,7 +122,9 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         }
         settled => settled?,
     };
-    let Request { spec, namespace } = request;
+    let Request {
+        spec, namespace, ..
+    } = request;
     let (namespace, index) = (namespace?, record.index);
 
     let internal = state.network_of(&record)?.record.internal;
@@ -207,6 +227,7 @@ fn settle(
         engine: spec.engine.as_ref().map(|e| EngineRecord {
             kind: e.kind,
             container_id: e.container_id.clone(),
+            caller: e.caller.clone(),
         }),
         network_index: record_of_network.index,
         gateway: gateway_of(record_of_network, ipv4).and_then(v4),
@@ -242,6 +263,30 @@ fn settle(
     let chosen = choose_ports(inner, state, spec, &record)?;
     record.ports = chosen.ports.clone();
     Ok((record, chosen))
+}
+
+/// Detaches what an engine's container had in a namespace of before, whose end we were not
+/// told: the daemon was away, and something holds the namespace.
+fn replace(
+    inner: &Inner,
+    state: &mut State,
+    spec: &AttachSpec,
+    namespace: &Result<Namespace>,
+) -> Result<()> {
+    let (Some(engine), Ok(namespace)) = (&spec.engine, namespace) else {
+        return Ok(());
+    };
+    let before = DetachSpec {
+        engine: engine.kind,
+        container_id: Some(engine.container_id.clone()),
+        ifname: spec.ifname.clone(),
+        network: Some(spec.network.as_deref().unwrap_or(DEFAULT).to_owned()),
+        caller: engine.caller.clone(),
+        except: Vec::new(),
+    };
+    let mut found = of_engine(state, &before);
+    found.retain(|r| r.namespace != namespace.id());
+    take_all_away(inner, state, found).map(drop)
 }
 
 /// Clears away who may be in the way of a request with that outcome and whose
@@ -286,8 +331,47 @@ pub fn detach(
     network: Option<&str>,
 ) -> Result<Vec<EndpointInfo>> {
     let found = state.endpoints_named(name, network);
+    let found = found.into_iter().cloned().collect();
+    take_all_away(inner, state, found)
+}
+
+/// Detaches what an engine has attached. One that fails keeps none of the others.
+pub fn detach_of_engine(
+    inner: &Inner,
+    state: &mut State,
+    spec: &DetachSpec,
+) -> Result<Vec<EndpointInfo>> {
+    let found = of_engine(state, spec);
+    take_all_away(inner, state, found)
+}
+
+/// The endpoints that are meant.
+fn of_engine(state: &State, spec: &DetachSpec) -> Vec<EndpointRecord> {
+    let except: HashSet<(&str, &str)> = spec
+        .except
+        .iter()
+        .map(|a| (a.container_id.as_str(), a.ifname.as_str()))
+        .collect();
+    let same = |said: &Option<String>, ours: &str| said.as_ref().is_none_or(|s| s == ours);
+    let is_meant = |r: &EndpointRecord| {
+        r.engine.as_ref().is_some_and(|engine| {
+            engine.kind == spec.engine
+                && same(&spec.container_id, &engine.container_id)
+                && same_caller(&spec.caller, &engine.caller)
+                && !except.contains(&(engine.container_id.as_str(), r.ifname.as_str()))
+        }) && same(&spec.ifname, &r.ifname)
+            && same(&spec.network, &r.network)
+    };
+    let all = state.endpoints.values();
+    all.filter(|r| is_meant(r)).map(|r| (**r).clone()).collect()
+}
+
+fn take_all_away(
+    inner: &Inner,
+    state: &mut State,
+    found: Vec<EndpointRecord>,
+) -> Result<Vec<EndpointInfo>> {
     let leaving: BTreeSet<u32> = found.iter().map(|r| r.index).collect();
-    let found: Vec<EndpointRecord> = found.into_iter().cloned().collect();
     let mut detached = Vec::new();
     for record in found {
         detached.push(view::endpoint(inner, &record));
@@ -446,13 +530,7 @@ fn check_container_id(id: &str) -> Result<()> {
 fn open_namespace(netns: &NetnsRef) -> Result<Namespace> {
     let (path, shown) = match netns {
         NetnsRef::Opened(open) => {
-            let path = Path::new(&open.path);
-            let found = Namespace::open_of(path, open.pid, open.fd).ok();
-            return match found.filter(|n| n.id().inode == open.inode) {
-                Some(namespace) => not_our_own(namespace, &format!("namespace {:?}", open.path)),
-                // We see other processes than they do, or may not look into theirs.
-                None => open_namespace(&NetnsRef::Netns(open.path.clone())),
-            };
+            return not_our_own(open_of(open)?, &format!("namespace {:?}", open.path));
         }
         NetnsRef::Pid(pid) if *pid <= 0 => {
             return Err(Error::invalid(format!("pid {pid} is not a process")));
@@ -483,6 +561,26 @@ fn open_namespace(netns: &NetnsRef) -> Result<Namespace> {
         e => e,
     })?;
     not_our_own(namespace, &shown)
+}
+
+/// The namespace that another process holds open, and no other one: by its descriptor, or
+/// where we see other processes than it does, by its path.
+pub fn open_of(open: &OpenNetns) -> Result<Namespace> {
+    let path = Path::new(&open.path);
+    let is_it = |n: &Namespace| n.id().inode == open.inode;
+    let held = Namespace::open_of(path, open.pid, open.fd).ok();
+    let found = held
+        .filter(is_it)
+        .or_else(|| Namespace::open(path).ok().filter(is_it));
+    found.ok_or_else(|| {
+        Error::new(
+            Code::NotFound,
+            format!(
+                "namespace {:?} not found: the daemon finds it neither there nor as descriptor {} of process {}",
+                open.path, open.fd, open.pid
+            ),
+        )
+    })
 }
 
 fn not_our_own(namespace: Namespace, shown: &str) -> Result<Namespace> {

@@ -171,7 +171,7 @@ async fn drain(inner: Weak<Inner>) {
             }
             Ok(None) => CHECK_DRAINS,
             // The daemon is about to end.
-            Err(error) if error.code == Code::Conflict => return,
+            Err(error) if error.code == Code::Unavailable => return,
             Err(error) => {
                 tracing::warn!(%error, "connections of drained ports go on");
                 CHECK
@@ -194,7 +194,11 @@ async fn collect(inner: Weak<Inner>) {
     loop {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        let work = move || inner.datapath.collect(&|event| inner.monitor.tell(event));
+        let work = move || {
+            let collected = inner.datapath.collect(&|event| inner.monitor.tell(event));
+            process::give_back_memory();
+            collected
+        };
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(collected)) => tracing::debug!(?collected, "dead flows removed"),
             Ok(Err(error)) => tracing::warn!(%error, "dead flows stay"),
@@ -207,7 +211,7 @@ fn report(what: &str, done: Result<()>) {
     match done {
         Ok(()) => {}
         // The daemon is about to end.
-        Err(error) if error.code == Code::Conflict => {}
+        Err(error) if error.code == Code::Unavailable => {}
         Err(error) => tracing::warn!(%error, "{what} failed"),
     }
 }

@@ -8,6 +8,7 @@
 //! itself, `reaper` frees devices behind a detach.
 
 mod apply;
+mod attaching;
 mod check;
 mod devices;
 mod endpoint;
@@ -41,9 +42,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use netbpf_common::flow::Timeouts;
 use tokio::sync::{Mutex, Notify};
 
-pub(crate) use self::errors::check_name;
 use self::{
     apply::Apply,
+    attaching::Attaching,
     endpoint::{Attached, Request},
     flows::Wanted,
     monitor::Monitor,
@@ -51,6 +52,7 @@ use self::{
     seen::Seen,
     state::State,
 };
+pub(crate) use self::{errors::check_name, mac::parse as parse_mac};
 pub use self::{monitor::EventStream, network::DEFAULT as DEFAULT_NETWORK};
 use crate::{
     datapath::Datapath,
@@ -90,6 +92,8 @@ struct Inner {
     /// The host's.
     sysctls: Arc<Sysctls>,
     bpffs: Prepared,
+    /// What engines wait for.
+    attaching: Attaching,
     /// Told when a port begins to be drained.
     drains: Arc<Notify>,
     /// Let go of last.
@@ -139,7 +143,8 @@ impl Control {
     }
 
     pub async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
-        let mut request = blocking(move || Request::new(spec)).await?;
+        let ticket = self.inner.attaching.enter(&spec);
+        let mut request = blocking(move || Request::new(spec, ticket)).await?;
         loop {
             let inner = self.inner.clone();
             request = blocking(move || {
@@ -163,15 +168,22 @@ impl Control {
             .await
     }
 
+    /// Takes away what an engine has attached, and what of it still waits to be.
+    pub async fn detach_of_engine(&self, spec: DetachSpec) -> Result<Vec<EndpointInfo>> {
+        self.inner.attaching.give_up(&spec);
+        self.change(move |inner, state| endpoint::detach_of_engine(inner, state, &spec))
+            .await
+    }
+
     pub async fn endpoints(&self, filter: EndpointFilter) -> Result<Vec<EndpointInfo>> {
         self.look(move |inner, seen| view::endpoints(inner, seen, &filter))
             .await
     }
 
     /// Compares the endpoints of a name with what is in the kernel.
-    pub async fn check(&self, name: &str, network: Option<&str>) -> Result<Vec<Difference>> {
-        let (name, network) = (name.to_owned(), network.map(str::to_owned));
-        self.look(move |_, seen| check::check(seen, &name, network.as_deref()))
+    pub async fn check(&self, name: &str, spec: CheckSpec) -> Result<Vec<Difference>> {
+        let name = name.to_owned();
+        self.look(move |_, seen| check::check(seen, &name, &spec))
             .await
     }
 
@@ -221,7 +233,7 @@ impl Control {
     pub async fn flows_flush(&self, filter: FlowFilter) -> Result<FlushInfo> {
         self.look(move |inner, seen| {
             if seen.closed {
-                return Err(Error::new(Code::Conflict, "the daemon is about to end"));
+                return Err(Error::new(Code::Unavailable, "the daemon is about to end"));
             }
             let wanted = Wanted::of(seen, &filter)?;
             let tell = |event| inner.monitor.tell(event);
@@ -367,7 +379,7 @@ impl Inner {
         work: impl FnOnce(&Inner, &mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         Inner::alone(inner, |inner, state| match state.closed {
-            true => Err(Error::new(Code::Conflict, "the daemon is about to end")),
+            true => Err(Error::new(Code::Unavailable, "the daemon is about to end")),
             false => work(inner, state),
         })
         .await

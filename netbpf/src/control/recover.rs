@@ -65,6 +65,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         ipv6,
         sysctls,
         bpffs,
+        attaching: Default::default(),
         drains: Arc::default(),
         _locks: (lock, pins),
     };

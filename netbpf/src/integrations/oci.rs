@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use tracing::warn;
 
-use super::is_away;
+use super::{CallError, PATIENCE, held, in_time, open, short_id};
 use crate::{
-    client::{Client, ClientError},
+    client::Client,
     error::Error,
-    model::{AttachSpec, EndpointFilter, Engine, EngineSpec, Labels, NetnsRef},
+    model::{AttachSpec, DetachSpec, Engine, EngineSpec, Labels, NetnsRef},
+    sys::netns::Namespace,
 };
 
 /// When a runtime calls.
@@ -27,20 +27,24 @@ pub enum Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Call(#[from] CallError),
     #[error(transparent)]
     Refused(#[from] Error),
 }
 
 /// What a runtime tells of a container.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
 struct State {
     id: String,
     /// Of the container's first process, as the runtime sees it.
     #[serde(default)]
     pid: i32,
+    /// Ids are of one runtime alone; bundles are of all.
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    bundle: Option<String>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 /// What the annotations ask for.
@@ -67,9 +71,22 @@ pub async fn run(stage: Stage, input: &[u8], client: &Client) -> Result<(), Hook
     let state: State = serde_json::from_slice(input)
         .map_err(|e| Error::invalid(format!("the container's state on standard input: {e}")))?;
     match stage {
-        Stage::CreateRuntime => attach(&state, client).await,
-        Stage::Poststop => detach(&state.id, client).await,
+        Stage::CreateRuntime => {
+            in_time(client, PATIENCE, attach(&state, client)).await?;
+        }
+        Stage::Poststop => {
+            let spec = of_container(&state);
+            let work = async { Ok::<_, CallError>(client.detach_of_engine(&spec).await?) };
+            match in_time(client, PATIENCE, work).await {
+                // The container is gone, and what it had goes with its namespace.
+                Err(error) if error.is_away() => {
+                    eprintln!("netbpf: {error}: left to be cleaned up when it is back");
+                }
+                done => drop(done?),
+            }
+        }
     }
+    Ok(())
 }
 
 async fn attach(state: &State, client: &Client) -> Result<(), HookError> {
@@ -78,56 +95,54 @@ async fn attach(state: &State, client: &Client) -> Result<(), HookError> {
         return Err(Error::invalid(message).into());
     }
     let wishes = Wishes::read(state.annotations.iter().flatten())?;
-    let mut done: Vec<(String, String)> = Vec::new();
-    for spec in wishes.specs(&state.id, state.pid) {
-        match client.attach(&spec).await {
-            Ok(endpoint) => done.push((endpoint.name, endpoint.network)),
-            Err(error) => {
-                for (name, network) in &done {
-                    if let Err(e) = client.detach(name, Some(network)).await {
-                        warn!("endpoint {name:?} stays on network {network:?}: {e}");
-                    }
-                }
-                return Err(error.into());
+    // As the runtime sees its process: the daemon may see others.
+    let path = format!("/proc/{}/ns/net", state.pid);
+    let namespace = open(&path);
+    let is_hosts = |n: &Namespace| Namespace::own().is_ok_and(|own| own.id() == n.id());
+    if wishes == Wishes::default() && namespace.as_ref().is_some_and(is_hosts) {
+        // Nobody has asked for a network of its own.
+        return Ok(());
+    }
+    let netns = match &namespace {
+        Some(namespace) => NetnsRef::Opened(held(namespace, &path)),
+        None => NetnsRef::Pid(state.pid),
+    };
+    for spec in wishes.specs(state, &netns) {
+        if let Err(error) = client.attach(&spec).await {
+            // Of those networks that came before.
+            if let Err(e) = client.detach_of_engine(&of_container(state)).await {
+                eprintln!("netbpf: container {:?} stays attached: {e}", state.id);
             }
+            return Err(CallError::from(error).into());
         }
     }
     Ok(())
 }
 
-async fn detach(id: &str, client: &Client) -> Result<(), HookError> {
-    let filter = EndpointFilter {
-        container_id: Some(id.to_owned()),
-        ..Default::default()
-    };
-    let work = async {
-        for endpoint in client.endpoints(&filter).await? {
-            if endpoint.engine == Some(Engine::Oci) {
-                let network = Some(endpoint.network.as_str());
-                client.detach(&endpoint.name, network).await?;
-            }
-        }
-        Ok(())
-    };
-    match work.await {
-        // The container is gone, and what it had goes with its namespace.
-        Err(error) if is_away(&error) => {
-            warn!("{error}: left to be cleaned up when it is back");
-            Ok(())
-        }
-        done => Ok(done?),
+/// All that the container has.
+fn of_container(state: &State) -> DetachSpec {
+    DetachSpec {
+        engine: Engine::Oci,
+        container_id: Some(state.id.clone()),
+        ifname: None,
+        network: None,
+        caller: state.bundle.clone(),
+        except: Vec::new(),
     }
 }
 
 impl Wishes {
     fn read<'a>(
-        annotations: impl Iterator<Item = (&'a String, &'a String)>,
+        annotations: impl Iterator<Item = (&'a String, &'a serde_json::Value)>,
     ) -> Result<Wishes, Error> {
         let mut wishes = Wishes::default();
         for (key, value) in annotations {
             let Some(wish) = key.strip_prefix(PREFIX) else {
                 continue;
             };
+            let value = value
+                .as_str()
+                .ok_or_else(|| Error::invalid(format!("annotation {key}: {value} is no text")))?;
             let invalid = |why: &str| Error::invalid(format!("annotation {key}: {value:?} {why}"));
             let words = || {
                 value
@@ -140,7 +155,14 @@ impl Wishes {
                 value => Ok(Some(value.to_owned())),
             };
             match wish {
-                "network" => wishes.networks = list(),
+                "network" => {
+                    for name in words() {
+                        if wishes.networks.iter().any(|n| n == name) {
+                            return Err(invalid("names a network twice"));
+                        }
+                        wishes.networks.push(name.to_owned());
+                    }
+                }
                 "name" => wishes.name = one()?,
                 "ifname" => wishes.ifname = one()?,
                 "ip" => {
@@ -148,9 +170,17 @@ impl Wishes {
                     wishes.ips = ips.map_err(|_| invalid("is no list of IP addresses"))?;
                 }
                 "mac" => wishes.mac = one()?,
-                // The long form of a spec has commas.
                 "publish" => {
-                    wishes.publish = value.split_whitespace().map(str::to_owned).collect();
+                    for spec in value.split_whitespace() {
+                        // The long form of a spec has commas.
+                        match spec.contains('=') {
+                            true => wishes.publish.push(spec.to_owned()),
+                            false => {
+                                let specs = spec.split(',').filter(|spec| !spec.is_empty());
+                                wishes.publish.extend(specs.map(str::to_owned));
+                            }
+                        }
+                    }
                 }
                 "share" => {
                     let share = value.trim().parse();
@@ -168,9 +198,8 @@ impl Wishes {
                 }
                 _ => {
                     let known =
-                        "network, name, ifname, ip, mac, publish, share, alias, link or label";
-                    let message = format!("annotation {key}: netbpf knows {PREFIX}{known}");
-                    return Err(Error::invalid(message));
+                        "network, name, ifname, ip, mac, publish, share, alias, link, label";
+                    return Err(invalid(&format!("is not known; behind {PREFIX}: {known}")));
                 }
             }
         }
@@ -179,7 +208,7 @@ impl Wishes {
 
     /// One for each network. Addresses, ports and the interface's name are the first
     /// one's: it has the default route.
-    fn specs(self, id: &str, pid: i32) -> Vec<AttachSpec> {
+    fn specs(self, state: &State, netns: &NetnsRef) -> Vec<AttachSpec> {
         let Wishes {
             mut networks,
             name,
@@ -192,18 +221,13 @@ impl Wishes {
             links,
             labels,
         } = self;
-        // Ids of engines are long: as many digits of them as they show themselves.
-        let short = || match id.len() {
-            ..=63 => id.to_owned(),
-            _ => id.chars().take(12).collect(),
-        };
         if networks.is_empty() {
             networks.push(crate::control::DEFAULT_NETWORK.to_owned());
         }
         let on = |network: String| AttachSpec {
-            name: name.clone().unwrap_or_else(short),
+            name: name.clone().unwrap_or_else(|| short_id(&state.id)),
             network: Some(network),
-            netns: NetnsRef::Pid(pid),
+            netns: netns.clone(),
             ifname: None,
             ips: Vec::new(),
             mac: None,
@@ -216,7 +240,8 @@ impl Wishes {
             labels: labels.clone(),
             engine: Some(EngineSpec {
                 kind: Engine::Oci,
-                container_id: id.to_owned(),
+                container_id: state.id.clone(),
+                caller: state.bundle.clone(),
                 holds_ports: false,
             }),
         };
@@ -235,11 +260,21 @@ mod tests {
     use super::*;
 
     fn read(annotations: &[(&str, &str)]) -> Result<Wishes, Error> {
-        let annotations: BTreeMap<String, String> = annotations
+        let annotations: BTreeMap<String, serde_json::Value> = annotations
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .map(|(key, value)| ((*key).to_owned(), (*value).into()))
             .collect();
         Wishes::read(annotations.iter())
+    }
+
+    fn specs(wishes: Wishes, id: &str) -> Vec<AttachSpec> {
+        let state = State {
+            id: id.into(),
+            pid: 7,
+            bundle: Some("/b".into()),
+            annotations: None,
+        };
+        wishes.specs(&state, &NetnsRef::Pid(7))
     }
 
     #[test]
@@ -248,26 +283,26 @@ mod tests {
             ("netbpf.network", "front, back"),
             (
                 "netbpf.publish",
-                "8080:80 published=53,target=53,protocol=udp",
+                "8080:80,81:81 published=53,target=53,protocol=udp",
             ),
             ("netbpf.ip", "10.1.0.5,fd00::5"),
             ("netbpf.label", "a=b c="),
             ("org.others", "whatever"),
         ])
         .unwrap();
-        assert_eq!(wishes.publish.len(), 2);
+        assert_eq!(wishes.publish.len(), 3);
         assert_eq!(wishes.labels["c"], "");
-        let specs = wishes.specs("web", 7);
+        let specs = specs(wishes, "web");
         assert_eq!(specs.len(), 2);
         assert_eq!(specs[0].network.as_deref(), Some("front"));
-        assert_eq!((specs[0].ips.len(), specs[0].publish.len()), (2, 2));
+        assert_eq!((specs[0].ips.len(), specs[0].publish.len()), (2, 3));
         assert_eq!((specs[1].ips.len(), specs[1].publish.len()), (0, 0));
         assert!(specs.iter().all(|spec| spec.name == "web"));
     }
 
     #[test]
     fn without_annotations_it_is_the_default_network() {
-        let specs = read(&[]).unwrap().specs(&"f".repeat(64), 7);
+        let specs = specs(read(&[]).unwrap(), &"f".repeat(64));
         assert_eq!(specs.len(), 1);
         assert_eq!(specs[0].network.as_deref(), Some("default"));
         assert_eq!(specs[0].name, "f".repeat(12));
@@ -276,7 +311,12 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         for (key, value, shown) in [
-            ("netbpf.ports", "80", "annotation netbpf.ports"),
+            (
+                "netbpf.ports",
+                "80",
+                "annotation netbpf.ports: \"80\" is not known",
+            ),
+            ("netbpf.network", "a a", "twice"),
             ("netbpf.ip", "ten", "\"ten\""),
             ("netbpf.share", "perhaps", "\"perhaps\""),
             ("netbpf.label", "a", "KEY=VALUE"),
@@ -294,7 +334,7 @@ mod tests {
             value in "\\PC{0,12}",
         ) {
             if let Ok(wishes) = read(&[(&key, &value)]) {
-                prop_assert!(!wishes.specs("web", 1).is_empty());
+                prop_assert!(!specs(wishes, "web").is_empty());
             }
         }
     }

@@ -133,6 +133,8 @@ impl EndpointRecord {
 pub struct EngineRecord {
     pub kind: Engine,
     pub container_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
 }
 
 /// A published port or range of an endpoint.

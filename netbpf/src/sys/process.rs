@@ -117,6 +117,30 @@ pub fn hear_signals() {
     }
 }
 
+/// Lets the allocator give back what is free. By default glibc has an arena for each of many
+/// threads, which come and go with the work here: they held 35 KiB for each endpoint. To be
+/// called before there are threads.
+pub fn spare_memory() {
+    #[cfg(target_env = "gnu")]
+    for (what, value) in [
+        (libc::M_ARENA_MAX, 1),
+        // Its defaults, which no longer grow then with what was asked for once.
+        (libc::M_TRIM_THRESHOLD, 128 << 10),
+        (libc::M_MMAP_THRESHOLD, 128 << 10),
+    ] {
+        // SAFETY: mallopt takes integers and is called by the only thread; where it refuses,
+        // all stays as it was.
+        _ = unsafe { libc::mallopt(what, value) };
+    }
+}
+
+/// Gives back what the allocator keeps and nobody needs.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes an integer and locks what it looks at.
+    let _something_given = unsafe { libc::malloc_trim(0) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,8 +27,8 @@ Examples:
 The container's state comes on standard input. Annotations: netbpf.network (several: the
 first one has the default route, addresses and ports), netbpf.publish (port SPECs with
 spaces between), netbpf.ip, netbpf.mac, netbpf.ifname, netbpf.name, netbpf.alias,
-netbpf.link, netbpf.label, netbpf.share. Where it fails, the container does not start. docs/engines.md
-has the lines for a container's config.json.")]
+netbpf.link, netbpf.label, netbpf.share. Where it fails, the container does not start. docs/engines.md has
+the lines for a container's config.json.")]
 pub struct OciHook {
     #[arg(value_enum)]
     pub stage: Stage,

@@ -1,6 +1,6 @@
 //! What a runtime says by the environment: the verb, the container and its arguments.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, net::IpAddr};
 
 use super::error::{CniError, Number};
 
@@ -16,6 +16,11 @@ pub enum Verb {
 }
 
 impl Verb {
+    pub fn name(self) -> &'static str {
+        let found = Verb::ALL.iter().find(|(_, verb)| *verb == self);
+        found.map_or("", |(name, _)| name)
+    }
+
     pub const ALL: [(&'static str, Verb); 6] = [
         ("ADD", Verb::Add),
         ("DEL", Verb::Del),
@@ -40,7 +45,7 @@ pub struct Call {
 /// `CNI_ARGS`, as far as they mean something to us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
-    pub ips: Vec<String>,
+    pub ips: Vec<IpAddr>,
     pub mac: Option<String>,
     pub pod_name: Option<String>,
     pub pod_namespace: Option<String>,
@@ -98,13 +103,21 @@ impl Call {
             .filter(|(_, value)| value.is_empty())
             .map(|(name, _)| *name)
             .collect();
-        if !missing.is_empty() {
-            return Err(invalid(format!("{} is not set", missing.join(", "))));
+        match &missing[..] {
+            [] => {}
+            [one] => return Err(invalid(format!("{one} is not set"))),
+            several => return Err(invalid(format!("{} are not set", several.join(", ")))),
         }
         if !needed.is_empty() && !is_container_id(&self.container_id) {
             return Err(invalid(format!(
                 "CNI_CONTAINERID {:?} is not a letter or digit with letters, digits, '_', '.' and '-' behind it",
                 self.container_id
+            )));
+        }
+        if !needed.is_empty() && !is_ifname(&self.ifname) {
+            return Err(invalid(format!(
+                "CNI_IFNAME {:?}: a name has 1 to 15 bytes and no '/', ':', '%' or space",
+                self.ifname
             )));
         }
         Ok(())
@@ -113,6 +126,12 @@ impl Call {
 
 fn invalid(message: String) -> CniError {
     CniError::new(Number::InvalidEnvironment, message)
+}
+
+/// As the kernel takes them; `%` it would fill in.
+fn is_ifname(name: &str) -> bool {
+    let fits = |c: char| !"/:%".contains(c) && !c.is_whitespace() && !c.is_control();
+    (1..=15).contains(&name.len()) && ![".", ".."].contains(&name) && name.chars().all(fits)
 }
 
 /// As the specification has it.
@@ -138,21 +157,33 @@ impl Args {
             let some = || Some(value.clone()).filter(|value| !value.is_empty());
             match key {
                 "IgnoreUnknown" => ignore_unknown = is_true(&value)?,
-                "IP" => args.ips = value.split(',').map(str::to_owned).collect(),
-                "MAC" => args.mac = some(),
+                "IP" => {
+                    let texts = value.split(',').filter(|text| !text.is_empty());
+                    let ips = texts.map(str::parse).collect::<Result<Vec<IpAddr>, _>>();
+                    let ips = ips
+                        .map_err(|_| invalid(format!("CNI_ARGS: IP={value:?} is no IP address")))?;
+                    args.ips.extend(ips);
+                }
+                "MAC" => {
+                    if !value.is_empty() && crate::control::parse_mac(&value).is_err() {
+                        return Err(invalid(format!(
+                            "CNI_ARGS: MAC={value:?} is no MAC address"
+                        )));
+                    }
+                    args.mac = some();
+                }
                 "K8S_POD_NAME" => args.pod_name = some(),
                 "K8S_POD_NAMESPACE" => args.pod_namespace = some(),
                 "K8S_POD_UID" => args.pod_uid = some(),
                 // The container id once more.
                 "K8S_POD_INFRA_CONTAINER_ID" => {}
-                key => unknown.push(key),
+                _ => unknown.push(pair),
             }
         }
-        args.ips.retain(|ip| !ip.is_empty());
         match unknown.is_empty() || ignore_unknown {
             true => Ok(args),
             false => Err(invalid(format!(
-                "CNI_ARGS: {} is not known, and IgnoreUnknown is not 1",
+                "CNI_ARGS: {} is not known to netbpf-cni, and IgnoreUnknown is not 1",
                 unknown.join(", ")
             ))),
         }
@@ -198,7 +229,7 @@ mod tests {
         assert_eq!(
             call.args,
             Args {
-                ips: vec!["10.1.0.5".into(), "fd00::5".into()],
+                ips: vec!["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
                 mac: Some("02:00:00:00:00:01".into()),
                 pod_name: Some("web".into()),
                 pod_namespace: Some("default".into()),
@@ -217,7 +248,10 @@ mod tests {
         assert_eq!(read(&[]).unwrap(), None);
         assert!(refused(&[("CNI_COMMAND", "PUT")]).contains("\"PUT\""));
         let add = refused(&[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a")]);
-        assert_eq!(add, "CNI_IFNAME, CNI_NETNS is not set");
+        assert_eq!(add, "CNI_IFNAME, CNI_NETNS are not set");
+        let long = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "a")];
+        let long = refused(&[&long[..], &[("CNI_IFNAME", "x".repeat(99).as_str())]].concat());
+        assert!(long.starts_with("CNI_IFNAME \"xxx"), "{long}");
         let del = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "-a")];
         assert!(refused(&[&del[..], &[("CNI_IFNAME", "eth0")]].concat()).contains("\"-a\""));
         assert!(read(&[("CNI_COMMAND", "STATUS")]).is_ok());
@@ -227,7 +261,9 @@ mod tests {
     fn arguments_that_make_no_sense_are_named() {
         let message = |text: &str| Args::parse(text).unwrap_err().message;
         assert!(message("IP").contains("\"IP\""));
-        assert!(message("FOO=1;BAR=2").contains("FOO, BAR"));
+        assert!(message("FOO=1;BAR=2").contains("FOO=1, BAR=2"));
+        assert!(message("IP=ten").contains("IP=\"ten\""));
+        assert!(message("MAC=x").contains("MAC=\"x\""));
         assert!(message("IgnoreUnknown=maybe").contains("maybe"));
         assert!(Args::parse("IgnoreUnknown=true;FOO=1").is_ok());
         assert_eq!(Args::parse(";IP=;").unwrap(), Args::default());

@@ -3,14 +3,17 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
 use serde_json::{Map, Value};
 
 use super::{
     error::{CniError, Number},
     version::SpecVersion,
 };
-use crate::model::{Driver, Labels};
+use crate::model::{Attachment, Driver, Labels};
 
 /// What is said in any configuration, whatever else is in it.
 #[derive(Debug, Deserialize)]
@@ -38,18 +41,20 @@ pub struct Attachments(pub Option<Vec<Attachment>>);
 
 impl<'de> Deserialize<'de> for Attachments {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Attachments, D::Error> {
+        #[derive(Deserialize)]
+        struct Valid {
+            #[serde(rename = "containerID")]
+            container_id: String,
+            ifname: String,
+        }
         // A list of Go without entries is null.
-        let list = Option::<Vec<Attachment>>::deserialize(from)?;
-        Ok(Attachments(Some(list.unwrap_or_default())))
+        let list = Option::<Vec<Valid>>::deserialize(from)?.unwrap_or_default();
+        let valid = list.into_iter().map(|valid| Attachment {
+            container_id: valid.container_id,
+            ifname: valid.ifname,
+        });
+        Ok(Attachments(Some(valid.collect())))
     }
-}
-
-/// One interface of a container.
-#[derive(Debug, Deserialize)]
-pub struct Attachment {
-    #[serde(rename = "containerID")]
-    pub container_id: String,
-    pub ifname: String,
 }
 
 /// The configuration of ADD and CHECK.
@@ -61,7 +66,7 @@ pub struct Config {
     #[serde(default, deserialize_with = "or_default")]
     pub socket: Option<PathBuf>,
     pub driver: Option<Driver>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "subnets")]
     pub subnets: Vec<IpNet>,
     pub ipv6: Option<bool>,
     pub internal: Option<bool>,
@@ -89,19 +94,25 @@ pub struct Config {
     others: Map<String, Value>,
 }
 
-/// Keys of the specification that need nothing done.
-const PASSED_OVER: [&str; 6] = [
+/// Keys of the specification that need nothing done, and those that Multus and nerdctl put
+/// in.
+const PASSED_OVER: [&str; 11] = [
     "cniVersion",
+    "cniVersions",
     "type",
     "capabilities",
     "disableCheck",
     "disableGC",
     "loadOnlyInlinedPlugins",
+    "deviceID",
+    "pciBusID",
+    "nerdctlID",
+    "nerdctlLabels",
 ];
 
 /// What a runtime puts in for the one container, under the names of the conventions.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct RuntimeConfig {
     #[serde(default, deserialize_with = "or_default")]
     pub port_mappings: Vec<PortMapping>,
@@ -109,6 +120,8 @@ pub struct RuntimeConfig {
     pub bandwidth: Map<String, Value>,
     #[serde(default, deserialize_with = "or_default")]
     pub ips: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    ip_ranges: Vec<Value>,
     pub mac: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub aliases: Aliases,
@@ -117,11 +130,11 @@ pub struct RuntimeConfig {
 
 /// A published port. containerd writes Go's names, Podman those of the conventions.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct PortMapping {
-    #[serde(alias = "HostPort", default)]
+    #[serde(alias = "HostPort")]
     pub host_port: i64,
-    #[serde(alias = "ContainerPort", default)]
+    #[serde(alias = "ContainerPort")]
     pub container_port: i64,
     #[serde(alias = "Protocol", default)]
     pub protocol: String,
@@ -131,7 +144,10 @@ pub struct PortMapping {
 
 /// Further names: a list, or one for each network, as Podman has it.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "neither a list of names nor one for each network"
+)]
 pub enum Aliases {
     Here(Vec<String>),
     OfNetworks(std::collections::BTreeMap<String, Vec<String>>),
@@ -154,6 +170,7 @@ impl Aliases {
 
 /// DNS of the specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct Dns {
     #[serde(default, deserialize_with = "or_default")]
     pub nameservers: Vec<String>,
@@ -165,25 +182,28 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// DNS of the conventions, where the same has other names.
+/// DNS of the conventions, where the same has other names; containerd writes Go's.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct RuntimeDns {
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "Servers", deserialize_with = "or_default")]
     pub servers: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "Searches", deserialize_with = "or_default")]
     pub searches: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, alias = "Options", deserialize_with = "or_default")]
     pub options: Vec<String>,
 }
 
 /// `args`; what others have put there is theirs.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct CallersArgs {
     #[serde(default, deserialize_with = "or_default")]
     pub cni: CniArgs,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct CniArgs {
     #[serde(default, deserialize_with = "or_default")]
     pub ips: Vec<String>,
@@ -193,6 +213,7 @@ pub struct CniArgs {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
 struct Label {
     key: String,
     #[serde(default)]
@@ -213,6 +234,16 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// Each with what was written, in an error.
+fn subnets<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Option::<Vec<String>>::deserialize(from)?.unwrap_or_default();
+    let subnet = |text: String| {
+        let parsed = text.parse();
+        parsed.map_err(|_| D::Error::custom(format!("{text:?} is no subnet")))
+    };
+    texts.into_iter().map(subnet).collect()
 }
 
 /// Parses standard input: the version that the caller speaks, and the rest, which is
@@ -263,8 +294,10 @@ impl Config {
 
     /// Reads and checks what needs no daemon.
     pub fn read(value: Value) -> Result<Config, CniError> {
-        let config: Config = read(value)?;
+        let mut config: Config = read(value)?;
         check_name(&config.name)?;
+        // Templates write 0 for what is to be found out.
+        config.mtu = config.mtu.filter(|mtu| *mtu != 0);
         let unsupported = |key: &str, value: &Value, why: &str| {
             let message = format!("{key}: {value} in the network configuration {why}");
             Err(CniError::new(Number::UnsupportedField, message))
@@ -285,6 +318,11 @@ impl Config {
                 return unsupported(&format!("bandwidth.{key}"), value, why);
             }
         }
+        if !config.runtime_config.ip_ranges.is_empty() {
+            let ranges = Value::from(config.runtime_config.ip_ranges.clone());
+            let why = "is not supported: the network's subnets and ranges are netbpf's";
+            return unsupported("ipRanges", &ranges, why);
+        }
         match (config.masquerade, config.ip_masq) {
             (Some(masquerade), Some(ip_masq)) if masquerade != ip_masq => Err(invalid(format!(
                 "masquerade is {masquerade} and ipMasq, the same, is {ip_masq}"
@@ -297,12 +335,20 @@ impl Config {
         self.masquerade.or(self.ip_masq)
     }
 
-    /// The addresses that are asked for, from where the conventions have them first.
-    pub fn ips(&self, of_call: &[String]) -> Result<Vec<IpAddr>, CniError> {
-        let places = [&self.runtime_config.ips, &self.args.cni.ips];
-        let asked = places.into_iter().find(|ips| !ips.is_empty());
-        let asked = asked.map_or(of_call, Vec::as_slice);
-        asked.iter().map(|text| address(text)).collect()
+    /// The addresses that are asked for, wherever; those of the call are read already.
+    pub fn ips(&self, of_call: &[IpAddr]) -> Result<Vec<IpAddr>, CniError> {
+        let mut all = Vec::new();
+        let texts = self.runtime_config.ips.iter().chain(&self.args.cni.ips);
+        for ip in texts
+            .map(|text| address(text))
+            .chain(of_call.iter().map(|ip| Ok(*ip)))
+        {
+            let ip = ip?;
+            if !all.contains(&ip) {
+                all.push(ip);
+            }
+        }
+        Ok(all)
     }
 
     /// The MAC address that is asked for.
@@ -442,7 +488,16 @@ mod tests {
     fn values_that_cannot_be_are_named_with_their_key() {
         for (more, shown) in [
             (json!({"mtu": "big"}), "mtu: "),
-            (json!({"subnets": ["10.0.0.0/33"]}), "subnets[0]: "),
+            (json!({"subnets": ["10.0.0.0/33"]}), "\"10.0.0.0/33\""),
+            (
+                json!({"runtimeConfig": {"aliases": 7}}),
+                "neither a list of names",
+            ),
+            (json!({"args": 5}), "expected an object"),
+            (
+                json!({"runtimeConfig": {"portMappings": [{"containerPort": 80}]}}),
+                "portMappings[0]: missing field `hostPort`",
+            ),
             (json!({"driver": "macvlan"}), "macvlan"),
             (json!({"name": ""}), "name, of the network"),
             (json!({"ipMasq": true, "masquerade": false}), "ipMasq"),
@@ -455,7 +510,7 @@ mod tests {
 
     #[test]
     fn the_conventions_places_go_before_the_environment() {
-        let of_call = ["10.0.0.9".to_owned()];
+        let of_call = [IpAddr::from([10, 0, 0, 9])];
         let empty = config(json!({})).unwrap();
         assert_eq!(empty.ips(&of_call).unwrap(), [IpAddr::from([10, 0, 0, 9])]);
         assert_eq!(
@@ -467,15 +522,11 @@ mod tests {
             "runtimeConfig": {"ips": ["10.0.0.7/24"], "mac": "02:00:00:00:00:07"},
         }))
         .unwrap();
-        assert_eq!(said.ips(&of_call).unwrap(), [IpAddr::from([10, 0, 0, 7])]);
+        let all = [[10, 0, 0, 7], [10, 0, 0, 8], [10, 0, 0, 9]].map(IpAddr::from);
+        assert_eq!(said.ips(&of_call).unwrap(), all);
         assert_eq!(said.mac(Some("x")).unwrap(), "02:00:00:00:00:07");
-        assert!(
-            empty
-                .ips(&["ten".into()])
-                .unwrap_err()
-                .message
-                .contains("\"ten\"")
-        );
+        let bad = config(json!({"runtimeConfig": {"ips": ["ten"]}})).unwrap();
+        assert!(bad.ips(&[]).unwrap_err().message.contains("\"ten\""));
     }
 
     #[test]

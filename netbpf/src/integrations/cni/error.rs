@@ -7,6 +7,7 @@ use super::version::SpecVersion;
 use crate::{
     client::ClientError,
     error::{Code, Error},
+    integrations::CallError,
 };
 
 /// Codes of the specification, and above 99 our own.
@@ -95,10 +96,16 @@ impl CniError {
 
 impl From<ClientError> for CniError {
     fn from(error: ClientError) -> CniError {
+        CallError::from(error).into()
+    }
+}
+
+impl From<CallError> for CniError {
+    fn from(error: CallError) -> CniError {
         let number = match &error {
-            ClientError::Refused(info) => of_code(&info.code),
-            ClientError::Busy { .. } => Number::TryAgainLater,
-            error if super::super::is_away(error) => Number::TryAgainLater,
+            error if error.is_away() => Number::TryAgainLater,
+            CallError::Client(ClientError::Refused(info)) => of_code(&info.code),
+            CallError::Client(ClientError::Busy { .. }) => Number::TryAgainLater,
             // No permission, or an answer that cannot be read.
             _ => Number::InputOutput,
         };
@@ -124,9 +131,12 @@ fn of_code(code: &str) -> Number {
         Some(Code::InterfaceExists) => Number::InterfaceExists,
         Some(Code::Conflict | Code::NetworkInUse) => Number::Conflict,
         Some(Code::NotImplemented) => Number::UnsupportedField,
-        Some(Code::TooManyRequests | Code::StoreUnavailable | Code::ClusterUnavailable) => {
-            Number::TryAgainLater
-        }
+        Some(
+            Code::TooManyRequests
+            | Code::Unavailable
+            | Code::StoreUnavailable
+            | Code::ClusterUnavailable,
+        ) => Number::TryAgainLater,
         Some(
             Code::MissingCapability | Code::UnsupportedKernel | Code::StoreCorrupt | Code::Internal,
         )

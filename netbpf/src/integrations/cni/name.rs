@@ -1,30 +1,40 @@
 //! What an endpoint that an engine asks for is called. Engines know containers by long
 //! ids; people, and `netbpf ps`, by what they called them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::call::Call;
+use crate::integrations::short_id;
 
 /// Longest name, as of a DNS label.
 const LONGEST: usize = 63;
 
-/// As many digits of a long id as engines show.
-const SHORT_ID: usize = 12;
-
 /// Names to try, one after the other, as long as they are taken.
 pub fn candidates(call: &Call) -> Vec<String> {
     let id = &call.container_id;
-    let short = match id.len() {
-        ..=LONGEST => id.as_str(),
-        _ => &id[..SHORT_ID],
-    };
-    let cut = &id[..id.len().min(LONGEST)];
+    let short = short_id(id);
     // A second interface on the same network; an interface's name may have other
     // characters than ours.
-    let rest = LONGEST - 1 - call.ifname.len();
-    let with_interface = format!("{}.{}", &cut[..cut.len().min(rest)], call.ifname);
-    let mut names: Vec<String> = of_pod(call).into_iter().collect();
-    for name in [short, cut, &with_interface] {
-        if is_name(name) && !names.iter().any(|n| n == name) {
-            names.push(name.to_owned());
+    let with_interface = |name: &str| {
+        let rest = LONGEST.saturating_sub(1 + call.ifname.len());
+        format!("{}.{}", &name[..name.len().min(rest)], call.ifname)
+    };
+    let mut hash = DefaultHasher::new();
+    (id, &call.ifname).hash(&mut hash);
+    // Nobody else's, however much two ids are alike.
+    let sure = format!("{}-{:016x}", &short[..short.len().min(12)], hash.finish());
+    let pod = of_pod(call);
+    let all = [
+        pod.clone(),
+        pod.map(|pod| with_interface(&pod)),
+        Some(short.clone()),
+        Some(with_interface(&short)),
+        Some(sure),
+    ];
+    let mut names: Vec<String> = Vec::new();
+    for name in all.into_iter().flatten() {
+        if is_name(&name) && !names.contains(&name) {
+            names.push(name);
         }
     }
     names
@@ -69,8 +79,9 @@ mod tests {
     fn names_are_those_that_people_know() {
         let long = "3f2a9c41d7e0".repeat(6);
         let of = |id: &str, pod, namespace| candidates(&call(id, pod, namespace));
-        assert_eq!(of("web", None, None), ["web", "web.eth0"]);
-        assert_eq!(of(&long, Some("web"), None)[..2], ["web", &long[..12]]);
+        assert_eq!(of("web", None, None)[..2], ["web", "web.eth0"]);
+        let podman = of(&long, Some("web"), None);
+        assert_eq!(podman[..3], ["web", "web.eth0", &long[..12]]);
         assert_eq!(of(&long, Some("web"), Some("prod"))[0], "web.prod");
         assert_eq!(of(&long, None, None)[0], &long[..12]);
         let pod = "p".repeat(60);

@@ -1,6 +1,9 @@
 //! The network of a configuration: made where there is none, and the same as the
 //! configuration says where there is.
 
+use serde::Serialize;
+use serde_json::json;
+
 use super::{
     config::Config,
     error::{CniError, Number},
@@ -12,13 +15,21 @@ use crate::{
     model::{NetworkInfo, NetworkSpec},
 };
 
+/// Whether the network was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Ours, unless somebody has put something on it: gone again with what fails.
+    Made,
+    Found,
+}
+
 /// Makes it, or sees that it is as it should be.
-pub async fn ensure(client: &Client, config: &Config) -> Result<(), CniError> {
+pub async fn ensure(client: &Client, config: &Config) -> Result<Network, CniError> {
     let found = match client.network(&config.name).await {
         Ok(found) => found,
         Err(error) if is_refusal(&error, Code::NotFound) => {
             match client.network_create(&spec(config)).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Network::Made),
                 // Another container of it was quicker.
                 Err(error) if is_refusal(&error, Code::AlreadyExists) => {
                     client.network(&config.name).await?
@@ -30,7 +41,7 @@ pub async fn ensure(client: &Client, config: &Config) -> Result<(), CniError> {
     };
     let differs = differences(config, &found);
     match differs.is_empty() {
-        true => Ok(()),
+        true => Ok(Network::Found),
         false => Err(CniError::new(
             Number::Conflict,
             format!(
@@ -60,14 +71,14 @@ fn spec(config: &Config) -> NetworkSpec {
 
 /// What of a network is not as the configuration says, as far as it says anything.
 fn differences(config: &Config, found: &NetworkInfo) -> Vec<String> {
-    fn differ<T: PartialEq + std::fmt::Debug>(
+    fn differ<T: PartialEq + Serialize>(
         differs: &mut Vec<String>,
         key: &str,
         wanted: Option<T>,
         found: T,
     ) {
         if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
-            differs.push(format!("{key} is {found:?}, not {wanted:?}"));
+            differs.push(format!("{key} is {}, not {}", json!(found), json!(wanted)));
         }
     }
     let mut differs = Vec::new();
@@ -92,7 +103,9 @@ fn differences(config: &Config, found: &NetworkInfo) -> Vec<String> {
             shown(&wanted)
         ));
     }
-    differ(d, "ipv6", config.ipv6.filter(|ipv6| *ipv6), has_ipv6);
+    // Not in the way of a subnet of IPv6 that is named.
+    let ipv6 = config.ipv6.filter(|ipv6| *ipv6 || wanted.is_empty());
+    differ(d, "ipv6", ipv6, has_ipv6);
     differ(d, "driver", config.driver, found.driver);
     differ(d, "internal", config.internal, found.internal);
     differ(d, "icc", config.icc, found.icc);
@@ -106,7 +119,7 @@ fn differences(config: &Config, found: &NetworkInfo) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
 
@@ -135,7 +148,7 @@ mod tests {
             json!({}),
             json!({"subnets": ["10.1.0.0/16", "fd00::/64"], "mtu": 1500, "icc": true}),
             json!({"subnets": ["10.1.0.0/16"], "ipv6": true, "driver": "bridge"}),
-            json!({"ipv6": false}),
+            json!({"subnets": ["10.1.0.0/16", "fd00::/64"], "ipv6": false}),
         ] {
             assert_eq!(
                 differences(&config(same.clone()), &found()),
@@ -154,7 +167,11 @@ mod tests {
             ),
             (json!({"mtu": 1400}), "mtu is 1500, not 1400"),
             (json!({"internal": true}), "internal is false, not true"),
-            (json!({"driver": "lan"}), "driver is Bridge, not Lan"),
+            (
+                json!({"driver": "lan"}),
+                "driver is \"bridge\", not \"lan\"",
+            ),
+            (json!({"ipv6": false}), "ipv6 is true, not false"),
             (json!({"parent": "eth0"}), "parent is \"\", not \"eth0\""),
         ] {
             assert_eq!(differences(&config(more), &found()), [message]);

@@ -1,11 +1,6 @@
 //! What each verb does: requests to the daemon.
 
-use std::{
-    collections::HashSet,
-    future::Future,
-    os::fd::{AsFd, AsRawFd},
-    path::Path,
-};
+use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 
@@ -13,20 +8,25 @@ use super::{
     call::{Call, Verb},
     config::{Config, Dns, Place},
     error::{CniError, Number},
-    name, network, ports,
+    name,
+    network::{self, Network},
+    ports,
     result::{self, Expected},
     version::SpecVersion,
 };
 use crate::{
     client::{Client, ClientError},
     error::Code,
-    integrations::{PATIENCE, is_away, is_refusal},
+    integrations::{CallError, PATIENCE, held, in_time, is_refusal, open},
     model::{
-        AttachSpec, DifferenceKind, EndpointFilter, EndpointInfo, Engine, EngineSpec, Labels,
-        NetnsRef, OpenNetns,
+        AttachSpec, CheckSpec, DetachSpec, DifferenceKind, EndpointFilter, EndpointInfo, Engine,
+        EngineSpec, Labels, NetnsRef,
     },
-    sys::{netns::Namespace, process},
+    sys::process,
 };
+
+/// A daemon that is well says so at once.
+const SOON: Duration = Duration::from_secs(5);
 
 type Done = Result<Option<String>, CniError>;
 
@@ -42,107 +42,127 @@ pub fn run(call: &Call, version: SpecVersion, configuration: Value, socket: Opti
         return Err(CniError::new(
             Number::IncompatibleVersion,
             format!(
-                "{:?} is of CNI {}, and the configuration of {}",
-                call.verb,
+                "{} is of CNI {}, and the configuration of {}",
+                call.verb.name(),
                 since.as_str(),
                 version.as_str()
             ),
         ));
     }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CniError::new(Number::InputOutput, format!("runtime: {e}")))?;
+    let find = |named: Option<&Path>| Client::find(named.or(socket));
     match call.verb {
         Verb::Add => {
             let config = Config::read(configuration)?;
-            let client = Client::find(config.socket.as_deref().or(socket));
-            in_time(&client, add(call, version, config, &client))
+            let client = find(config.socket.as_deref());
+            let add = add(call, version, config, &client);
+            runtime.block_on(in_time(&client, PATIENCE, add))
         }
         Verb::Check => {
             let config = Config::read(configuration)?;
-            let client = Client::find(config.socket.as_deref().or(socket));
-            in_time(&client, check(call, &config, &client))
+            let client = find(config.socket.as_deref());
+            runtime.block_on(in_time(&client, PATIENCE, check(call, &config, &client)))
         }
         Verb::Del => {
             let place = Place::read(configuration)?;
-            let client = Client::find(place.socket.as_deref().or(socket));
-            in_time(&client, del(call, &client))
+            let client = find(place.socket.as_deref());
+            runtime.block_on(del(call, place, &client))
         }
         Verb::Gc => {
             let place = Place::read(configuration)?;
-            let client = Client::find(place.socket.as_deref().or(socket));
-            in_time(&client, gc(&place, &client))
+            let client = find(place.socket.as_deref());
+            runtime.block_on(in_time(&client, PATIENCE, gc(place, &client)))
         }
         Verb::Status => {
             let place = Place::read(configuration)?;
-            let client = Client::find(place.socket.as_deref().or(socket));
-            in_time(&client, status(&client))
+            let client = find(place.socket.as_deref());
+            runtime.block_on(status(&client))
         }
         // Told without asking anybody.
         Verb::Version => Ok(None),
     }
 }
 
-/// Waits for the work, and not for ever: what a daemon has not answered then may be tried
-/// again.
-fn in_time(client: &Client, work: impl Future<Output = Done>) -> Done {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CniError::new(Number::InputOutput, format!("runtime: {e}")))?;
-    let limited = runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await });
-    limited.unwrap_or_else(|_| {
-        Err(CniError::new(
-            Number::TryAgainLater,
-            format!(
-                "the daemon on {} did not answer within {} s",
-                client.socket().display(),
-                PATIENCE.as_secs()
-            ),
-        ))
-    })
+async fn add(call: &Call, version: SpecVersion, config: Config, client: &Client) -> Done {
+    let namespace = open(&call.netns);
+    let mut spec = spec(call, &config)?;
+    // What cannot be opened here, the daemon says.
+    if let Some(namespace) = &namespace {
+        spec.netns = NetnsRef::Opened(held(namespace, &call.netns));
+    }
+    let network = network::ensure(client, &config).await?;
+    let added = attach_and_tell(call, version, &config, spec, client).await;
+    if added.is_err() && network == Network::Made {
+        // With nothing on it, and else it stays.
+        _ = client.network_remove(&config.name).await;
+    }
+    added
 }
 
-async fn add(call: &Call, version: SpecVersion, mut config: Config, client: &Client) -> Done {
-    let mut spec = spec(call, &config)?;
-    // The runtime's mounts, where its path leads, need not be the daemon's. What it cannot
-    // be opened for here, the daemon says.
-    let namespace = Namespace::open(Path::new(&call.netns)).ok();
-    if let Some(namespace) = &namespace {
-        spec.netns = NetnsRef::Opened(OpenNetns {
-            path: call.netns.clone(),
-            pid: std::process::id().cast_signed(),
-            fd: namespace.as_fd().as_raw_fd(),
-            inode: namespace.id().inode,
-        });
-    }
-    network::ensure(client, &config).await?;
-    let mut names = name::candidates(call).into_iter();
-    spec.name = names.next().unwrap_or_default();
-    let endpoint = loop {
-        match client.attach(&spec).await {
-            Ok(endpoint) => break endpoint,
-            Err(error) if is_refusal(&error, Code::AlreadyExists) => match names.next() {
-                Some(name) => spec.name = name,
-                None => return Err(error.into()),
-            },
-            Err(error) => return Err(error.into()),
-        }
-    };
+async fn attach_and_tell(
+    call: &Call,
+    version: SpecVersion,
+    config: &Config,
+    spec: AttachSpec,
+    client: &Client,
+) -> Done {
+    let endpoint = attach(call, config, spec, client).await?;
     let dns = config.dns().or_else(|| of_network(&endpoint));
-    let before = config.prev_result.take();
+    let before = config.prev_result.clone();
     let told = result::of_endpoint(version, before, &endpoint, &call.netns, dns.as_ref());
     match told {
         Ok(told) => Ok(Some(told.to_string())),
         Err(error) => {
             // Nothing is left of an attachment that could not be told.
-            let network = Some(endpoint.network.as_str());
-            client.detach(&endpoint.name, network).await?;
+            client
+                .detach_of_engine(&meant(call, Some(&config.name)))
+                .await?;
             Err(error)
+        }
+    }
+}
+
+/// Under the first name that is free.
+async fn attach(
+    call: &Call,
+    config: &Config,
+    mut spec: AttachSpec,
+    client: &Client,
+) -> Result<EndpointInfo, CniError> {
+    let mut names = name::candidates(call).into_iter();
+    spec.name = names.next().unwrap_or_default();
+    let mut made_again = false;
+    loop {
+        let error = match client.attach(&spec).await {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error) => error,
+        };
+        if is_refusal(&error, Code::AlreadyExists)
+            && let Some(name) = names.next()
+        {
+            spec.name = name;
+        } else if is_refusal(&error, Code::NotFound)
+            && !made_again
+            && let Err(gone) = client.network(&config.name).await
+            && is_refusal(&gone, Code::NotFound)
+        {
+            // Another container's ADD has failed and taken its network back.
+            made_again = true;
+            network::ensure(client, config).await?;
+        } else {
+            return Err(error.into());
         }
     }
 }
 
 /// What is asked for, but for the name.
 fn spec(call: &Call, config: &Config) -> Result<AttachSpec, CniError> {
+    // Pods of one name may be in several namespaces.
     let pod = call.args.pod_name.iter();
+    let pod = pod.filter(|_| call.args.pod_namespace.is_none());
     let aliases = config.runtime_config.aliases.on(&config.name).iter();
     let mut aliases: Vec<String> = aliases.cloned().collect();
     // A name that the engine gave it, where it can be one in DNS, too.
@@ -166,6 +186,7 @@ fn spec(call: &Call, config: &Config) -> Result<AttachSpec, CniError> {
         engine: Some(EngineSpec {
             kind: Engine::Cni,
             container_id: call.container_id.clone(),
+            caller: process::parent_name(),
             holds_ports: !config.hold_ports.unwrap_or_else(|| !is_podman()),
         }),
     })
@@ -211,21 +232,29 @@ async fn attachments(call: &Call, client: &Client) -> Result<Vec<EndpointInfo>, 
     Ok(found)
 }
 
-async fn del(call: &Call, client: &Client) -> Done {
-    let work = async {
-        for endpoint in attachments(call, client).await? {
-            let network = Some(endpoint.network.as_str());
-            client.detach(&endpoint.name, network).await?;
-        }
-        Ok(None)
-    };
-    match work.await {
+/// The call's container and interface.
+fn meant(call: &Call, network: Option<&str>) -> DetachSpec {
+    DetachSpec {
+        engine: Engine::Cni,
+        container_id: Some(call.container_id.clone()),
+        ifname: Some(call.ifname.clone()),
+        network: network.map(str::to_owned),
+        caller: None,
+        except: Vec::new(),
+    }
+}
+
+async fn del(call: &Call, place: Place, client: &Client) -> Done {
+    let spec = meant(call, Some(&place.name));
+    let work = async { Ok::<_, CallError>(client.detach_of_engine(&spec).await?) };
+    match in_time(client, PATIENCE, work).await {
+        Ok(_) => Ok(None),
         // What there is goes with the namespace, whenever the daemon comes back.
-        Err(error) if is_away(&error) => {
+        Err(error) if error.is_away() => {
             eprintln!("netbpf-cni: {error}: left to be cleaned up when it is back");
             Ok(None)
         }
-        done => done.map_err(CniError::from),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -264,8 +293,16 @@ async fn check(call: &Call, config: &Config, client: &Client) -> Done {
         .routes
         .iter()
         .any(|dst| dst == "0.0.0.0/0" || dst == "::/0");
-    let network = Some(endpoint.network.as_str());
-    let found = client.check(&endpoint.name, network).await?.into_iter();
+    let namespace = open(&call.netns);
+    let namespace = namespace.as_ref().ok_or_else(|| {
+        let message = format!("CNI_NETNS {:?} is no network namespace", call.netns);
+        CniError::new(Number::UnknownContainer, message)
+    })?;
+    let spec = CheckSpec {
+        network: Some(endpoint.network.clone()),
+        netns: Some(held(namespace, &call.netns)),
+    };
+    let found = client.check(&endpoint.name, &spec).await?.into_iter();
     let found = found.filter(|d| has_routes || d.what != DifferenceKind::Route);
     differs.extend(found.map(|d| d.message));
     match differs.is_empty() {
@@ -282,48 +319,29 @@ async fn check(call: &Call, config: &Config, client: &Client) -> Done {
     }
 }
 
-/// Detaches what CNI has attached to the network and the runtime does not know.
-async fn gc(place: &Place, client: &Client) -> Done {
-    let Some(valid) = &place.valid_attachments.0 else {
+/// Detaches what this runtime has attached to the network by CNI and does not know any
+/// more; several runtimes may have containers on it.
+async fn gc(place: Place, client: &Client) -> Done {
+    let Some(valid) = place.valid_attachments.0 else {
         // An empty list would mean all of them.
         let message = "cni.dev/valid-attachments is missing";
         return Err(CniError::new(Number::InvalidConfiguration, message));
     };
-    let valid: HashSet<(&str, &str)> = valid
-        .iter()
-        .map(|a| (a.container_id.as_str(), a.ifname.as_str()))
-        .collect();
-    let filter = EndpointFilter {
-        network: Some(place.name.clone()),
-        ..Default::default()
+    let spec = DetachSpec {
+        engine: Engine::Cni,
+        container_id: None,
+        ifname: None,
+        network: Some(place.name),
+        caller: process::parent_name(),
+        except: valid,
     };
-    let found = match client.endpoints(&filter).await {
-        // Where there is no network, nothing is left of it.
-        Err(error) if is_refusal(&error, Code::NotFound) => return Ok(None),
-        found => found?,
-    };
-    let mut failed = Vec::new();
-    for endpoint in found {
-        let (Some(Engine::Cni), Some(id)) = (endpoint.engine, &endpoint.container_id) else {
-            continue;
-        };
-        if valid.contains(&(id.as_str(), endpoint.ifname.as_str())) {
-            continue;
-        }
-        let network = Some(endpoint.network.as_str());
-        if let Err(error) = client.detach(&endpoint.name, network).await {
-            failed.push(error);
-        }
-    }
-    // One that fails keeps none of the others.
-    match failed.into_iter().next() {
-        Some(error) => Err(error.into()),
-        None => Ok(None),
-    }
+    client.detach_of_engine(&spec).await?;
+    Ok(None)
 }
 
 async fn status(client: &Client) -> Done {
-    match client.version().await {
+    let work = async { Ok::<_, CallError>(client.version().await?) };
+    match in_time(client, SOON, work).await {
         Ok(_) => Ok(None),
         Err(error) => Err(CniError::new(Number::NotAvailable, error.to_string())),
     }
