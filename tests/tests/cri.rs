@@ -10,11 +10,12 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, thread, time::Durat
 use netbpf::model::{EndpointInfo, Engine};
 use netbpf_tests::{
     clients::{
+        Debian,
         cri::{Cri, Pod, PortMapping},
         image, plugins,
     },
     lab::{
-        Family, Http, cgroups, firewall,
+        Family, Http, Street, cgroups, firewall,
         names::{CLIENT, HOST},
         street, url, within,
     },
@@ -49,6 +50,12 @@ fn reference_conflist(data: &str) -> String {
 fn namespaces(cri: &Cri) -> Vec<String> {
     let names = cri.shell("ls /run/netns").ok();
     names.lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn nothing_is_left(cri: &Cri) {
+    assert!(cri.pods().is_empty());
+    assert!(namespaces(cri).is_empty());
 }
 
 /// What the tests of netbpf's own plugin stand on: containerd, its calls and the way
@@ -89,11 +96,43 @@ fn reference_plugins_serve_a_pod() {
     }
 
     pod.remove().expect("remove");
-    assert!(cri.pods().is_empty());
-    assert!(namespaces(&cri).is_empty());
+    nothing_is_left(&cri);
     assert_eq!(cgroups(&cgroup), Vec::<PathBuf>::new());
     drop(cri);
     assert_eq!(cgroups(&room), Vec::<PathBuf>::new());
+}
+
+/// The endpoint of the pod that is called `web`.
+#[track_caller]
+fn endpoint(street: &Street) -> EndpointInfo {
+    street.host.json(&["inspect", "web.default"])
+}
+
+/// Asserts that this is the pod's endpoint, with the addresses that containerd knows.
+#[track_caller]
+fn is_of(endpoint: &EndpointInfo, pod: &Pod) {
+    assert_eq!(endpoint.container_id.as_deref(), Some(pod.id()));
+    assert_eq!(
+        (endpoint.network.as_str(), endpoint.engine),
+        (plugins::NETWORK, Some(Engine::Cni))
+    );
+    let of = |net: &Option<String>| -> IpAddr {
+        let net: ipnet::IpNet = net.as_deref().expect("there").parse().expect("a net");
+        net.addr()
+    };
+    assert_eq!(pod.addresses(), [of(&endpoint.ipv4), of(&endpoint.ipv6)]);
+}
+
+/// Asks the pod's server by the port of the host: it sees who asks, from outside and from
+/// the host itself.
+#[track_caller]
+fn is_reached(street: &Street) {
+    for family in Family::BOTH {
+        let seen = image::ask(&street.client, family.ip(HOST), 8080);
+        assert_eq!(seen, family.ip(CLIENT));
+        let seen = image::ask(&street.host, family.ip(HOST), 8080);
+        assert_eq!(seen, family.ip(HOST));
+    }
 }
 
 /// A pod by netbpf, by the configuration that we give to users: whatever ends and comes
@@ -108,29 +147,10 @@ fn netbpf_serves_a_pod() {
     let outside = Http::start(&street.client, 80);
     let pod = cri.pod("web", &[PortMapping::tcp(8080, 80)]);
     pod.serve();
-    let endpoint = |name: &str| -> EndpointInfo { street.host.json(&["inspect", name]) };
-    let web = endpoint("web.default");
-    assert_eq!(web.container_id.as_deref(), Some(pod.id()));
-    assert_eq!(
-        (web.network.as_str(), web.engine),
-        ("pods", Some(Engine::Cni))
-    );
-    let of = |net: &Option<String>| -> IpAddr {
-        let net: ipnet::IpNet = net.as_deref().expect("there").parse().expect("a net");
-        net.addr()
-    };
-    assert_eq!(pod.addresses(), [of(&web.ipv4), of(&web.ipv6)]);
-
-    let is_reached = || {
-        for family in Family::BOTH {
-            let seen = image::ask(&street.client, family.ip(HOST), 8080);
-            assert_eq!(seen, family.ip(CLIENT));
-            let seen = image::ask(&street.host, family.ip(HOST), 8080);
-            assert_eq!(seen, family.ip(HOST));
-        }
-    };
-    is_reached();
-    let netns = format!("--net={}", endpoint("web.default").netns);
+    let web = endpoint(&street);
+    is_of(&web, &pod);
+    is_reached(&street);
+    let netns = format!("--net={}", web.netns);
     for family in Family::BOTH {
         let page = url(family.ip(CLIENT), 80, "");
         cri.shell(&format!("nsenter {netns} curl -sfg --max-time 5 '{page}'"))
@@ -153,7 +173,7 @@ fn netbpf_serves_a_pod() {
 
     // Engine and daemon end and come back.
     cri.kill_and_start();
-    is_reached();
+    is_reached(&street);
     street.host.kill();
     for family in Family::BOTH {
         image::ask(&street.client, family.ip(HOST), 8080);
@@ -164,12 +184,9 @@ fn netbpf_serves_a_pod() {
         "{refused}"
     );
     street.host.start(&[]);
-    is_reached();
-    assert_eq!(
-        endpoint("web.default").host_ifindex,
-        web.host_ifindex,
-        "untouched"
-    );
+    is_reached(&street);
+    let now = endpoint(&street).host_ifindex;
+    assert_eq!(now, web.host_ifindex, "untouched");
 
     // The pod anew: what kubelet does when its sandbox is gone.
     pod.stop().expect("stop");
@@ -178,7 +195,7 @@ fn netbpf_serves_a_pod() {
     assert!(street.host.endpoints().is_empty());
     let again = cri.pod("web", &[PortMapping::tcp(8080, 80)]);
     again.serve();
-    is_reached();
+    is_reached(&street);
 
     // A daemon that is away keeps no pod from being removed.
     street.host.kill();
@@ -188,6 +205,53 @@ fn netbpf_serves_a_pod() {
         street.host.endpoints().is_empty()
     });
     assert!(namespaces(&cri).is_empty());
+}
+
+/// A pod by a containerd 2, in the version of CNI that it knows besides: there the plug-in
+/// tells it whether pods can have a network.
+#[test]
+fn a_newer_containerd_serves_a_pod_by_cni_1_1() {
+    let test = "a_newer_containerd_serves_a_pod_by_cni_1_1";
+    let street = street(test);
+    let conflist = plugins::CONFLIST.replace("1.0.0", "1.1.0");
+    let Some(cri) = Cri::of(Debian::Forky, test, &street.lab, &street.host, &conflist) else {
+        return;
+    };
+    let version = cri.shell("containerd --version").ok();
+    assert!(version.contains("containerd/v2"), "{version}");
+    let pod = cri.pod("web", &[PortMapping::tcp(8080, 80)]);
+    pod.serve();
+    let web = endpoint(&street);
+    is_of(&web, &pod);
+    is_reached(&street);
+
+    // STATUS: pods are held back while nobody attaches them; what runs goes on.
+    street.host.kill();
+    let network = cri.condition("NetworkReady").expect("it answers");
+    assert!(!network.status, "{network:?}");
+    assert!(network.message.contains("no daemon answers"), "{network:?}");
+    is_reached(&street);
+    street.host.start(&[]);
+    let network = cri.condition("NetworkReady").expect("it answers");
+    assert!(network.status, "{network:?}");
+    cri.kill_and_start();
+    is_reached(&street);
+    let now = endpoint(&street).host_ifindex;
+    assert_eq!(now, web.host_ifindex, "untouched");
+
+    let room = cri.cgroup_name();
+    let cgroup = format!("{room}/{}", pod.id());
+    assert!(!cgroups(&cgroup).is_empty(), "{cgroup}");
+    pod.stop().expect("stop");
+    assert!(street.host.endpoints().is_empty());
+    for family in Family::BOTH {
+        street.client.is_refused(family.ip(HOST), 8080);
+    }
+    pod.remove().expect("remove");
+    nothing_is_left(&cri);
+    assert_eq!(cgroups(&cgroup), Vec::<PathBuf>::new());
+    drop(cri);
+    assert_eq!(cgroups(&room), Vec::<PathBuf>::new());
 }
 
 /// Fifty pods at once; each is reached by its own port, and nothing of them stays.
@@ -219,8 +283,7 @@ fn fifty_pods_at_once() {
             scope.spawn(move || pod.remove().expect("remove"));
         }
     });
-    assert!(cri.pods().is_empty());
-    assert!(namespaces(&cri).is_empty());
+    nothing_is_left(&cri);
     assert!(street.host.endpoints().is_empty());
     let ports: Vec<serde_json::Value> = street.host.json(&["port"]);
     assert!(ports.is_empty(), "{ports:?}");

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    clients::Packages,
+    clients::{Debian, Packages},
     lab::{Host, Lab, Namespace, binary},
 };
 
@@ -45,7 +45,7 @@ impl Chain {
     /// bridge and portmap with both families, in a host of their own. None where they are
     /// not unpacked.
     pub fn reference(lab: &Lab) -> Option<Chain> {
-        let packages = Packages::find("the benchmark")?;
+        let packages = Packages::find("the benchmark", Debian::Own)?;
         let host = lab.space("bridge-host");
         host.ip("link set lo up");
         let bridge = json!({

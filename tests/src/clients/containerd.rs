@@ -36,18 +36,19 @@ impl Containerd {
     pub fn start(test: &str, lab: &Lab, host: &Host) -> Option<Containerd> {
         let room = Room::open(test, lab, host)?;
         image::directory(&room);
-        let no_cri = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        let no_cri = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
         Some(Containerd::launch(room, no_cri))
     }
 
-    /// Starts it with these settings besides its directories; waits until it answers.
+    /// Starts it with these settings besides its directories, their version first; waits
+    /// until it answers.
     #[track_caller]
     pub(super) fn launch(room: Room, settings: &str) -> Containerd {
         let place = |name: &str| room.dir().join(name).display().to_string();
         let socket = room.dir().join("containerd.sock");
         // Its directory for further programs would be made in /opt.
         let config = format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n{settings}\
+            "root = \"{}\"\nstate = \"{}\"\n{settings}\
              [grpc]\naddress = \"{}\"\n\
              [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{}\"\n",
             place("containerd"),

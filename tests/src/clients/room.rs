@@ -9,7 +9,7 @@ use std::{
 
 use crate::lab::{Background, Cmd, Host, Lab, binary, clear_cgroup, skipped, within};
 
-use super::Packages;
+use super::{Debian, Packages};
 
 /// Files of `/etc` that engines read.
 const ETC: [&str; 5] = ["passwd", "group", "nsswitch.conf", "hosts", "protocols"];
@@ -28,7 +28,14 @@ impl Room {
     /// A room on this host; None, and said, where the machine has not what it needs.
     #[track_caller]
     pub fn open(test: &str, lab: &Lab, host: &Host) -> Option<Room> {
-        let packages = Packages::find(test)?;
+        Room::of(Debian::Own, test, lab, host)
+    }
+
+    /// One with the engines of this Debian. Where it is another than the machine's, all
+    /// that runs in the room has its libraries.
+    #[track_caller]
+    pub fn of(debian: Debian, test: &str, lab: &Lab, host: &Host) -> Option<Room> {
+        let packages = Packages::find(test, debian)?;
         let Some(cgroup) = host.cgroup().map(|cgroup| cgroup.join("engine")) else {
             skipped(test, "no cgroup v2");
             return None;
@@ -58,8 +65,12 @@ impl Room {
         Cmd::new(&ldconfig).ok();
         // awk and its like are links that lead there.
         let etc_name = etc.display();
+        let usr = packages.over_usr().map_or(String::new(), |newer| {
+            let newer = newer.display();
+            format!("mount -t overlay -o lowerdir={newer}:/usr overlay /usr && ")
+        });
         let script = format!(
-            "{{ [ ! -d /etc/alternatives ] || cp -a /etc/alternatives {etc_name}/; }} && \
+            "{usr}{{ [ ! -d /etc/alternatives ] || cp -a /etc/alternatives {etc_name}/; }} && \
              mount -t tmpfs run /run && mkdir -p /run/netns /run/docker/plugins && \
              mount --bind {etc_name} /etc && echo ready && exec sleep infinity"
         );

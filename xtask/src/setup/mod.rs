@@ -6,6 +6,7 @@ mod apt;
 mod commands;
 mod engines;
 mod manual;
+mod suite;
 mod toolchain;
 mod vm;
 

@@ -74,7 +74,7 @@ impl Plan {
     /// its up-to-date compiler for the stable release.
     fn make() -> Result<Option<Self>> {
         for (rustc, library) in [("rustc", "libstd-rust"), ("rustc-web", "libstd-rust-web")] {
-            let Some(compiler) = apt::candidate(rustc) else {
+            let Some(compiler) = apt::SYSTEM.candidate(rustc) else {
                 continue;
             };
             let Some((major, minor)) = release(&compiler.version) else {
@@ -86,23 +86,23 @@ impl Plan {
                 format!("{library}-dev"),
                 format!("{library}-dev-bpf"),
             ]
-            .map(|name| apt::candidate(&name));
+            .map(|name| apt::SYSTEM.candidate(&name));
             let [Some(runtime), Some(host), Some(bpf)] = parts else {
                 continue;
             };
             if (major, minor) < needed_release() {
                 continue;
             }
-            let Some(llvm) = llvm_among(&apt::dependencies(&runtime)?) else {
+            let Some(llvm) = llvm_among(&apt::SYSTEM.dependencies(&runtime)?) else {
                 continue;
             };
-            let Some(development) = apt::candidate(&format!("llvm-{llvm}-dev")) else {
+            let Some(development) = apt::SYSTEM.candidate(&format!("llvm-{llvm}-dev")) else {
                 continue;
             };
             let library = format!("libllvm{llvm}");
             let mut packages = BTreeSet::from([compiler, runtime, host, bpf, development]);
-            packages.extend(apt::candidate(&library));
-            packages.extend(apt::closure(&[&library])?);
+            packages.extend(apt::SYSTEM.candidate(&library));
+            packages.extend(apt::SYSTEM.closure(&[&library])?);
             return Ok(Some(Self { packages, llvm }));
         }
         Ok(None)
@@ -145,7 +145,7 @@ fn packages(places: &Places, plan: &Plan) -> Result<()> {
     } else {
         missing
     };
-    let size = apt::download_size(&wanted)? / MEGABYTE;
+    let size = apt::SYSTEM.download_size(&wanted)? / MEGABYTE;
     eprintln!(
         "setup: downloading {size} MB and unpacking them into {} ({} MB); a minute or two",
         debian.display(),
@@ -157,12 +157,12 @@ fn packages(places: &Places, plan: &Plan) -> Result<()> {
     if anew {
         let fresh = places.tools.join("debian.new");
         remove_if_there(&fresh)?;
-        apt::unpack(&wanted, &fresh, &places.tools)?;
+        apt::SYSTEM.unpack(&wanted, &fresh, &places.tools)?;
         remove_if_there(&debian)?;
         fs::rename(&fresh, &debian)
             .with_context(|| format!("cannot move the packages to {}", debian.display()))?;
     } else {
-        apt::unpack(&wanted, &debian, &places.tools)?;
+        apt::SYSTEM.unpack(&wanted, &debian, &places.tools)?;
     }
     let lines: Vec<String> = plan
         .packages

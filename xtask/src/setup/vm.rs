@@ -101,11 +101,11 @@ pub fn bring(places: &Places, series: &str, consent: Consent) -> Result<Machine>
 fn bring_packages(places: &Places, series: &str) -> Result<Machine> {
     let kernel = newest_kernel(series)?;
     let mut packages = vec![kernel];
-    packages.extend(apt::candidate("busybox-static"));
+    packages.extend(apt::SYSTEM.candidate("busybox-static"));
     if which(QEMU).is_none() {
-        packages.extend(apt::closure(&["qemu-system-x86"])?);
+        packages.extend(apt::SYSTEM.closure(&["qemu-system-x86"])?);
     }
-    let size = apt::download_size(&packages)? / MEGABYTE;
+    let size = apt::SYSTEM.download_size(&packages)? / MEGABYTE;
     let root = places.tools.join("vm");
     eprintln!(
         "setup: downloading {size} MB and unpacking them into {} ({} MB); about a minute",
@@ -115,7 +115,7 @@ fn bring_packages(places: &Places, series: &str) -> Result<Machine> {
     for package in &packages {
         eprintln!("  {} {}", package.name, package.version);
     }
-    apt::unpack(&packages, &root, &places.tools)?;
+    apt::SYSTEM.unpack(&packages, &root, &places.tools)?;
     drop_useless(&root);
     Machine::find(places, series).with_context(|| {
         format!(
@@ -131,9 +131,11 @@ fn newest_kernel(series: &str) -> Result<Package> {
         "^{}[0-9]+-cloud-amd64$",
         prefix.replace('.', "\\.").replace('+', "\\+")
     );
-    let name = newest(apt::search(&pattern)?.into_iter())
+    let name = newest(apt::SYSTEM.search(&pattern)?.into_iter())
         .with_context(|| format!("apt has no {prefix}*-cloud-amd64; Debian 12 has"))?;
-    apt::candidate(&name).with_context(|| format!("apt has no {name}"))
+    apt::SYSTEM
+        .candidate(&name)
+        .with_context(|| format!("apt has no {name}"))
 }
 
 /// The name with the highest numbers in it.

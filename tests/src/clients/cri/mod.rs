@@ -13,13 +13,13 @@ mod client;
 mod messages;
 mod pod;
 
-use std::{ops::Deref, time::Duration};
+use std::{ops::Deref, path::Path, time::Duration};
 
 use tonic::Status;
 
 use crate::lab::{Host, Lab, within};
 
-use super::{Containerd, Room, image, plugins};
+use super::{Containerd, Debian, Room, image, plugins};
 use client::Client;
 pub use messages::*;
 pub use pod::Pod;
@@ -45,22 +45,20 @@ impl Cri {
     /// One whose pods get their network by this conflist.
     #[track_caller]
     pub fn start(test: &str, lab: &Lab, host: &Host, conflist: &str) -> Option<Cri> {
-        let room = Room::open(test, lab, host)?;
+        Cri::of(Debian::Own, test, lab, host, conflist)
+    }
+
+    /// The same by the containerd of this Debian.
+    #[track_caller]
+    pub fn of(debian: Debian, test: &str, lab: &Lab, host: &Host, conflist: &str) -> Option<Cri> {
+        let room = Room::of(debian, test, lab, host)?;
         room.write("cni/conf/10-lab.conflist", conflist);
         plugins::lay_out(&room);
         // Copied into each pod.
         room.write("etc/resolv.conf", "");
         // libcni notes what plugins answered in /var/lib/cni, wherever the rest is.
         room.shadow("/var/lib");
-        let place = |name: &str| room.dir().join(name).display().to_string();
-        // Without CAP_SYS_RESOURCE no score may be lowered.
-        let settings = format!(
-            "[plugins.\"io.containerd.grpc.v1.cri\"]\nrestrict_oom_score_adj = true\n\
-             sandbox_image = \"{IMAGE}\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n",
-            place("cni/bin"),
-            place("cni/conf"),
-        );
+        let settings = settings(debian, room.dir());
         let containerd = Containerd::launch(room, &settings);
         let cri = Cri {
             client: Client::new(containerd.socket()),
@@ -90,10 +88,17 @@ impl Cri {
 
     /// Whether containers can run, and the conflist has been read.
     fn is_ready(&self) -> bool {
-        self.call(StatusRequest {}).is_ok_and(|answer| {
-            let conditions = answer.status.unwrap_or_default().conditions;
-            !conditions.is_empty() && conditions.iter().all(|condition| condition.status)
+        ["RuntimeReady", "NetworkReady"].iter().all(|name| {
+            let condition = self.condition(name);
+            condition.is_some_and(|condition| condition.status)
         })
+    }
+
+    /// One of those that kubelet looks at before it starts pods.
+    pub fn condition(&self, name: &str) -> Option<RuntimeCondition> {
+        let answer = self.call(StatusRequest {}).ok()?;
+        let conditions = answer.status?.conditions;
+        conditions.into_iter().find(|c| c.r#type == name)
     }
 
     /// Any call.
@@ -118,5 +123,37 @@ impl Cri {
     pub fn pods(&self) -> Vec<PodSandbox> {
         let answer = self.call(ListPodSandboxRequest {});
         answer.unwrap_or_else(|e| panic!("no list: {e}")).items
+    }
+}
+
+/// CRI in the configuration of that Debian's containerd, for a room in this directory.
+/// Without CAP_SYS_RESOURCE no score may be lowered.
+fn settings(debian: Debian, room: &Path) -> String {
+    let bin = room.join("cni/bin").display().to_string();
+    let conf = room.join("cni/conf").display().to_string();
+    match debian {
+        Debian::Own => format!(
+            r#"version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+restrict_oom_score_adj = true
+sandbox_image = "{IMAGE}"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{bin}"
+conf_dir = "{conf}"
+"#
+        ),
+        Debian::Forky => format!(
+            r#"version = 3
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{IMAGE}"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["{bin}"]
+conf_dir = "{conf}"
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+"#
+        ),
     }
 }
