@@ -38,13 +38,15 @@ fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
 #[test]
 fn examples_are_what_the_api_takes_and_answers() {
     let examples = examples();
-    assert_eq!(examples.len(), 19);
+    assert_eq!(examples.len(), 21);
     for (name, text) in &examples {
         match name.as_str() {
             "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
             "NetworkInfo" => is_whole::<NetworkInfo>(name, text),
             "AttachSpec" => is_whole::<AttachSpec>(name, text),
             "EndpointInfo" => is_whole::<EndpointInfo>(name, text),
+            "DetachSpec" => is_whole::<DetachSpec>(name, text),
+            "CheckSpec" => is_whole::<CheckSpec>(name, text),
             "Difference" => is_whole::<Difference>(name, text),
             "PublishSpec" => is_whole::<PublishSpec>(name, text),
             "UnpublishSpec" => is_whole::<UnpublishSpec>(name, text),

@@ -852,7 +852,7 @@ fn a_teardown_that_failed_can_be_tried_again() {
     host.run(control.endpoints(EndpointFilter::default()))
         .unwrap();
     let error = host.run(control.attach(web.attach("app"))).unwrap_err();
-    assert_eq!(error.code, Code::Conflict);
+    assert_eq!(error.code, Code::Unavailable);
     sh(&format!("umount {}", busy.display()));
     host.run(control.teardown(true)).unwrap();
 }

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 /// Error codes of the specification and of docs/engines.md.
 const UNSUPPORTED_FIELD: u64 = 2;
 const UNKNOWN_CONTAINER: u64 = 3;
+const INVALID_ENVIRONMENT: u64 = 4;
 const INVALID_CONFIGURATION: u64 = 7;
 const TRY_AGAIN_LATER: u64 = 11;
 const NOT_AVAILABLE: u64 = 50;
@@ -180,7 +181,7 @@ fn what_is_asked_for_is_what_is_made() {
     assert_eq!(endpoint.ipv4.as_deref(), Some("10.10.1.77/24"));
     assert_eq!(endpoint.ipv6.as_deref(), Some("fd10:1::77/64"));
     assert_eq!(endpoint.mac, "02:11:22:33:44:55");
-    assert_eq!(endpoint.aliases, ["db", "store", "web"]);
+    assert_eq!(endpoint.aliases, ["db", "store"]);
     assert_eq!(endpoint.labels["app"], "shop");
     assert_eq!(endpoint.labels["io.kubernetes.pod.namespace"], "prod");
     assert_eq!(
@@ -201,6 +202,7 @@ fn what_is_asked_for_is_what_is_made() {
     assert_eq!(cache.ipv4.as_deref(), Some("10.10.1.78/24"));
     assert_eq!(cache.mac, "02:11:22:33:44:56");
     assert_eq!(cache.container_id, Some("f".repeat(64)));
+    assert_eq!(cache.aliases, ["cache"]);
     assert_eq!(
         result["dns"],
         json!({"nameservers": ["10.10.1.9"], "search": ["a.b"]})
@@ -364,7 +366,9 @@ fn bad_input_is_refused_and_leaves_nothing() {
     }
 
     let long = runtime.call("ADD", "c1-id", "a-name-that-is-too-long", Some(&container));
-    assert_eq!(long.refused().0, INVALID_CONFIGURATION);
+    let (code, message) = long.refused();
+    assert_eq!(code, INVALID_ENVIRONMENT);
+    assert!(message.contains("a-name-that-is-too-long"), "{message}");
     let twice = runtime.call("ADD", "first-id", "eth0", Some(&first));
     assert_eq!(twice.refused().0, INTERFACE_EXISTS);
     container.delete();
@@ -378,6 +382,70 @@ fn bad_input_is_refused_and_leaves_nothing() {
     );
     let after = street.host.endpoints();
     assert_eq!((after.len(), &after[0].ports), (1, &before[0].ports));
+}
+
+/// A network that an ADD has made goes with it when it fails; one that was there stays.
+#[test]
+fn an_add_that_fails_takes_its_network_back() {
+    let street = street("cni_takes_back");
+    let runtime = runtime(&street);
+    let container = space(&street.lab, "c1");
+    let bad = runtime.asking("ips", json!(["10.77.0.1"]));
+    bad.call("ADD", "c1-id", "eth0", Some(&container)).refused();
+    let names = || -> Vec<String> {
+        let all: Vec<Value> = street.host.json(&["network", "ls"]);
+        let names = all.iter().filter_map(|n| n["name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    assert_eq!(names(), ["default"]);
+    runtime.add("c1-id", &container);
+    let other = space(&street.lab, "c2");
+    bad.call("ADD", "c2-id", "eth0", Some(&other)).refused();
+    assert_eq!(names(), ["default", "front"]);
+
+    // Of many at once, those that succeed have their network.
+    runtime.del("c1-id", None);
+    street.host.netbpf(&["network", "rm", "front"]).ok();
+    thread::scope(|scope| {
+        for i in 0..10 {
+            let (runtime, bad, lab) = (&runtime, &bad, &street.lab);
+            scope.spawn(move || {
+                let space = space(lab, &format!("f{i}"));
+                match i % 2 {
+                    0 => drop(runtime.add(&format!("f{i}"), &space)),
+                    _ => drop(
+                        bad.call("ADD", &format!("f{i}"), "eth0", Some(&space))
+                            .refused(),
+                    ),
+                }
+            });
+        }
+    });
+    assert_eq!(street.host.endpoints().len(), 5);
+}
+
+/// A container that comes back in another namespace under its id, before the old one was
+/// reported gone, takes its place.
+#[test]
+fn a_container_that_comes_back_takes_its_own_place() {
+    let street = street("cni_comes_back");
+    let runtime = runtime(&street).asking("ips", json!(["10.10.1.50"]));
+    let [old, new] = ["old", "new"].map(|role| space(&street.lab, role));
+    let before = runtime.add("c1-id", &old);
+    let after = runtime.add("c1-id", &new);
+    assert_eq!(addresses(&before)[0], addresses(&after)[0]);
+    let endpoint = one_endpoint(&street);
+    assert_eq!(endpoint.netns, new.path().display().to_string());
+    assert_eq!(old.ip_json("link").as_array().unwrap().len(), 1, "lo alone");
+    runtime.check("c1-id", &new, &after).done();
+    let (code, message) = runtime.check("c1-id", &old, &after).refused();
+    assert_eq!(code, NOT_AS_MADE);
+    assert!(
+        message.contains(&old.path().display().to_string()),
+        "{message}"
+    );
+    runtime.del("c1-id", Some(&new));
+    nothing_is_left(&street);
 }
 
 /// Interfaces of one container on one network and on two; the second one has no default
@@ -402,6 +470,9 @@ fn several_interfaces_of_one_container() {
         "{endpoints:?}"
     );
 
+    // What is on another network is another attachment.
+    back.call("DEL", "c1-id", "eth0", Some(&container)).done();
+    assert_eq!(street.host.endpoints().len(), 3);
     front.call("DEL", "c1-id", "eth1", Some(&container)).done();
     let left = street.host.endpoints();
     let left: Vec<_> = left.iter().map(|e| e.ifname.as_str()).collect();
@@ -543,6 +614,19 @@ fn gc_keeps_what_the_runtime_knows() {
         ["by-hand", "c4"],
         "a list of Go without entries"
     );
+
+    // Another runtime has its containers on the network, too, and does not know of ours.
+    runtime.add("c5", &space(&street.lab, "c5"));
+    let other = runtime.by("other-runtime");
+    other.add("c6", &space(&street.lab, "c6"));
+    let other = other.with("cni.dev/valid-attachments", json!([]));
+    other.call("GC", "", "", None).done();
+    let left = street.host.endpoints();
+    let ids: Vec<_> = left
+        .iter()
+        .filter_map(|e| e.container_id.as_deref())
+        .collect();
+    assert_eq!(ids, ["c4", "c5"]);
     let gone = runtime.with("name", json!("never-made"));
     let gone = gone.with("cni.dev/valid-attachments", json!([]));
     gone.call("GC", "", "", None).done();
@@ -557,6 +641,14 @@ fn without_a_daemon() {
     let container = space(&street.lab, "c1");
     let result = runtime.add("c1-id", &container);
     runtime.call("STATUS", "", "", None).done();
+    // One that hangs is as good as none.
+    let pid = street.host.pid().expect("it runs").cast_signed();
+    let signal = |what| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), what);
+    signal(nix::sys::signal::Signal::SIGSTOP).expect("stop it");
+    let hung = runtime.call("STATUS", "", "", None).refused();
+    signal(nix::sys::signal::Signal::SIGCONT).expect("let it go on");
+    assert_eq!(hung.0, NOT_AVAILABLE);
+    assert!(hung.1.contains("did not answer within 5 s"), "{}", hung.1);
     street.host.kill();
 
     let (code, message) = runtime.call("STATUS", "", "", None).refused();

@@ -109,10 +109,10 @@ fn podman_by_cni() {
     nothing_is_left(&street);
 
     // What was asked for is what it has.
-    let asked = format!("{run} fixed --ip 10.88.7.7 --mac-address 02:11:22:33:44:55 nginx");
+    let asked = format!("{run} fixed --ip 10.90.7.7 --mac-address 02:11:22:33:44:55 nginx");
     podman.shell(&asked).ok();
     let fixed = endpoint(&street, "fixed");
-    assert_eq!(fixed.ipv4.as_deref(), Some("10.88.7.7/16"));
+    assert_eq!(fixed.ipv4.as_deref(), Some("10.90.7.7/16"));
     assert_eq!(fixed.mac, "02:11:22:33:44:55");
     podman.shell("podman rm -f -t 0 fixed").ok();
     nothing_is_left(&street);
@@ -207,6 +207,8 @@ fn runc_with_the_hook() {
     runc.bundle("web4", json!({"netbpf.ports": "80"}));
     let refused = runc.run("web4").fails();
     assert!(refused.stderr.contains("netbpf.ports"), "{refused}");
+    let names: Vec<serde_json::Value> = street.host.json(&["network", "ls"]);
+    assert_eq!(names.len(), 3, "{names:?}");
     assert_eq!(street.host.endpoints().len(), 1);
     assert!(runc.runc("list -q").ok().trim() == "web");
 

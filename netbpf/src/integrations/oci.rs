@@ -327,6 +327,21 @@ mod tests {
         }
     }
 
+    /// The time is the test's: nobody waits.
+    #[tokio::test]
+    async fn a_daemon_that_hangs_keeps_no_container_from_ending() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("netbpf.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        tokio::time::pause();
+        let client = Client::new(socket);
+        let state = br#"{"id": "web", "pid": 1, "annotations": {"netbpf.network": "front"}}"#;
+        run(Stage::Poststop, state, &client).await.unwrap();
+        let start = run(Stage::CreateRuntime, state, &client).await;
+        let error = start.unwrap_err().to_string();
+        assert!(error.contains("within 30 s"), "{error}");
+    }
+
     proptest! {
         #[test]
         fn any_annotations_are_wishes_or_refused(

@@ -1,7 +1,11 @@
 //! A container runtime as far as CNI goes: it calls the plug-in as libcni does, by the
 //! environment and standard input, and reads what it answers.
 
-use std::{os::unix::fs::symlink, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::PathBuf,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -13,6 +17,8 @@ pub struct Runtime {
     plugin: PathBuf,
     configuration: Map<String, Value>,
     args: String,
+    /// Stands between: the program that calls.
+    caller: Option<PathBuf>,
 }
 
 /// What the plug-in answered.
@@ -45,6 +51,7 @@ impl Runtime {
             plugin,
             configuration: configuration.unwrap_or_default(),
             args: String::new(),
+            caller: None,
         }
     }
 
@@ -57,6 +64,7 @@ impl Runtime {
             plugin: self.plugin.clone(),
             configuration,
             args: self.args.clone(),
+            caller: self.caller.clone(),
         }
     }
 
@@ -75,14 +83,28 @@ impl Runtime {
         same
     }
 
+    /// The same called by a program of this name.
+    #[track_caller]
+    pub fn by(&self, name: &str) -> Runtime {
+        let mut same = self.with("name", self.configuration["name"].clone());
+        let caller = self.plugin.with_file_name(name);
+        // It stays there, as the plug-in's parent.
+        fs::write(&caller, "#!/bin/sh\n\"$@\"\nexit $?\n").expect("write the caller");
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&caller, executable).expect("make it executable");
+        same.caller = Some(caller);
+        same
+    }
+
     /// Calls the plug-in for an interface of a container.
     #[track_caller]
     pub fn call(&self, verb: &str, id: &str, ifname: &str, space: Option<&Namespace>) -> Told {
         let netns = space.map_or_else(String::new, |space| space.path().display().to_string());
-        let plugin = self.plugin.display().to_string();
+        let words = self.caller.iter().chain([&self.plugin]);
+        let words: Vec<String> = words.map(|path| path.display().to_string()).collect();
         let output = self
             .host
-            .run(&[plugin])
+            .run(&words)
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", id)
             .env("CNI_IFNAME", ifname)

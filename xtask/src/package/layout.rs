@@ -47,10 +47,11 @@ pub enum Source {
 }
 
 /// What is to be copied and changed, below `packaging/`.
-const EXAMPLES: [&str; 5] = [
+const EXAMPLES: [&str; 6] = [
     "grafana.json",
     "cni/10-netbpf.conflist",
-    "containerd/netbpf.toml",
+    "containerd/containerd-1.toml",
+    "containerd/containerd-2.toml",
     "oci/config.json",
     "podman/netbpf.conf",
 ];

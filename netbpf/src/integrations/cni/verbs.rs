@@ -346,3 +346,49 @@ async fn status(client: &Client) -> Done {
         Err(error) => Err(CniError::new(Number::NotAvailable, error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A daemon that has its socket and does nothing, as systemd holds it for one that does
+    /// not start. The time is the test's: nobody waits.
+    async fn at_a_dead_socket<T>(work: impl AsyncFnOnce(Client) -> T) -> T {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("netbpf.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        tokio::time::pause();
+        work(Client::new(socket)).await
+    }
+
+    fn call(verb: Verb) -> Call {
+        Call {
+            verb,
+            container_id: "c1".into(),
+            netns: "/nowhere".into(),
+            ifname: "eth0".into(),
+            args: Default::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_away() {
+        at_a_dead_socket(async |client| {
+            let place = Place::read(json!({"name": "front"})).unwrap();
+            assert_eq!(del(&call(Verb::Del), place, &client).await.unwrap(), None);
+
+            let error = status(&client).await.unwrap_err();
+            assert_eq!(error.number, Number::NotAvailable);
+
+            let config = Config::read(json!({"name": "front"})).unwrap();
+            let call = call(Verb::Add);
+            let add = add(&call, SpecVersion::LATEST, config, &client);
+            let error = in_time(&client, PATIENCE, add).await.unwrap_err();
+            assert_eq!(error.number, Number::TryAgainLater);
+            assert!(error.message.contains("within 30 s"), "{}", error.message);
+        })
+        .await;
+    }
+}

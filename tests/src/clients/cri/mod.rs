@@ -126,34 +126,37 @@ impl Cri {
     }
 }
 
-/// CRI in the configuration of that Debian's containerd, for a room in this directory.
-/// Without CAP_SYS_RESOURCE no score may be lowered.
+/// What we give to users for that Debian's containerd, with the directories of a room; and
+/// what the lab needs besides. Without CAP_SYS_RESOURCE no score may be lowered.
 fn settings(debian: Debian, room: &Path) -> String {
-    let bin = room.join("cni/bin").display().to_string();
-    let conf = room.join("cni/conf").display().to_string();
-    match debian {
-        Debian::Own => format!(
-            r#"version = 2
+    let (example, besides) = match debian {
+        Debian::Own => (
+            include_str!("../../../../packaging/containerd/containerd-1.toml"),
+            format!(
+                r#"
 [plugins."io.containerd.grpc.v1.cri"]
 restrict_oom_score_adj = true
 sandbox_image = "{IMAGE}"
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{bin}"
-conf_dir = "{conf}"
 "#
+            ),
         ),
-        Debian::Forky => format!(
-            r#"version = 3
+        Debian::Forky => (
+            include_str!("../../../../packaging/containerd/containerd-2.toml"),
+            format!(
+                r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{IMAGE}"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
-[plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["{bin}"]
-conf_dir = "{conf}"
 [plugins."io.containerd.nri.v1.nri"]
 disable = true
 "#
+            ),
         ),
-    }
+    };
+    let place = |name: &str| room.join(name).display().to_string();
+    let example = example
+        .replace("/usr/lib/cni", &place("cni/bin"))
+        .replace("/etc/cni/net.d", &place("cni/conf"));
+    example + &besides
 }
