@@ -15,7 +15,7 @@ use netbpf_tests::{
         image, plugins,
     },
     lab::{
-        Family, Http, Street, cgroups, firewall,
+        Family, Http, Street, cgroups, firewall, has_tools,
         names::{CLIENT, HOST},
         street, url, within,
     },
@@ -81,6 +81,17 @@ fn reference_plugins_serve_a_pod() {
         assert_eq!(seen, family.ip(CLIENT));
     }
     assert!(street.host.endpoints().is_empty(), "netbpf has no part");
+    // Nobody says that the port is taken: the first pod goes on having it.
+    let second = cri.pod("second", &[PortMapping::tcp(8080, 80)]);
+    second.remove().expect("remove");
+    // A program of the host loses its port to a pod.
+    let program = Http::start(&street.host, 8081);
+    street.client.fetch(Family::V4.ip(HOST), 8081);
+    let third = cri.pod("third", &[PortMapping::tcp(8081, 80)]);
+    third.serve();
+    image::ask(&street.client, Family::V4.ip(HOST), 8081);
+    third.remove().expect("remove");
+    drop(program);
 
     let room = cri.cgroup_name();
     let cgroup = format!("{room}/{}", pod.id());
@@ -168,8 +179,21 @@ fn netbpf_serves_a_pod() {
         message.contains("8080/tcp") && message.contains("web.default"),
         "{message}"
     );
+    let program = Http::start(&street.host, 8081);
+    let refused = cri.try_pod("other", &[PortMapping::tcp(8081, 80)]);
+    let message = refused.err().expect("a program has the port").to_string();
+    assert!(message.contains("8081/tcp"), "{message}");
+    street.client.fetch(Family::V4.ip(HOST), 8081);
+    drop(program);
     assert_eq!(street.host.endpoints().len(), 1);
     assert_eq!(namespaces(&cri).len(), 1);
+
+    // There are no rules, and whoever flushes them changes nothing.
+    assert!(!firewall(&street.host).contains("8080"));
+    if has_tools("netbpf_serves_a_pod, flushing rules", &["nft"]) {
+        street.host.run(&["nft", "flush", "ruleset"]).ok();
+    }
+    is_reached(&street);
 
     // Engine and daemon end and come back.
     cri.kill_and_start();

@@ -6,15 +6,15 @@
 //!     web  a container of the engine, :80 published as :8080
 //! ```
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, thread, time::Duration};
 
 use netbpf::model::{EndpointInfo, Engine};
 use netbpf_tests::{
     clients::{Containerd, Podman, Runc, image, plugins},
     lab::{
-        Family, Http, Street,
+        Cmd, Family, Http, Street,
         names::{CLIENT, HOST},
-        street, within,
+        street, url, within,
     },
 };
 use serde_json::json;
@@ -33,6 +33,43 @@ fn is_reached(street: &Street, port: u16) {
         let seen = image::ask(&street.host, family.ip(HOST), port);
         assert_eq!(seen, family.ip(HOST), "as the host");
     }
+}
+
+/// A container fetches from outside, in both families, under the host's address.
+#[track_caller]
+fn reaches_out(street: &Street, within: impl Fn(&str) -> Cmd) {
+    let outside = Http::start(&street.client, 8000);
+    for family in Family::BOTH {
+        let page = url(family.ip(CLIENT), 8000, "");
+        within(&format!("/bin/busybox wget -qO- '{page}'")).ok();
+        assert_eq!(outside.peers().last(), Some(&family.ip(HOST)));
+    }
+}
+
+/// Fifty at once, by whatever starts them and ends them; each with a port of its own.
+#[track_caller]
+fn fifty_at_once(
+    street: &Street,
+    start: impl Fn(u16) -> Cmd + Sync,
+    end: impl Fn(u16) -> Cmd + Sync,
+) {
+    let all = |one: &(dyn Fn(u16) -> Cmd + Sync)| {
+        thread::scope(|scope| {
+            for i in 0..50 {
+                scope.spawn(move || one(i).timeout(Duration::from_secs(120)).ok());
+            }
+        });
+    };
+    all(&start);
+    let endpoints = street.host.endpoints();
+    let addresses: BTreeSet<_> = endpoints.iter().filter_map(|e| e.ipv4.clone()).collect();
+    assert_eq!((endpoints.len(), addresses.len()), (50, 50));
+    for i in [0, 23, 49] {
+        let seen = image::ask(&street.client, Family::V4.ip(HOST), 9000 + i);
+        assert_eq!(seen, Family::V4.ip(CLIENT));
+    }
+    all(&end);
+    nothing_is_left(street);
 }
 
 #[track_caller]
@@ -54,7 +91,6 @@ fn podman_by_cni() {
         return;
     };
     podman.write("etc/cni/net.d/10-netbpf.conflist", plugins::CONFLIST);
-    let _outside = Http::start(&street.client, 80);
     let run = "podman run -d --network pods --network-alias shop --name";
     podman.shell(&format!("{run} web -p 8080:80 nginx")).ok();
     is_reached(&street, 8080);
@@ -76,6 +112,15 @@ fn podman_by_cni() {
         .ok();
     let ipv4 = web.ipv4.as_deref().and_then(|net| net.split('/').next());
     assert_eq!(Some(shown.trim()), ipv4);
+    reaches_out(&street, |command| {
+        podman.shell(&format!("podman exec web {command}"))
+    });
+    let resolvers = podman.shell("podman exec web cat /etc/resolv.conf").ok();
+    let gateway = web.gateway.expect("IPv4").to_string();
+    assert!(
+        !resolvers.contains(&gateway),
+        "nobody answers there: {resolvers}"
+    );
     // conmon listens on the port itself: it is not held against it.
     let listeners = street.host.run(&["ss", "-Hltnp", "sport = :8080"]).ok();
     assert!(listeners.contains("conmon"), "{listeners:?}");
@@ -116,6 +161,12 @@ fn podman_by_cni() {
     assert_eq!(fixed.mac, "02:11:22:33:44:55");
     podman.shell("podman rm -f -t 0 fixed").ok();
     nothing_is_left(&street);
+
+    fifty_at_once(
+        &street,
+        |i| podman.shell(&format!("{run} c{i} -p {}:80 nginx", 9000 + i)),
+        |i| podman.shell(&format!("podman rm -f -t 0 c{i}")),
+    );
 }
 
 #[track_caller]
@@ -161,6 +212,14 @@ fn ctr_by_cni() {
         let seen = image::ask(&street.host, address(ip), 80);
         assert!(seen == gateway || seen == family.ip(HOST), "{seen}");
     }
+    let exec = std::cell::Cell::new(0);
+    reaches_out(&street, |command| {
+        exec.set(exec.get() + 1);
+        let id = exec.get();
+        containerd.shell(&format!("ctr task exec --exec-id e{id} web {command}"))
+    });
+    containerd.kill_and_start();
+    image::ask(&street.host, address(&web.ipv4), 80);
     containerd.shell("ctr task kill -s KILL web").ok();
     nothing_is_left(&street);
 }
@@ -192,6 +251,8 @@ fn runc_with_the_hook() {
         ("front", Some(Engine::Oci))
     );
     assert_eq!(web.container_id.as_deref(), Some("web"));
+
+    reaches_out(&street, |command| runc.runc(&format!("exec web {command}")));
 
     // A failure stops the container, with the reason, and nothing is left of the network
     // that was attached before.
@@ -250,4 +311,16 @@ fn runc_with_the_hook() {
     let refused = runc.run("web").fails();
     assert!(refused.stderr.contains("no daemon answers"), "{refused}");
     assert_eq!(runc.runc("list -q").ok().trim(), "");
+
+    street.host.start(&[]);
+    for i in 0..50 {
+        let port = format!("{}:80", 9000 + i);
+        let annotations = json!({"netbpf.network": "front", "netbpf.publish": port});
+        runc.bundle(&format!("c{i}"), annotations);
+    }
+    fifty_at_once(
+        &street,
+        |i| runc.run(&format!("c{i}")),
+        |i| runc.runc(&format!("delete --force c{i}")),
+    );
 }
