@@ -205,6 +205,28 @@ pub struct AttachSpec {
     pub engine: Option<EngineSpec>,
 }
 
+impl AttachSpec {
+    /// Of a name and a namespace; all else is left to the daemon.
+    pub fn new(name: impl Into<String>, netns: NetnsRef) -> AttachSpec {
+        AttachSpec {
+            name: name.into(),
+            network: None,
+            netns,
+            ifname: None,
+            ips: Vec::new(),
+            mac: None,
+            publish: Vec::new(),
+            share: false,
+            publish_all: false,
+            expose: Vec::new(),
+            aliases: Vec::new(),
+            links: Vec::new(),
+            labels: Labels::new(),
+            engine: None,
+        }
+    }
+}
+
 /// By which interface of container engines an endpoint was attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

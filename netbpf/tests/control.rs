@@ -125,22 +125,7 @@ impl Container {
     }
 
     fn attach(&self, name: &str) -> AttachSpec {
-        AttachSpec {
-            name: name.into(),
-            network: None,
-            netns: self.netns(),
-            ifname: None,
-            ips: vec![],
-            mac: None,
-            publish: vec![],
-            share: false,
-            publish_all: false,
-            expose: vec![],
-            aliases: vec![],
-            links: vec![],
-            labels: Default::default(),
-            engine: None,
-        }
+        AttachSpec::new(name, self.netns())
     }
 
     fn end(&mut self) {

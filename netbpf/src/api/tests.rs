@@ -82,20 +82,9 @@ impl Daemon {
 
 fn attach(name: &str, network: &str, publish: &[&str]) -> AttachSpec {
     AttachSpec {
-        name: name.into(),
         network: Some(network.into()),
-        netns: NetnsRef::Pid(1),
-        ifname: None,
-        ips: Vec::new(),
-        mac: None,
         publish: publish.iter().map(ToString::to_string).collect(),
-        share: false,
-        publish_all: false,
-        expose: Vec::new(),
-        aliases: Vec::new(),
-        links: Vec::new(),
-        labels: Labels::new(),
-        engine: None,
+        ..AttachSpec::new(name, NetnsRef::Pid(1))
     }
 }
 

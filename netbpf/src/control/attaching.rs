@@ -101,25 +101,14 @@ mod tests {
 
     fn attach(id: &str, ifname: &str) -> AttachSpec {
         AttachSpec {
-            name: id.into(),
-            network: None,
-            netns: NetnsRef::Pid(1),
             ifname: Some(ifname.into()),
-            ips: Vec::new(),
-            mac: None,
-            publish: Vec::new(),
-            share: false,
-            publish_all: false,
-            expose: Vec::new(),
-            aliases: Vec::new(),
-            links: Vec::new(),
-            labels: Default::default(),
             engine: Some(EngineSpec {
                 kind: Engine::Cni,
                 container_id: id.into(),
                 caller: None,
                 holds_ports: false,
             }),
+            ..AttachSpec::new(id, NetnsRef::Pid(1))
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, path::Path};
 
-use super::{endpoint::open_of, seen::Seen};
+use super::{request::open_of, seen::Seen};
 use crate::{
     error::Result,
     model::{CheckSpec, Difference, DifferenceKind},

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Inner, endpoint, plan, seen::Seen, state::State, uplinks};
+use super::{Inner, detach, plan, seen::Seen, state::State, uplinks};
 use crate::{
     error::Result,
     store::EndpointRecord,
@@ -64,7 +64,7 @@ pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
         .filter(|e| !present.contains(&e.host_ifindex))
         .map(|e| e.index)
         .collect();
-    let gone = endpoint::gone(inner, state, &missing);
+    let gone = detach::gone(inner, state, &missing);
     uplinks::refresh(inner, state).and(gone)
 }
 

@@ -13,9 +13,9 @@ use tokio::{
 };
 
 use super::{
-    Inner, blocking,
+    Inner, blocking, detach,
     devices::{self, Watch},
-    endpoint, plan, publish, sources, uplinks,
+    plan, publish, sources, uplinks,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -115,7 +115,7 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
                     }
                 }
             }
-            let gone = endpoint::gone(inner, state, &endpoints);
+            let gone = detach::gone(inner, state, &endpoints);
             match others {
                 true => uplinks::refresh(inner, state).and(gone),
                 false if routes => sources::refresh(inner, state).and(gone),

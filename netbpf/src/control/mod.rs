@@ -10,6 +10,7 @@
 mod apply;
 mod attaching;
 mod check;
+mod detach;
 mod devices;
 mod endpoint;
 mod errors;
@@ -28,6 +29,7 @@ mod programs;
 mod publish;
 mod reaper;
 mod recover;
+mod request;
 mod reserved;
 mod seen;
 mod services;
@@ -45,10 +47,10 @@ use tokio::sync::{Mutex, Notify};
 use self::{
     apply::Apply,
     attaching::Attaching,
-    endpoint::{Attached, Request},
     flows::Wanted,
     monitor::Monitor,
     reaper::Reaper,
+    request::{Attached, Request},
     seen::Seen,
     state::State,
 };
@@ -164,14 +166,14 @@ impl Control {
     /// Idempotent; returns what was detached.
     pub async fn detach(&self, name: &str, network: Option<&str>) -> Result<Vec<EndpointInfo>> {
         let (name, network) = (name.to_owned(), network.map(str::to_owned));
-        self.change(move |inner, state| endpoint::detach(inner, state, &name, network.as_deref()))
+        self.change(move |inner, state| detach::detach(inner, state, &name, network.as_deref()))
             .await
     }
 
     /// Takes away what an engine has attached, and what of it still waits to be.
     pub async fn detach_of_engine(&self, spec: DetachSpec) -> Result<Vec<EndpointInfo>> {
         self.inner.attaching.give_up(&spec);
-        self.change(move |inner, state| endpoint::detach_of_engine(inner, state, &spec))
+        self.change(move |inner, state| detach::detach_of_engine(inner, state, &spec))
             .await
     }
 

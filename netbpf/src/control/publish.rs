@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Inner, endpoint,
+    Inner, detach,
     plan::{Leave, Service, Step},
     ports::{Chooser, Sharing, find_published},
     portspec::{self, Terms},
@@ -43,7 +43,7 @@ pub fn publish(
     };
     let (before, chosen) = match choose(state) {
         // Who has the port may have died just now, and not be missed yet.
-        Err(e) if e.code == Code::PortInUse && endpoint::clear_dead_publishers(inner, state)? => {
+        Err(e) if e.code == Code::PortInUse && detach::clear_dead_publishers(inner, state)? => {
             choose(state)?
         }
         chosen => chosen?,

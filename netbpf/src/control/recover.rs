@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::{
     Inner,
     apply::{self, end_of_host},
-    endpoint, host, network, plan,
+    detach, host, network, plan,
     ports::{local_port_range, masquerade_ports},
     reaper::Reaper,
     reserved,
@@ -222,7 +222,7 @@ fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Res
         tracing::info!(endpoint = name, network, ?was, "cleared away at start");
         let endpoint = state.planned(&record);
         // None of the broken ones is among the heirs: they are not in the state.
-        let ports = endpoint::unpublishing(state, &endpoint);
+        let ports = detach::unpublishing(state, &endpoint);
         let heirs = state.heirs(&record, &BTreeSet::new());
         let mut steps = plan::detach(&endpoint, ports, heirs);
         steps.extend(plan::remove_device(&endpoint));
@@ -231,7 +231,7 @@ fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Res
             tracing::warn!(%error, endpoint = name, "not cleared away");
         }
         let handed = apply.handed().clone();
-        endpoint::inherit(inner, state, &handed)?;
+        detach::inherit(inner, state, &handed)?;
         inner.store.remove_endpoint(record.index)?;
     }
     Ok(())

@@ -224,17 +224,10 @@ impl Wishes {
         if networks.is_empty() {
             networks.push(crate::control::DEFAULT_NETWORK.to_owned());
         }
+        let name = name.unwrap_or_else(|| short_id(&state.id));
         let on = |network: String| AttachSpec {
-            name: name.clone().unwrap_or_else(|| short_id(&state.id)),
             network: Some(network),
-            netns: netns.clone(),
-            ifname: None,
-            ips: Vec::new(),
-            mac: None,
-            publish: Vec::new(),
             share,
-            publish_all: false,
-            expose: Vec::new(),
             aliases: aliases.clone(),
             links: links.clone(),
             labels: labels.clone(),
@@ -244,6 +237,7 @@ impl Wishes {
                 caller: state.bundle.clone(),
                 holds_ports: false,
             }),
+            ..AttachSpec::new(&name, netns.clone())
         };
         let mut specs: Vec<AttachSpec> = networks.into_iter().map(on).collect();
         if let Some(first) = specs.first_mut() {

@@ -47,21 +47,11 @@ impl Daemon {
 
     /// Attaches by the API.
     pub fn attach(&self, name: &str, space: &Namespace, publish: Vec<String>) {
+        let netns = NetnsRef::Netns(space.name().into());
         let spec = AttachSpec {
-            name: name.into(),
             network: Some(self.network.name.into()),
-            netns: NetnsRef::Netns(space.name().into()),
-            ifname: None,
-            ips: Vec::new(),
-            mac: None,
             publish,
-            share: false,
-            publish_all: false,
-            expose: Vec::new(),
-            aliases: Vec::new(),
-            links: Vec::new(),
-            labels: Default::default(),
-            engine: None,
+            ..AttachSpec::new(name, netns)
         };
         self.runtime
             .block_on(self.client.attach(&spec))

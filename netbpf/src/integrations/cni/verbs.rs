@@ -170,18 +170,12 @@ fn spec(call: &Call, config: &Config) -> Result<AttachSpec, CniError> {
     let mut labels = config.args.cni.labels();
     labels.extend(labels_of_pod(call));
     Ok(AttachSpec {
-        name: String::new(),
         network: Some(config.name.clone()),
-        netns: NetnsRef::Netns(call.netns.clone()),
         ifname: Some(call.ifname.clone()),
         ips: config.ips(&call.args.ips)?,
         mac: config.mac(call.args.mac.as_deref()),
         publish: ports::specs(&config.runtime_config.port_mappings)?,
-        share: false,
-        publish_all: false,
-        expose: Vec::new(),
         aliases,
-        links: Vec::new(),
         labels,
         engine: Some(EngineSpec {
             kind: Engine::Cni,
@@ -189,6 +183,8 @@ fn spec(call: &Call, config: &Config) -> Result<AttachSpec, CniError> {
             caller: process::parent_name(),
             holds_ports: !config.hold_ports.unwrap_or_else(|| !is_podman()),
         }),
+        // Of the names that may be, the first free one.
+        ..AttachSpec::new("", NetnsRef::Netns(call.netns.clone()))
     })
 }
 
