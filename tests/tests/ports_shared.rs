@@ -415,4 +415,23 @@ fn the_daemons_own_address_for_ports_is_where_specs_name_none() {
     street.client.is_refused(v4.ip(HOST), 8080);
     assert_eq!(street.host.fetch(v4.loopback(), 8080).server, "web");
     assert_eq!(street.client.fetch(v4.ip(HOST), 8081).server, "web");
+
+    let street = street_with("publish_ip6", &["--publish-ip", "2001:db8:1::1"]);
+    street.host.network(&netbpf_tests::lab::names::FRONT, &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    let [v4, v6] = Family::BOTH;
+    assert_eq!(street.client.fetch(v6.ip(HOST), 8080).server, "web");
+    street.host.is_refused(v6.loopback(), 8080);
+    street.client.is_refused(v4.ip(HOST), 8080);
+    // An address of one family is for endpoints that have it.
+    let only4 = ["--subnet", "10.66.0.0/24"];
+    let create = [&["network", "create", "four"][..], &only4].concat();
+    street.host.netbpf(&create).ok();
+    let other = street.lab.space("other");
+    let attach = ["attach", "--name", "o", "--network", "four", "--netns"];
+    let attach = [&attach[..], &[other.name(), "-p", "8082:80"]].concat();
+    let (code, message) = street.host.refused(&attach);
+    assert_eq!(code, "invalid_argument");
+    assert!(message.contains("2001:db8:1::1"), "{message}");
 }
