@@ -118,8 +118,8 @@ pub fn hear_signals() {
 }
 
 /// Lets the allocator give back what is free. By default glibc has an arena for each of many
-/// threads, which come and go with the work here: they held 35 KiB for each endpoint. To be
-/// called before there are threads.
+/// threads, which come and go with the work here, and what is free in one is of no use to the
+/// others: they held twice what was in them. To be called before there are threads.
 pub fn spare_memory() {
     #[cfg(target_env = "gnu")]
     for (what, value) in [
