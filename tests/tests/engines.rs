@@ -254,6 +254,13 @@ fn runc_with_the_hook() {
 
     reaches_out(&street, |command| runc.runc(&format!("exec web {command}")));
 
+    // The same call once more is refused and takes nothing from the container.
+    let state = runc.runc("state web").ok();
+    let again = street.host.netbpf(&["oci-hook", "createRuntime"]);
+    let again = again.stdin(&state).fails();
+    assert!(again.stderr.contains("exists already"), "{again}");
+    is_reached(&street, 8080);
+
     // A failure stops the container, with the reason, and nothing is left of the network
     // that was attached before.
     runc.bundle(

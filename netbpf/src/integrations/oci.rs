@@ -107,14 +107,27 @@ async fn attach(state: &State, client: &Client) -> Result<(), HookError> {
         Some(namespace) => NetnsRef::Opened(held(namespace, &path)),
         None => NetnsRef::Pid(state.pid),
     };
+    let mut done = Vec::new();
     for spec in wishes.specs(state, &netns) {
-        if let Err(error) = client.attach(&spec).await {
-            // Of those networks that came before.
-            if let Err(e) = client.detach_of_engine(&of_container(state)).await {
+        let error = match client.attach(&spec).await {
+            Ok(endpoint) => {
+                done.push(endpoint);
+                continue;
+            }
+            Err(error) => error,
+        };
+        // What this call has made, and nothing of a call before it.
+        for endpoint in done {
+            let ours = DetachSpec {
+                ifname: Some(endpoint.ifname),
+                network: Some(endpoint.network),
+                ..of_container(state)
+            };
+            if let Err(e) = client.detach_of_engine(&ours).await {
                 eprintln!("netbpf: container {:?} stays attached: {e}", state.id);
             }
-            return Err(CallError::from(error).into());
         }
+        return Err(CallError::from(error).into());
     }
     Ok(())
 }
