@@ -106,6 +106,18 @@ reasons! {
         "add the client to the port's allow list: `netbpf update NAME -p published=…,allow=…`";
     34 ClientRate "client_rate" "one client began more connections by published ports than --client-rate lets it"
         "raise --client-rate where many clients come by one address; else block the client in front of the host";
+    35 UnknownVni "unknown_vni" "VXLAN for a network that is not on this node"
+        "a moment of making or removing an overlay network; where it goes on, another node has one that this one was not told of: see the cluster in `netbpf status`";
+    36 UnknownNode "unknown_node" "VXLAN from an address that is no node's"
+        "add the sender as a node of the cluster, or stop it; a node whose address changed says so within seconds";
+    37 OverlaySource "overlay_source" "VXLAN from a node where the address inside does not live"
+        "somebody forges it, or an address moved a moment ago: compare `netbpf node ls` with the sender";
+    38 VxlanFromContainer "vxlan_from_container" "the container sent VXLAN to a node"
+        "let it use another UDP port than --vxlan-port: what a node takes in as VXLAN is its own";
+    39 Congested "congested" "marked congested on the way through a tunnel, though its sender knows nothing of ECN (RFC 6040)"
+        "congestion on the path between the nodes, as if a router had dropped it";
+    40 OverlayAddress "overlay_address" "VXLAN for an address that no container on this node has"
+        "the container is gone, or moved a moment ago; where it goes on, the sender's table is old: compare both nodes' `netbpf network inspect`";
 }
 
 /// Entries of the per-CPU counter array: one per possible number.

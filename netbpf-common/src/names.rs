@@ -17,6 +17,10 @@ pub const CLIENTS: &str = "clients";
 pub const HOST_CONNS: &str = "host_conns";
 pub const HOST_PEERS: &str = "host_peers";
 pub const GENERATIONS: &str = "generations";
+pub const VNIS: &str = "vnis";
+pub const NODES: &str = "nodes";
+pub const VTEPS: &str = "vteps";
+pub const TUNNELS: &str = "tunnels";
 pub const FLOWS4: &str = "flows4";
 pub const FLOWS6: &str = "flows6";
 pub const TRANSIENT4: &str = "transient4";
@@ -56,6 +60,10 @@ pub const MAPS: &[&str] = &[
     SOURCES,
     LOCALS,
     SUBNETS,
+    VNIS,
+    NODES,
+    VTEPS,
+    TUNNELS,
     PUBLISHED,
     PORTS,
     SHARES,

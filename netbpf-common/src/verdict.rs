@@ -50,6 +50,7 @@ const TO_FRAGMENT: u64 = 12;
 const TO_HAIRPIN: u64 = 13;
 const NOT_FOLLOWED: u64 = 14;
 const TO_FLOW: u64 = 15;
+const TO_TUNNEL: u64 = 16;
 
 /// The largest endpoint index that a coded verdict holds.
 pub const MAX_ENDPOINT: u32 = 0xffff;
@@ -75,6 +76,8 @@ impl Coded {
     /// No end yet: the packet has left one container under an address of the host, for a
     /// port there that is another container's.
     pub const TO_HAIRPIN: Coded = Coded(TO_HAIRPIN);
+    /// No end yet: the step that puts packets into VXLAN, or takes them out, is next.
+    pub const TO_TUNNEL: Coded = Coded(TO_TUNNEL);
     /// No end yet: the packet belongs to no flow.
     pub const NOT_FOLLOWED: Coded = Coded(NOT_FOLLOWED);
 

@@ -12,7 +12,7 @@ use crate::{
     family::{Family, V4, V6, scratch},
     programs::{HEADERS, parse_into},
     stage::{
-        Step, arp, flow, fragment, icmp_error, masquerade, nd,
+        Step, arp, flow, fragment, icmp_error, masquerade, nd, overlay,
         pool::{self, Wanted},
         port::{self, Client},
         refuse, route,
@@ -37,7 +37,8 @@ macro_rules! of_family {
     (
         $family:ty, $parse:ident, $parse_quote:ident, $follow:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
         $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
-        $remember:ident, $record:ident, $clear:ident, $search:ident
+        $remember:ident, $record:ident, $clear:ident, $search:ident,
+        $enter_tunnel:ident, $leave_tunnel:ident, $ask_way:ident, $learn_mtu:ident
     ) => {
         /// Parses the packet; a `Parsed`.
         #[unsafe(no_mangle)]
@@ -197,6 +198,44 @@ macro_rules! of_family {
             }
         }
 
+        /// Puts a packet of the family into VXLAN.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $enter_tunnel(skb: *mut __sk_buff) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(scratch::<$family>().and_then(|(p, room)| overlay::enter::<$family>(skb, p, room)))
+        }
+
+        /// Takes a packet out of VXLAN over the family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $leave_tunnel(skb: *mut __sk_buff) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(scratch::<$family>().and_then(|(p, room)| overlay::leave::<$family>(skb, p, room)))
+        }
+
+        /// Asks for the way to a node that is reached by the family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $ask_way(skb: *mut __sk_buff, node: u32) -> u64 {
+            let skb = &Skb::from_raw(skb);
+            code(
+                scratch::<$family>()
+                    .and_then(|(_, room)| overlay::ask_way::<$family>(skb, room, node)),
+            )
+        }
+
+        /// Notes what a router on the way to a node lets through.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $learn_mtu(skb: *mut __sk_buff) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            match scratch::<$family>() {
+                Ok((p, room)) => overlay::learn_mtu::<$family>(skb, p, room).into(),
+                Err(_) => 0,
+            }
+        }
+
         /// Tries a source port towards a container.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -227,7 +266,11 @@ of_family!(
     remember_v4,
     record_v4,
     clear_v4,
-    search_v4
+    search_v4,
+    enter_tunnel_v4,
+    leave_tunnel_v4,
+    ask_way_v4,
+    learn_mtu_v4
 );
 of_family!(
     V6,
@@ -246,7 +289,11 @@ of_family!(
     remember_v6,
     record_v6,
     clear_v6,
-    search_v6
+    search_v6,
+    enter_tunnel_v6,
+    leave_tunnel_v6,
+    ask_way_v6,
+    learn_mtu_v6
 );
 
 /// An outside port; see [`pool::next`].
@@ -321,6 +368,14 @@ fn closed<F: Family>(skb: &Skb) {
 pub extern "C" fn window_scale(skb: *mut __sk_buff, l4: u32) -> u32 {
     let scale = tcp::window_scale(&Skb::from_raw(skb), (l4 & 0x3fff) as usize);
     u32::from(scale.unwrap_or(tcp::MOST_SCALE))
+}
+
+/// Makes a SYN whose header is at `l4` say no larger segments than these.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn clamp_segments(skb: *mut __sk_buff, l4: u32, most: u32) -> u64 {
+    let skb = &Skb::from_raw(skb);
+    code(overlay::clamp(skb, (l4 & 0x3fff) as usize, most as u16))
 }
 
 /// Tells of a new flow, whose packet and original half are in the working space.

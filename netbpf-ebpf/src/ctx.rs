@@ -5,17 +5,24 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0,
+        BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::{
-        bpf_csum_diff, bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_redirect,
-        bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_head,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_csum_level, bpf_get_hash_recalc, bpf_ktime_get_coarse_ns,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
-use netbpf_common::{drop::DropReason, packet::Read, time};
+use netbpf_common::{
+    drop::DropReason,
+    packet::{Read, eth},
+    time,
+};
 
 /// `PACKET_HOST` and `PACKET_OTHERHOST` of `linux/if_packet.h`.
 pub const PACKET_HOST: u32 = 0;
@@ -25,6 +32,10 @@ pub const PACKET_OTHERHOST: u32 = 3;
 /// `skb->csum` alone, as IPv6 has no header checksum that makes up for the
 /// changed address.
 const BPF_F_IPV6: u64 = 1 << 7;
+
+/// Flags of [`bpf_skb_adjust_room`] (6.3): the packet becomes one of this family.
+const BPF_F_ADJ_ROOM_DECAP_L3_IPV4: u32 = 1 << 7;
+const BPF_F_ADJ_ROOM_DECAP_L3_IPV6: u32 = 1 << 8;
 
 /// A packet at a TC hook.
 #[derive(Clone, Copy)]
@@ -253,6 +264,80 @@ impl Skb {
         // SAFETY: as above.
         let ret = unsafe { bpf_skb_adjust_room(self.skb, len, BPF_ADJ_ROOM_MAC, 0) };
         if ret == 0 { Ok(()) } else { Err(HELPER) }
+    }
+
+    /// Makes `len` bytes of room in front of the network header for headers of a VXLAN
+    /// tunnel, the Ethernet header of the packet inside among them. What the packet says
+    /// of its own headers and of its segments goes for those inside from then on.
+    #[inline(always)]
+    pub fn enter_tunnel(&self, len: i32, over_ipv6: bool) -> Result<(), DropReason> {
+        let network = if over_ipv6 {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        };
+        let inside = (eth::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        let flags = BPF_F_ADJ_ROOM_FIXED_GSO
+            | BPF_F_ADJ_ROOM_NO_CSUM_RESET
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
+            | network;
+        // SAFETY: as above.
+        let ret = unsafe {
+            bpf_skb_adjust_room(self.skb, len, BPF_ADJ_ROOM_MAC, u64::from(flags) | inside)
+        };
+        if ret == 0 { Ok(()) } else { Err(HELPER) }
+    }
+
+    /// Takes `len` bytes of a tunnel's headers off, between the link header and the network
+    /// header of the packet inside.
+    #[inline(always)]
+    pub fn leave_tunnel(&self, len: i32, from_ipv6: bool, to_ipv6: bool) -> Result<(), DropReason> {
+        let mut len = len;
+        let mut flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+        if from_ipv6 != to_ipv6 {
+            flags |= if to_ipv6 {
+                BPF_F_ADJ_ROOM_DECAP_L3_IPV6
+            } else {
+                BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+            };
+        }
+        // SAFETY: as above.
+        let mut ret =
+            unsafe { bpf_skb_adjust_room(self.skb, -len, BPF_ADJ_ROOM_MAC, flags.into()) };
+        if ret != 0 && from_ipv6 != to_ipv6 {
+            // Before 6.3 nothing but this makes the packet another family's. It changes
+            // the outer header's length, too, which is to go anyway.
+            let (ethertype, more) = if to_ipv6 {
+                (eth::TYPE_IPV6, 20)
+            } else {
+                (eth::TYPE_IPV4, -20)
+            };
+            // SAFETY: as above.
+            ret = unsafe { bpf_skb_change_proto(self.skb, ethertype.to_be(), 0) };
+            if ret == 0 {
+                len += more;
+                let flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+                // SAFETY: as above.
+                ret =
+                    unsafe { bpf_skb_adjust_room(self.skb, -len, BPF_ADJ_ROOM_MAC, flags.into()) };
+            }
+        }
+        if ret != 0 {
+            return Err(HELPER);
+        }
+        // What a device has said of the outer checksum goes with it. It fails where none
+        // has said anything.
+        // SAFETY: as above.
+        unsafe { bpf_csum_level(self.skb, BPF_CSUM_LEVEL_DEC.into()) };
+        Ok(())
+    }
+
+    /// A hash of the packet's tuple, the same for all packets of a connection.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        // SAFETY: it takes nothing but the context.
+        unsafe { bpf_get_hash_recalc(self.skb) }
     }
 
     /// Puts room for an Ethernet header in front of a packet without one.

@@ -9,11 +9,13 @@ use netbpf_common::{
     drop::DropReason,
     maps::{
         AllowData, BackendKey, EndpointKey, Flow, FlowKey, FragmentKey, FragmentOf, LocalKey,
-        MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, Uplink, Veth,
+        MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, TunnelData, Uplink,
+        Veth,
     },
     packet::{
         self, Read, checksum, eth, icmp, ipv4, ipv6,
         tuple::{Ip, Transport},
+        vxlan,
     },
     time::Ticks,
     verdict::Coded,
@@ -66,6 +68,10 @@ pub struct Room<A> {
     pub local_key: LocalKey,
     pub endpoint_key: EndpointKey,
     pub subnet_key: Key<SubnetData>,
+    pub tunnel_key: Key<TunnelData>,
+    /// Number of the node that a packet goes to, and of its network on the wire.
+    pub node: u32,
+    pub vni: u32,
     pub port_key: Key<PortData>,
     pub allow_key: Key<AllowData>,
     pub backend_key: BackendKey,
@@ -183,6 +189,12 @@ pub trait Family: Sized {
     ) -> Result<(), DropReason>;
     /// Gives a fragment another identification, which stands at `at`.
     fn renumber(skb: &Skb, l3: usize, at: usize, from: u32, to: u32) -> Result<(), DropReason>;
+    /// Source and destination of the network header at `l3`.
+    fn addresses(packet: &impl Read, l3: usize) -> Option<(Self::Addr, Self::Addr)>;
+    /// Type of service or traffic class.
+    fn class(packet: &impl Read, l3: usize) -> Option<u8>;
+    /// Writes it anew where only the marks of congestion change.
+    fn mark(skb: &Skb, l3: usize, mark: u8) -> Result<(), DropReason>;
     /// Lowers the hop limit by one.
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason>;
     /// What the change of both addresses makes to a checksum with pseudo header.
@@ -208,6 +220,10 @@ pub trait Family: Sized {
     fn call_record(skb: &Skb, port: u16, shared: bool) -> u32;
     fn call_clear() -> u32;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
+    fn call_enter_tunnel(skb: &Skb) -> Coded;
+    fn call_leave_tunnel(skb: &Skb) -> Coded;
+    fn call_ask_way(skb: &Skb, node: u32) -> Coded;
+    fn call_learn_mtu(skb: &Skb) -> u32;
 }
 
 pub enum V4 {}
@@ -306,6 +322,22 @@ impl Family for V4 {
         calls::try_source_v4(skb.raw(), candidate.into(), own.into())
     }
     #[inline(always)]
+    fn call_enter_tunnel(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::enter_tunnel_v4(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_leave_tunnel(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::leave_tunnel_v4(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_ask_way(skb: &Skb, node: u32) -> Coded {
+        Coded::from_bits(calls::ask_way_v4(skb.raw(), node))
+    }
+    #[inline(always)]
+    fn call_learn_mtu(skb: &Skb) -> u32 {
+        calls::learn_mtu_v4(skb.raw())
+    }
+    #[inline(always)]
     fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Addr4>> {
         ipv4::parse(packet, offset)
     }
@@ -368,6 +400,28 @@ impl Family for V4 {
         let check = checksum::finish(adjust(u32::from(!old), from, to));
         skb.write(l3 + ipv4::CHECKSUM, check.to_be_bytes())?;
         skb.write(at, (to as u16).to_be_bytes())
+    }
+    #[inline(always)]
+    fn addresses(packet: &impl Read, l3: usize) -> Option<(Addr4, Addr4)> {
+        let b = packet.bytes::<{ ipv4::LEN }>(l3)?;
+        let is_whole = b[0] >> 4 == 4 && b[0] & 0x0f >= 5;
+        let (src, dst) = ([b[12], b[13], b[14], b[15]], [b[16], b[17], b[18], b[19]]);
+        is_whole.then_some((src, dst))
+    }
+    #[inline(always)]
+    fn class(packet: &impl Read, l3: usize) -> Option<u8> {
+        packet.u8(l3 + 1)
+    }
+    #[inline(always)]
+    fn mark(skb: &Skb, l3: usize, mark: u8) -> Result<(), DropReason> {
+        use packet::Read as _;
+        let b = skb.bytes::<12>(l3).ok_or(DropReason::Malformed)?;
+        let (from, to) = ([b[0], b[1]], [b[0], b[1] & !vxlan::ECN_MASK | mark]);
+        let word = |b: [u8; 2]| u32::from(u16::from_be_bytes(b));
+        let old = word([b[10], b[11]]);
+        let check = checksum::finish(adjust(!old & 0xffff, word(from), word(to)));
+        skb.write(l3 + ipv4::CHECKSUM, check.to_be_bytes())?;
+        skb.write(l3, to)
     }
     #[inline(always)]
     fn fib_set(fib: &mut bpf_fib_lookup, src: Addr4, dst: Addr4) {
@@ -549,6 +603,22 @@ impl Family for V6 {
         calls::try_source_v6(skb.raw(), candidate.into(), own.into())
     }
     #[inline(always)]
+    fn call_enter_tunnel(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::enter_tunnel_v6(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_leave_tunnel(skb: &Skb) -> Coded {
+        Coded::from_bits(calls::leave_tunnel_v6(skb.raw()))
+    }
+    #[inline(always)]
+    fn call_ask_way(skb: &Skb, node: u32) -> Coded {
+        Coded::from_bits(calls::ask_way_v6(skb.raw(), node))
+    }
+    #[inline(always)]
+    fn call_learn_mtu(skb: &Skb) -> u32 {
+        calls::learn_mtu_v6(skb.raw())
+    }
+    #[inline(always)]
     fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Addr6>> {
         ipv6::parse(packet, offset)
     }
@@ -607,6 +677,25 @@ impl Family for V6 {
     #[inline(always)]
     fn renumber(skb: &Skb, _: usize, at: usize, _: u32, to: u32) -> Result<(), DropReason> {
         skb.store_covered(at, &to.to_be_bytes())
+    }
+    #[inline(always)]
+    fn addresses(packet: &impl Read, l3: usize) -> Option<(Addr6, Addr6)> {
+        if packet.u8(l3)? >> 4 != 6 {
+            return None;
+        }
+        let src = packet.bytes::<16>(l3 + ipv6::SRC)?;
+        Some((src, packet.bytes::<16>(l3 + ipv6::DST)?))
+    }
+    #[inline(always)]
+    fn class(packet: &impl Read, l3: usize) -> Option<u8> {
+        let b = packet.bytes::<2>(l3)?;
+        Some(b[0] << 4 | b[1] >> 4)
+    }
+    #[inline(always)]
+    fn mark(skb: &Skb, l3: usize, mark: u8) -> Result<(), DropReason> {
+        use packet::Read as _;
+        let second = skb.u8(l3 + 1).ok_or(DropReason::Malformed)?;
+        skb.store_covered(l3 + 1, &[second & !(vxlan::ECN_MASK << 4) | mark << 4])
     }
     #[inline(always)]
     fn fib_set(fib: &mut bpf_fib_lookup, src: Addr6, dst: Addr6) {

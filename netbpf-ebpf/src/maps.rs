@@ -12,9 +12,10 @@ use netbpf_common::{
     maps::{
         AllowData, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
         EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local, LocalKey, Mapping,
-        MappingKey, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData, Published, Share,
-        Source, SourceData, Subnet, SubnetData, Uplink, Veth,
+        MappingKey, Node, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData, Published,
+        Share, Source, SourceData, Subnet, SubnetData, Tunnel, TunnelData, Uplink, Veth, Vni,
         fragments::FRAGMENTED,
+        overlay::NODES as NODE_ENTRIES,
         pools::{POOL_KINDS, POOLS as POOL_ENTRIES},
         published::PUBLISHED_ENTRIES,
     },
@@ -42,6 +43,18 @@ pub static LOCALS: HashMap<LocalKey, Local, 4096> = HashMap::new();
 
 #[btf_map(name = "subnets")]
 pub static SUBNETS: LpmTrie<SubnetData, Subnet, 4096> = LpmTrie::new();
+
+#[btf_map(name = "vnis")]
+pub static VNIS: HashMap<u32, Vni, 4096, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "nodes")]
+pub static NODES: Array<Node, { NODE_ENTRIES as usize }> = Array::new();
+
+#[btf_map(name = "vteps")]
+pub static VTEPS: HashMap<Addr, u32, { NODE_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "tunnels")]
+pub static TUNNELS: LpmTrie<TunnelData, Tunnel, 262144> = LpmTrie::new();
 
 #[btf_map(name = "published")]
 pub static PUBLISHED: Array<Published, { PUBLISHED_ENTRIES as usize }> = Array::new();

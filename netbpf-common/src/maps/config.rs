@@ -1,6 +1,6 @@
 //! `config`: an array of one entry, what all programs need to know.
 
-use crate::{assert_layout, flow::Timeouts};
+use crate::{addr::Addr, assert_layout, flow::Timeouts};
 
 /// `SO_MARK` of sockets that may bind published ports: the daemon's own.
 pub const UNHELD_MARK: u32 = 0x6e62_7066;
@@ -27,5 +27,14 @@ pub struct Config {
     pub netns_cookie: u64,
     /// When silent flows are over.
     pub timeouts: Timeouts,
+    /// Where this node takes in VXLAN (its VTEP); 0 where it has no overlay network.
+    pub vtep: Addr,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Not 0: others take in VXLAN at that port, too, and get the networks that are not
+    /// ours.
+    pub vxlan_shared: u16,
+    /// Not 0: who is a node is not known yet.
+    pub vxlan_unknown: u32,
 }
-assert_layout!(Config, 64);
+assert_layout!(Config, 88);

@@ -21,6 +21,10 @@ pub const NETWORK_INTERNAL: u32 = 1 << 1;
 /// is routed: reached and left under the containers' own addresses.
 pub const NETWORK_MASQUERADE: u32 = 1 << 2;
 
+/// Another network of this host has addresses of this one, and the host's routes to them:
+/// what the host's own programs answered would go there.
+pub const NETWORK_SHADOWED: u32 = 1 << 3;
+
 /// Value of `endpoints`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,5 +62,7 @@ pub struct Veth {
     pub mac: [u8; 6],
     /// MTU of the network.
     pub mtu: u16,
+    /// Of an overlay network: its number on the wire; else 0.
+    pub vni: u32,
 }
-assert_layout!(Veth, 64);
+assert_layout!(Veth, 68);

@@ -83,8 +83,8 @@ pub struct Backend {
     pub container_addr: Addr,
     /// The container's MAC.
     pub mac: [u8; 6],
-    /// Explicit padding, 0.
-    pub reserved: [u8; 2],
+    /// Of the container's addresses, as in [`crate::maps::EndpointKey`].
+    pub scope: u16,
 }
 assert_layout!(Backend, 48);
 

@@ -13,6 +13,7 @@ mod properties;
 pub mod sctp;
 pub mod tcp;
 pub mod tuple;
+pub mod vxlan;
 
 pub const IPPROTO_ICMP: u8 = 1;
 pub const IPPROTO_TCP: u8 = 6;

@@ -26,6 +26,7 @@ pub const UDP_CHECKSUM: usize = 6;
 /// Kinds of options (RFC 9293, section 3.2; RFC 7323, section 2).
 const END: u8 = 0;
 const NOTHING: u8 = 1;
+const SEGMENT_SIZE: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 
 /// Options that are looked at, padding included; SYNs of Linux, BSD, macOS and Windows
@@ -42,25 +43,41 @@ pub const NO_SCALE: u8 = 0xff;
 /// where it says nothing, `None` where its options are cut short or too many.
 #[inline(always)]
 pub fn window_scale(packet: &(impl Read + ?Sized), l4: usize) -> Option<u8> {
+    let (at, value) = option(packet, l4, WINDOW_SCALE)?;
+    Some(match (at, value) {
+        (0, _) => NO_SCALE,
+        (_, value) if value > MOST_SCALE => MOST_SCALE,
+        (_, value) => value,
+    })
+}
+
+/// Where the largest segment that the sender of this SYN takes in stands, a number of 16
+/// bits; `None` where it says nothing, or its options are cut short or too many.
+#[inline(always)]
+pub fn segment_size_at(packet: &(impl Read + ?Sized), l4: usize) -> Option<usize> {
+    match option(packet, l4, SEGMENT_SIZE)? {
+        (0, _) => None,
+        (at, _) => Some(at + 2),
+    }
+}
+
+/// The place of the first option of a kind, 0 where there is none, and the byte behind its
+/// length.
+#[inline(always)]
+fn option(packet: &(impl Read + ?Sized), l4: usize, wanted: u8) -> Option<(usize, u8)> {
     let end = l4 + usize::from(packet.u8(l4 + OFFSET)? >> 4) * 4;
     let mut at = l4 + LEN;
     for _ in 0..OPTIONS {
         // No room for one.
         if at + 3 > end {
-            return Some(NO_SCALE);
+            return Some((0, 0));
         }
         let [kind, length, value] = packet.bytes(at)?;
         let step = match kind {
-            WINDOW_SCALE => {
-                return Some(if value > MOST_SCALE {
-                    MOST_SCALE
-                } else {
-                    value
-                });
-            }
-            END => return Some(NO_SCALE),
+            _ if kind == wanted => return Some((at, value)),
+            END => return Some((0, 0)),
             NOTHING => 1,
-            _ if length < 2 => return Some(NO_SCALE),
+            _ if length < 2 => return Some((0, 0)),
             _ => length,
         };
         at += usize::from(step);
@@ -91,6 +108,12 @@ mod tests {
         assert_eq!(scale(&[3, 3, 0]), Some(0));
         assert_eq!(scale(&[]), Some(NO_SCALE));
         assert_eq!(scale(&[2, 4, 5, 180]), Some(NO_SCALE));
+        let mut header = [0; 44];
+        header[OFFSET] = 0xa0;
+        header[LEN..LEN + 20].copy_from_slice(&linux);
+        assert_eq!(segment_size_at(&header[..40], 0), Some(LEN + 2));
+        header[LEN] = 1;
+        assert_eq!(segment_size_at(&header[..40], 0), None);
         // What comes after the end is no option, nor is what has no length.
         assert_eq!(scale(&[0, 3, 3, 7]), Some(NO_SCALE));
         assert_eq!(scale(&[9, 0, 3, 3, 7]), Some(NO_SCALE));

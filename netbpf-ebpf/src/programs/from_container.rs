@@ -1,13 +1,13 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! anti-spoof → parse → ARP/ND → flow, fragment or ICMP error → endpoint → local → masquerade or route
+//! anti-spoof → parse → ARP/ND → tunnel, or flow, fragment or ICMP error → endpoint → local → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     drop::DropReason,
     maps::{
         Veth,
-        endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
+        endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED},
         flows::{ARRIVAL_HAIRPIN, arrival_container},
     },
     packet::{Read as _, eth, icmp},
@@ -20,7 +20,7 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
-    stage::{Step, antispoof, deliver, local, nd, port::Client, route},
+    stage::{Step, antispoof, deliver, local, nd, overlay, port::Client, route},
 };
 
 #[classifier]
@@ -66,10 +66,17 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
             verdict = Coded::from_bits(last_steps::<F>(skb, veth));
         }
     }
+    if verdict == Coded::TO_TUNNEL {
+        verdict = F::call_enter_tunnel(skb);
+    }
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Container));
         if verdict == Coded::PASS {
-            verdict = Coded::TO_HOST;
+            verdict = if veth.flags & NETWORK_SHADOWED == 0 {
+                Coded::TO_HOST
+            } else {
+                Coded::drop(DropReason::Isolated)
+            };
         }
     }
     if verdict == Coded::TO_MASQUERADE {
@@ -105,7 +112,7 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
             room.answer_from = F::gateway(veth);
             // A chain of headers that we do not see the end of might hide anything.
             match parse::<F>(skb, eth::LEN, arrival_container(veth.scope)) {
-                Parsed::Whole => way::<F>(veth, p).unwrap_or_else(Coded::drop),
+                Parsed::Whole => way::<F>(veth, p, room).unwrap_or_else(Coded::drop),
                 Parsed::Nothing | Parsed::Headless => Coded::drop(DropReason::Malformed),
             }
         }
@@ -115,7 +122,7 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
 }
 
 #[inline(always)]
-fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>) -> Step {
+fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let (ip, t) = (&p.ip, &p.t);
     if F::IS_V6 && nd::is_nd(ip.protocol, t) {
         return Ok(Coded::TO_ND);
@@ -130,7 +137,17 @@ fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>) -> Step {
     if F::is_link_local(ip.dst) {
         return Err(DropReason::LinkLocal);
     }
-
+    // What goes to another node of the network is of no flow.
+    if veth.scope != 0 && overlay::is_elsewhere::<F>(room, veth.network, ip.dst) {
+        if veth.flags & NETWORK_ICC == 0 {
+            return Err(DropReason::IccDisabled);
+        }
+        room.vni = veth.vni;
+        return Ok(Coded::TO_TUNNEL);
+    }
+    if overlay::is_forged::<F>(room, p) {
+        return Err(DropReason::VxlanFromContainer);
+    }
     if ip.later_fragment {
         return Ok(Coded::TO_FRAGMENT);
     }

@@ -1,7 +1,7 @@
 //! TC ingress of an uplink: replies to masqueraded flows, published ports, and
 //! the host's own traffic, which passes.
 //!
-//! parse → flow, fragment or ICMP error → local → port, or endpoint of a routed network → the host
+//! parse → out of the tunnel, or flow, fragment or ICMP error → local → port, or endpoint of a routed network → the host
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -17,7 +17,7 @@ use crate::{
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
-        Step, deliver, local, nd,
+        Step, deliver, local, nd, overlay,
         port::{self, Client},
         route,
     },
@@ -53,10 +53,17 @@ fn program(skb: &Skb, l3: usize) -> i32 {
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, l3));
     if is_to_follow(verdict) {
-        verdict = follow_by::<F>(skb, verdict, 0);
+        let found_by = verdict;
+        verdict = follow_by::<F>(skb, found_by, 0);
+        if verdict == Coded::NOT_FOLLOWED && found_by == Coded::TO_QUOTED {
+            F::call_learn_mtu(skb);
+        }
         if verdict == Coded::NOT_FOLLOWED {
             verdict = Coded::from_bits(last_steps::<F>(skb));
         }
+    }
+    if verdict == Coded::TO_TUNNEL {
+        verdict = F::call_leave_tunnel(skb);
     }
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Uplink));
@@ -104,6 +111,9 @@ fn way<F: Family>(p: &Packet<F::Addr>) -> Step {
     }
     if icmp::is_about_flow(ip.protocol, p.t.flags) {
         return Ok(Coded::TO_QUOTED);
+    }
+    if overlay::is_tunnelled::<F>(p) {
+        return Ok(Coded::TO_TUNNEL);
     }
     Ok(Coded::TO_FLOW)
 }

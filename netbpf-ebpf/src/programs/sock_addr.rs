@@ -17,6 +17,7 @@ use netbpf_common::{
     maps::{
         Backend, BackendKey, HostConn, LocalKey, Peer, PeerKey, Port, PortData,
         config::UNHELD_MARK,
+        endpoints::NETWORK_SHADOWED,
         host::{PEER_ANSWERS, PEER_ASKED},
         ports::PORT_UNHELD,
     },
@@ -25,7 +26,7 @@ use netbpf_common::{
 
 use crate::{
     ctx::now,
-    maps::{CONFIG, HOST_CONNS, HOST_PEERS, LOCALS},
+    maps::{CONFIG, HOST_CONNS, HOST_PEERS, LOCALS, VETHS},
     socket::{Call, GO_ON, ending, family_of},
     stage::port,
 };
@@ -133,11 +134,23 @@ impl Asked {
             number: 0,
         };
         let to = port::backend(&mut key, self.published, &self.addr)?;
+        // The host's route to its address leads to another: it goes by device, packet by
+        // packet.
+        if to.scope != 0 && is_shadowed(to.ifindex) {
+            return None;
+        }
         let port = to
             .container_port
             .wrapping_add(self.port.wrapping_sub(to.host_port));
         Some((to, port))
     }
+}
+
+/// The host has no route to the container behind that device.
+#[inline(always)]
+fn is_shadowed(ifindex: u32) -> bool {
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    unsafe { VETHS.get(&ifindex) }.is_none_or(|veth| veth.flags & NETWORK_SHADOWED != 0)
 }
 
 fn connect<const V6: bool>(call: &Call<V6>) -> i32 {

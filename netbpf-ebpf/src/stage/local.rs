@@ -2,6 +2,7 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use netbpf_common::{
+    addr::Addr,
     drop::DropReason,
     maps::{
         Endpoint, EndpointKey, Local, LocalKey, Subnet, SubnetData, Veth,
@@ -45,10 +46,13 @@ pub fn endpoint<F: Family>(
     addr: F::Addr,
     scope: u32,
 ) -> Option<&'static Endpoint> {
-    room.endpoint_key = EndpointKey {
-        scope,
-        addr: F::mapped(addr),
-    };
+    endpoint_at(room, F::mapped(addr), scope)
+}
+
+/// The same by an address of whichever family.
+#[inline(always)]
+pub fn endpoint_at<A>(room: &mut Room<A>, addr: Addr, scope: u32) -> Option<&'static Endpoint> {
+    room.endpoint_key = EndpointKey { scope, addr };
     // SAFETY: as above.
     unsafe { ENDPOINTS.get(&room.endpoint_key) }
 }

@@ -9,6 +9,7 @@ pub mod icmp_error;
 pub mod local;
 pub mod masquerade;
 pub mod nd;
+pub mod overlay;
 pub mod pool;
 pub mod port;
 pub mod refuse;

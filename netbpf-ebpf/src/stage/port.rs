@@ -335,6 +335,15 @@ pub fn begin<F: Family>(
         // A container that reaches itself would see its own address as a stranger's
         // and answer past us.
         src = F::gateway(veth);
+    } else if let Some(veth) = container
+        && veth.scope != 0
+        && to.scope != 0
+        && veth.scope != u32::from(to.scope)
+    {
+        // Two overlay networks: another of the backend's own may have the client's address.
+        // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+        let backend = unsafe { VETHS.get(&to.ifindex) }.ok_or(DropReason::UnknownEndpoint)?;
+        src = F::gateway(backend);
     }
     let time = now();
     room.forward_key = p.key;
@@ -349,7 +358,7 @@ pub fn begin<F: Family>(
     forward.ifindex = to.ifindex;
     forward.endpoint = to.endpoint;
     forward.slot = to.slot as u16;
-    forward.other_arrival = arrival_container(0);
+    forward.other_arrival = arrival_container(to.scope.into());
     forward.sender = container.map_or(0, |veth| veth.endpoint);
     forward.generation = to.generation;
     forward.last_seen = time;
@@ -403,7 +412,7 @@ pub fn begin<F: Family>(
         dport: t.sport,
         protocol: ip.protocol,
         reserved: 0,
-        arrival: arrival_container(0),
+        arrival: arrival_container(to.scope.into()),
     };
     // Of the host's addresses a tuple may be a connection of its own.
     let own = client == Client::Host || src != ip.src;

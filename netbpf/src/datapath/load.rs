@@ -64,13 +64,13 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
     Ok(ebpf)
 }
 
-/// Loads the programs of cgroups and pins them.
+/// Loads the programs of cgroups and pins them, if they are not loaded yet.
 pub(super) fn load_host(ebpf: &mut Ebpf, bpffs: &Path) -> Result<()> {
     let mut names = names::HOST_PROGRAMS.iter();
-    names.try_for_each(|name| load_program(ebpf, bpffs, name))
+    names.try_for_each(|name| load_at_need(ebpf, bpffs, name))
 }
 
-/// Loads a program that is loaded at need only, if it is not yet.
+/// Loads a program that is not loaded with all others, if it is not yet.
 pub(super) fn load_at_need(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
     let is_loaded = |program: &Program| program.fd().is_ok();
     match ebpf.program(name).is_some_and(is_loaded) {
@@ -181,7 +181,7 @@ fn check_pinned_maps(bpffs: &Path, sizes: &HashMap<&str, u32>) -> Result<()> {
 }
 
 fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
-    let value = Config {
+    let value = |before: &Config| Config {
         abi: ABI,
         events: 0,
         gateway_mac: GATEWAY_MAC,
@@ -189,8 +189,10 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
         timeouts: options.timeouts,
+        // The overlay goes on as it was until it is said anew.
+        ..*before
     };
-    change_config(&mut config(ebpf)?, |config| *config = value)
+    change_config(&mut config(ebpf)?, |config| *config = value(config))
 }
 
 /// The map of what all programs need to know.

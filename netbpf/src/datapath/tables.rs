@@ -19,7 +19,7 @@ use netbpf_common::{
         FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer,
         PeerKey, Pool, Port, PortData, PortKey, Published, Share, Source, SourceData, Subnet,
         SubnetData, Uplink, Veth,
-        endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE},
+        endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED},
         locals::LOCAL_GATEWAY,
         uplinks::{UPLINK_EARLY_DROP, UPLINK_ETHERNET},
     },
@@ -232,6 +232,10 @@ pub(super) fn flags(network: NetworkFlags) -> u32 {
     bit(network.icc, NETWORK_ICC)
         | bit(network.internal, NETWORK_INTERNAL)
         | bit(network.masquerade, NETWORK_MASQUERADE)
+        | bit(
+            network.overlay.is_some_and(|at| at.shadowed),
+            NETWORK_SHADOWED,
+        )
 }
 
 pub(super) fn veth(e: &EndpointEntry) -> Veth {
@@ -241,14 +245,20 @@ pub(super) fn veth(e: &EndpointEntry) -> Veth {
         endpoint: e.index,
         network: e.network,
         flags: flags(e.flags),
-        scope: 0,
+        scope: scope(e),
         ipv4: v4(e.ipv4),
         ipv6: v6(e.ipv6),
         gateway4: v4(e.gateway4),
         gateway6: v6(e.gateway6),
         mac: e.mac,
         mtu: e.mtu,
+        vni: e.flags.overlay.map_or(0, |at| at.vni),
     }
+}
+
+/// Of an endpoint's addresses.
+pub(super) fn scope(e: &EndpointEntry) -> u32 {
+    e.flags.overlay.map_or(0, |at| at.scope)
 }
 
 pub(super) fn endpoint(e: &EndpointEntry) -> Endpoint {
@@ -266,9 +276,10 @@ pub(super) fn endpoint(e: &EndpointEntry) -> Endpoint {
 pub(super) fn endpoint_keys(e: &EndpointEntry) -> impl Iterator<Item = EndpointKey> {
     let v4 = e.ipv4.map(|ip| mapped(ip.octets()));
     let v6 = e.ipv6.map(|ip| ip.octets());
-    v4.into_iter()
-        .chain(v6)
-        .map(|addr| EndpointKey { scope: 0, addr })
+    v4.into_iter().chain(v6).map(|addr| EndpointKey {
+        scope: scope(e),
+        addr,
+    })
 }
 
 pub(super) fn uplink(u: &UplinkEntry, early: &EarlyDrop) -> Uplink {
@@ -298,7 +309,7 @@ pub(super) fn local(l: &LocalEntry) -> (LocalKey, Local) {
 }
 
 /// Prefix length of a destination among 16-byte addresses.
-fn mapped_prefix(net: ipnet::IpNet) -> u32 {
+pub(super) fn mapped_prefix(net: ipnet::IpNet) -> u32 {
     let unused = if net.addr().is_ipv4() { 96 } else { 0 };
     unused + u32::from(net.prefix_len())
 }

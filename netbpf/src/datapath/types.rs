@@ -52,6 +52,19 @@ pub struct NetworkFlags {
     pub icc: bool,
     pub internal: bool,
     pub masquerade: bool,
+    /// The network is on other nodes, too.
+    pub overlay: Option<OverlayAt>,
+}
+
+/// Where an overlay network's packets and addresses are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlayAt {
+    /// VXLAN network identifier, 1…16,777,215.
+    pub vni: u32,
+    /// Of its addresses (1…65,532), which other networks may have, too.
+    pub scope: u32,
+    /// Another network has the host's routes to its addresses: the host is not reached.
+    pub shadowed: bool,
 }
 
 /// An endpoint as the programs see it. `index` (1…max_endpoints-1) is chosen by

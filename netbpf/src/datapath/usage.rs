@@ -43,8 +43,9 @@ impl Datapath {
     /// How full the maps are.
     pub fn map_usage(&self) -> Result<Vec<MapUsage>> {
         let mut entries: HashMap<&str, usize> = {
-            let t = &self.inner().tables;
-            [
+            let inner = self.inner();
+            let t = &inner.tables;
+            let mut entries: HashMap<_, _> = [
                 (names::ENDPOINTS, t.endpoints.keys().flatten().count()),
                 (names::VETHS, t.veths.keys().flatten().count()),
                 (names::UPLINKS, t.uplinks.keys().flatten().count()),
@@ -62,7 +63,9 @@ impl Datapath {
                     t.endpoint_drops.keys().flatten().count(),
                 ),
             ]
-            .into()
+            .into();
+            entries.extend(inner.overlay.usage());
+            entries
         };
         {
             let t = &self.flow_tables();
@@ -80,7 +83,8 @@ impl Datapath {
         names::MAPS
             .iter()
             .map(|&name| {
-                let info = KernelMapInfo::from_pin(pins::map(&self.bpffs, name))
+                // Also where somebody has removed its pin.
+                let info = KernelMapInfo::from_id(self.map_id(name)?)
                     .map_err(|e| DatapathError::other(format!("read map {name}"), chain(&e)))?;
                 Ok(MapUsage {
                     name: name.into(),

@@ -97,6 +97,7 @@ pub const OPEN: NetworkFlags = NetworkFlags {
     icc: true,
     internal: false,
     masquerade: true,
+    overlay: None,
 };
 
 /// Makes a rig and runs rows in its namespace.
