@@ -11,6 +11,8 @@ use std::{
 use ipnet::IpNet;
 use netbpf_common::flow::Timeouts;
 
+use crate::cluster;
+
 /// A pool that subnets are taken from when `--subnet` is left out: `CIDR:SIZE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -49,6 +51,12 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where Prometheus may ask.
     pub metrics: Option<SocketAddr>,
+    /// Address by which other nodes reach this one; `None`: the default route's.
+    pub node_ip: Option<IpAddr>,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Without endpoints this node is on its own.
+    pub etcd: cluster::Options,
 }
 
 /// A kernel's release, such as 6.1.
@@ -114,6 +122,9 @@ impl Default for Settings {
             client_rate: 0,
             timeouts: Timeouts::DEFAULT,
             metrics: None,
+            node_ip: None,
+            vxlan_port: 4789,
+            etcd: cluster::Options::default(),
         }
     }
 }

@@ -49,6 +49,9 @@ impl Config {
             client_rate,
             timeouts,
             metrics,
+            node_ip,
+            vxlan_port,
+            etcd,
         } = &self.settings;
         let format = match self.log_format {
             LogFormat::Text => "text",
@@ -80,6 +83,19 @@ impl Config {
                 json!(as_kernel.map(|release| release.to_string())),
             ),
             ("metrics", json!(metrics)),
+            ("node-ip", json!(node_ip)),
+            ("vxlan-port", json!(vxlan_port)),
+            ("etcd", list(&etcd.endpoints)),
+            ("etcd-prefix", json!(etcd.prefix)),
+            ("etcd-cacert", json!(etcd.cacert)),
+            ("etcd-cert", json!(etcd.cert)),
+            ("etcd-key", json!(etcd.key)),
+            ("etcd-user", json!(etcd.user)),
+            ("etcd-password-file", json!(etcd.password_file)),
+            (
+                "lease-ttl",
+                json!(humantime::format_duration(etcd.lease_ttl).to_string()),
+            ),
             ("log-format", json!(format)),
             ("log-level", json!(self.log_level.as_str())),
         ])

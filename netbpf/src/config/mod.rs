@@ -4,6 +4,7 @@
 //! one name are the same text to it, parsed by the same parser; so they cannot
 //! drift apart, and of each value it is known where it comes from.
 
+mod cluster;
 mod effective;
 mod file;
 mod options;
@@ -22,6 +23,7 @@ use netbpf_common::flow::Timeouts;
 
 use self::source::Entry;
 pub use self::{
+    cluster::ClusterOptions,
     effective::{LIVE, Values},
     options::{Directories, LogLevel, NotYet, Options, TimeoutOf},
     source::{Given, Origin},
@@ -204,6 +206,9 @@ fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
         client_rate: options.client_rate.unwrap_or(default.client_rate),
         as_kernel: options.as_kernel,
         metrics: options.metrics,
+        node_ip: options.cluster.node_ip,
+        vxlan_port: options.cluster.vxlan_port.unwrap_or(default.vxlan_port),
+        etcd: options.cluster.etcd(&origins)?,
         timeouts: timeouts(options.timeout.unwrap_or_default(), &origins)?,
     };
     let config = Config {

@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
 use ipnet::IpNet;
 use netbpf_common::flow::Timeouts;
 
+use super::cluster::ClusterOptions;
 use crate::{
     cli::{LogFormat, args::duration},
     settings::{Pool, Release},
@@ -112,30 +113,12 @@ pub struct Options {
     /// reaches the address may read [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
     pub metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
     /// Use only what this kernel release has, such as 6.1
     #[arg(long, value_name = "RELEASE")]
     pub as_kernel: Option<Release>,
 
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub node_ip: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd_prefix: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd_cacert: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd_cert: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd_key: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd_user: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub etcd_password_file: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub lease_ttl: Option<NotYet>,
-    #[arg(long, hide = true, action = ArgAction::Append)]
-    pub vxlan_port: Option<NotYet>,
     #[arg(long, hide = true, action = ArgAction::Append)]
     pub dns_upstream: Option<NotYet>,
     #[arg(long, hide = true, action = ArgAction::Append)]
@@ -148,16 +131,6 @@ impl Options {
     /// The first given option that a later version brings.
     pub fn not_yet(&self) -> Option<&'static str> {
         [
-            ("node-ip", self.node_ip),
-            ("etcd", self.etcd),
-            ("etcd-prefix", self.etcd_prefix),
-            ("etcd-cacert", self.etcd_cacert),
-            ("etcd-cert", self.etcd_cert),
-            ("etcd-key", self.etcd_key),
-            ("etcd-user", self.etcd_user),
-            ("etcd-password-file", self.etcd_password_file),
-            ("lease-ttl", self.lease_ttl),
-            ("vxlan-port", self.vxlan_port),
             ("dns-upstream", self.dns_upstream),
             ("docker-plugin", self.docker_plugin),
             ("flannel-prefix", self.flannel_prefix),

@@ -216,7 +216,7 @@ fn explicit_file_must_exist() {
 fn later_options_are_refused_from_anywhere() {
     type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, &'a str);
     let rows: [Row<'_>; 4] = [
-        (&["--etcd", "http://a,http://b"], &[], "", "--etcd "),
+        (&["--flannel-prefix", "/a"], &[], "", "--flannel-prefix "),
         (
             &["--dns-upstream=a", "--dns-upstream=b"],
             &[],
@@ -225,15 +225,15 @@ fn later_options_are_refused_from_anywhere() {
         ),
         (
             &[],
-            &[("NETBPF_NODE_IP", "192.0.2.1")],
+            &[("NETBPF_DOCKER_PLUGIN", "/a")],
             "",
-            "environment variable NETBPF_NODE_IP: --node-ip ",
+            "environment variable NETBPF_DOCKER_PLUGIN: --docker-plugin ",
         ),
         (
             &[],
             &[],
-            "\nvxlan-port = 4789\n",
-            "netbpf.toml:2: vxlan-port: --vxlan-port ",
+            "\ndns-upstream = '192.0.2.1'\n",
+            "netbpf.toml:2: dns-upstream: --dns-upstream ",
         ),
     ];
     for (flags, variables, file, expected) in rows {
@@ -261,12 +261,24 @@ fn every_flag_is_a_key_and_a_variable() {
             "as-kernel" => "6.1",
             "metrics" => "127.0.0.1:9464",
             "timeout" => "udp=7s",
+            "node-ip" => "192.0.2.7",
+            "etcd" => "http://192.0.2.1:2379",
+            "lease-ttl" => "7s",
+            "vxlan-port" => "8472",
             _ => "/a",
         };
+        // What makes sense with another one alone.
+        let beside: &[&str] = match key {
+            "etcd-cert" => &["--etcd-key=/b"],
+            "etcd-key" => &["--etcd-cert=/b"],
+            "etcd-user" => &["--etcd-password-file=/b"],
+            "etcd-password-file" => &["--etcd-user=b"],
+            _ => &[],
+        };
         let flag = format!("--{key}={value}");
-        let by_flag = load_all(&[&flag], &[], "");
-        let by_variable = load_all(&[], &[(&variable(key), value)], "");
-        let by_file = load_all(&[], &[], &format!("{key} = '{value}'"));
+        let by_flag = load_all(&[beside, &[&flag]].concat(), &[], "");
+        let by_variable = load_all(beside, &[(&variable(key), value)], "");
+        let by_file = load_all(beside, &[], &format!("{key} = '{value}'"));
         for loaded in [by_flag, by_variable, by_file] {
             match loaded {
                 Ok(config) => assert_ne!(config.origin(key), &Origin::Default, "{key}"),
@@ -420,4 +432,81 @@ fn pools_are_checked() {
 fn nothing_makes_no_sense() {
     assert!(message(&["--max-flows", "0"], &[], "").contains("max-flows 0"));
     assert!(message(&["--node", ""], &[], "").contains("node"));
+}
+
+#[test]
+fn etcd_is_taken_from_anywhere() {
+    let urls = ["http://10.0.0.1:2379", "http://[fd00::1]:2379"];
+    let by_flag = load_all(&["--etcd", &format!("{}/,{}", urls[0], urls[1])], &[], "");
+    let by_flags = load_all(&["--etcd", urls[0], "--etcd", urls[1]], &[], "");
+    let by_variable = load_all(&[], &[("NETBPF_ETCD", &urls.join(","))], "");
+    let by_file = load_all(&[], &[], &format!("etcd = ['{}', '{}']", urls[0], urls[1]));
+    for loaded in [by_flag, by_flags, by_variable, by_file] {
+        assert_eq!(loaded.unwrap().settings.etcd.endpoints, urls);
+    }
+    let file = "lease-ttl = 30\nvxlan-port = 8472\nnode-ip = 'fd00::7'\netcd-prefix = '/a/b/'\n\
+                etcd-user = 'u'\netcd-password-file = '/p'\n";
+    let config = load_all(&[], &[], file).unwrap();
+    let values = config.values();
+    for (key, value) in [
+        ("lease-ttl", "30s"),
+        ("node-ip", "fd00::7"),
+        ("etcd-prefix", "/a/b"),
+        ("etcd-user", "u"),
+        ("etcd-password-file", "/p"),
+    ] {
+        assert_eq!(values[key], value, "{key}");
+    }
+    assert_eq!(values["vxlan-port"], 8472);
+    assert!(values["etcd"].is_null());
+    // None of it changes while the daemon runs.
+    let (now, later) = load_all(&[], &[], "").unwrap().changes(&config);
+    assert!(now.is_empty());
+    assert_eq!(later.len(), 6);
+}
+
+#[test]
+fn what_makes_no_sense_of_etcd_is_refused_with_its_value() {
+    let https = "--etcd=https://a:1";
+    let rows: [(&[&str], &str); 17] = [
+        (&["--etcd=10.0.0.1:2379"], "etcd \"10.0.0.1:2379\": "),
+        (&["--etcd=unix:///a"], "etcd \"unix:///a\": "),
+        (&["--etcd=ftp://a:1"], "http://HOST:PORT"),
+        (&["--etcd=http://a"], "etcd \"http://a\": a port is missing"),
+        (&["--etcd=http://a:0"], "a port is missing"),
+        (&["--etcd=http://a:1/b"], "no path"),
+        (&["--etcd=http://u:secret@a:1"], "user and password"),
+        (&["--etcd-prefix=a"], "etcd-prefix \"a\": it begins with /"),
+        (&["--etcd-prefix=/"], "etcd-prefix \"/\": "),
+        (&["--lease-ttl=1s"], "lease-ttl \"1s\": "),
+        (&["--lease-ttl=2500ms"], "whole seconds"),
+        (&["--node-ip=127.0.0.1"], "node-ip \"127.0.0.1\": "),
+        (&["--node-ip=a"], "node-ip \"a\": this is no IP address"),
+        (&["--vxlan-port=0"], "vxlan-port \"0\": "),
+        (
+            &[https, "--etcd-cert=/c"],
+            "etcd-cert \"/c\": etcd-key is missing",
+        ),
+        (
+            &["--etcd-user=u"],
+            "etcd-user \"u\": etcd-password-file is missing",
+        ),
+        (
+            &["--etcd=https://a:1,http://b:1", "--etcd-cacert=/c"],
+            "etcd-cacert \"/c\": etcd \"http://b:1\" is no https",
+        ),
+    ];
+    for (flags, expected) in rows {
+        let line = ["netbpf", "daemon"].iter().chain(flags);
+        let error = match Cli::try_parse_from(line) {
+            Err(error) => error.to_string(),
+            Ok(_) => message(flags, &[], ""),
+        };
+        assert!(error.contains(expected), "{flags:?}: {error}");
+    }
+    let file = message(&[], &[], "etcd-key = '/k'\n");
+    assert!(
+        file.contains(":1: etcd-key: etcd-key \"/k\": etcd-cert is missing"),
+        "{file}"
+    );
 }

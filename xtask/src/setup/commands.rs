@@ -1,4 +1,4 @@
-//! Commands that the demo and the tests call. They are small and bring no
+//! Commands that the build, the demo and the tests call. They are small and bring no
 //! service, so they are installed – after asking.
 
 use super::{Consent, apt, ask, install_step, manual, with_lists};
@@ -33,7 +33,16 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 14] = [
+const NEEDED: [Needed; 17] = [
+    needed("protoc", "protobuf-compiler"),
+    // What etcd's definitions build on is a package of its own.
+    Needed {
+        probe: &[
+            "--descriptor_set_out=/dev/null",
+            "google/protobuf/descriptor.proto",
+        ],
+        ..needed("protoc", "libprotobuf-dev")
+    },
     needed("cc", "gcc"),
     needed("ip", "iproute2"),
     needed("nsenter", "util-linux"),
@@ -43,6 +52,7 @@ const NEEDED: [Needed; 14] = [
     needed("traceroute", "traceroute"),
     needed("tracepath", "iputils-tracepath"),
     needed("mtr", "mtr-tiny"),
+    needed("tshark", "tshark"),
     // Debian's python3-minimal has the command alone, without http.server.
     Needed {
         probe: &["-c", "import http.server"],
@@ -77,7 +87,7 @@ pub fn install(missing: &[Needed], consent: Consent) -> Result<()> {
     arguments.extend(missing.iter().map(|needed| needed.package));
     ask(
         consent,
-        "commands for the demo and the tests are missing; this installs them, about 15 MB, \
+        "commands for the build, the demo and the tests are missing; this installs them, about 25 MB, \
          in half a minute, and removes nothing:",
         &format!("sudo apt-get {}", arguments.join(" ")),
     )?;

@@ -1,4 +1,4 @@
-//! Container engines that the tests start in namespaces of their own. They would
+//! Container engines, and the cluster's etcd, that the tests start in namespaces of their own. They would
 //! bring services to the host, so they are unpacked under `target/tools` and never
 //! installed: those of the system's own Debian, and newer ones with the libraries that
 //! they are linked with.
@@ -36,6 +36,8 @@ const OWN: Engines = Engines {
         "runc",
         "conmon",
         "busybox-static",
+        "etcd-server",
+        "etcd-client",
     ],
 };
 
@@ -49,6 +51,8 @@ const NEWER: Engines = Engines {
         "containernetworking-plugins",
         "runc",
         "busybox-static",
+        "etcd-server",
+        "etcd-client",
     ],
 };
 

@@ -36,6 +36,7 @@ fn fedora(package: &'static str) -> &'static str {
         "iproute2" => "iproute",
         "iputils-ping" => "iputils",
         "procps" => "procps-ng",
+        "libprotobuf-dev" => "protobuf-devel",
         other => other,
     }
 }
@@ -46,12 +47,14 @@ fn arch(package: &'static str) -> &'static str {
         "procps" => "procps-ng",
         "python3" => "python",
         "bpftool" => "bpf",
+        "protobuf-compiler" | "libprotobuf-dev" => "protobuf",
         other => other,
     }
 }
 
 fn suse(package: &'static str) -> &'static str {
     match package {
+        "protobuf-compiler" | "libprotobuf-dev" => "protobuf-devel",
         "iputils-ping" => "iputils",
         other => other,
     }
