@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::Path};
 
 use super::{request::open_of, seen::Seen};
 use crate::{
+    datapath::GATEWAY_MAC,
     error::Result,
     model::{CheckSpec, Difference, DifferenceKind},
     store::EndpointRecord,
@@ -30,6 +31,13 @@ pub fn check(seen: &Seen, name: &str, spec: &CheckSpec) -> Result<Vec<Difference
         }));
     }
     Ok(found)
+}
+
+/// Looks at one endpoint, which is at whatever path it was attached by.
+pub fn check_one(host: &mut Netlink, record: &EndpointRecord) -> Result<Vec<String>> {
+    let mut differs = Differs(Vec::new());
+    look(host, record, None, &mut differs)?;
+    Ok(differs.0.into_iter().map(|(_, message)| message).collect())
 }
 
 struct Differs(Vec<(DifferenceKind, String)>);
@@ -58,6 +66,12 @@ fn look(
                 DifferenceKind::Interface,
                 format!("interface {name} is down"),
             );
+        }
+        // What the container sends goes to the gateways' MAC, which is this one's.
+        Some(link) if link.mac != GATEWAY_MAC => {
+            let (found, wanted) = (shown(&link.mac), shown(&GATEWAY_MAC));
+            let message = format!("the MAC address of {name} is {found}, not {wanted}");
+            differs.add(DifferenceKind::Mac, message);
         }
         Some(_) => {}
     }
@@ -109,10 +123,6 @@ fn look_inside(
         );
     }
     if link.mac != record.mac {
-        let shown = |mac: &[u8]| {
-            let octets: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
-            octets.join(":")
-        };
         let (found, wanted) = (shown(&link.mac), shown(&record.mac));
         let message = format!("the MAC address of {place} is {found}, not {wanted}");
         differs.add(DifferenceKind::Mac, message);
@@ -144,4 +154,9 @@ fn look_inside(
         }
     }
     Ok(())
+}
+
+fn shown(mac: &[u8]) -> String {
+    let octets: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
+    octets.join(":")
 }

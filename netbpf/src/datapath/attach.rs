@@ -36,7 +36,7 @@ pub(super) fn kind(kernel: Kernel) -> AttachKind {
     }
 }
 
-const fn attach_type(direction: Direction) -> TcAttachType {
+pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,

@@ -23,7 +23,6 @@ use super::{
     attach::monotonic,
     flows::kind_label,
     load::{chain, change_config},
-    pins,
     tables::ip,
     types::DatapathError,
 };
@@ -163,11 +162,11 @@ impl Datapath {
 
     fn lost_counter(&self) -> Result<PerCpuArray<MapData, u64>> {
         let wrong = |e| DatapathError::other("open the events", chain(&e));
-        PerCpuArray::try_from(Map::PerCpuArray(self.open_pin(names::EVENTS_LOST)?)).map_err(wrong)
+        PerCpuArray::try_from(Map::PerCpuArray(self.open_map(names::EVENTS_LOST)?)).map_err(wrong)
     }
 
-    fn open_pin(&self, name: &str) -> Result<MapData> {
-        MapData::from_pin(pins::map(&self.bpffs, name))
+    fn open_map(&self, name: &str) -> Result<MapData> {
+        MapData::from_id(self.map_id(name)?)
             .map_err(|e| DatapathError::other(format!("open map {name}"), chain(&e)))
     }
 
@@ -176,7 +175,7 @@ impl Datapath {
     pub fn listen(&self) -> Result<Events> {
         let wrong = |e| DatapathError::other("open the events", chain(&e));
         let mut ring =
-            RingBuf::try_from(Map::RingBuf(self.open_pin(names::EVENTS)?)).map_err(wrong)?;
+            RingBuf::try_from(Map::RingBuf(self.open_map(names::EVENTS)?)).map_err(wrong)?;
         // What was told to who listened last.
         while ring.next().is_some() {}
         // SAFETY: the ring owns its descriptor, and gives the same one as long as it
@@ -185,7 +184,7 @@ impl Datapath {
             step: "wait for events".into(),
             source: source.into(),
         })?;
-        let config = Array::try_from(Map::Array(self.open_pin(names::CONFIG)?)).map_err(wrong)?;
+        let config = Array::try_from(Map::Array(self.open_map(names::CONFIG)?)).map_err(wrong)?;
         let mut events = Events {
             ring,
             config,

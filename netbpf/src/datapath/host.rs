@@ -98,7 +98,7 @@ fn update(pin: &Path, program: &ProgramFd) -> io::Result<()> {
 }
 
 /// The descriptor of what is pinned there. aya keeps its own to itself.
-fn object(pin: &Path) -> io::Result<OwnedFd> {
+pub(super) fn object(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let attr = ObjectGet {
         path: path.as_ptr() as u64,

@@ -23,6 +23,10 @@ impl Kernel {
         Kernel(pretended.map_or(running, |pretended| pretended.min(running)))
     }
 
+    pub fn release(self) -> Release {
+        self.0
+    }
+
     /// `BPF_FIB_LOOKUP_SKIP_NEIGH`.
     pub fn skips_neighbour(self) -> bool {
         self.at_least(6, 3)

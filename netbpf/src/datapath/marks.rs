@@ -54,13 +54,7 @@ const _: () = assert!(pool_kind(KINDS[0]) == 0 && pool_kind(KINDS[1]) == 1);
 impl Marks {
     /// What an earlier daemon left is marked until [`Self::forget_found`].
     pub fn read(tables: &mut Tables, masquerade: &[Ports]) -> Result<Marks> {
-        let mut bits = Vec::with_capacity(PER_ENTRY * PUBLISHED_ENTRIES as usize);
-        for index in 0..PUBLISHED_ENTRIES {
-            let entry = tables.published.get(&index, 0).map_err(|e| {
-                DatapathError::other(format!("read map {}", names::PUBLISHED), chain(&e))
-            })?;
-            bits.extend(entry.ports);
-        }
+        let bits = held(tables)?;
         let never = KINDS.map(|protocol| {
             let mut pool = Box::new(Pool::EMPTY);
             let may = |port| masquerade.iter().any(|ports| ports.contains(&port));
@@ -144,6 +138,16 @@ impl Marks {
         self.write(tables, at.first..=at.last).map(drop)
     }
 
+    /// Ports whose marks in the map are not those that were written.
+    pub fn differing(&self, tables: &Tables) -> Result<Vec<u16>> {
+        let held = held(tables)?;
+        let both = (0..=u16::MAX).zip(held.iter().zip(&self.bits));
+        Ok(both
+            .filter(|(_, (held, bits))| held != bits)
+            .map(|(port, _)| port)
+            .collect())
+    }
+
     /// Takes away what is marked by no range.
     pub fn forget_found(&mut self, tables: &mut Tables) -> Result<()> {
         self.found.fill(0);
@@ -200,4 +204,16 @@ impl Marks {
         }
         Ok(!changed.is_empty())
     }
+}
+
+/// The map's content, by port.
+fn held(tables: &Tables) -> Result<Vec<u16>> {
+    let mut bits = Vec::with_capacity(PER_ENTRY * PUBLISHED_ENTRIES as usize);
+    for index in 0..PUBLISHED_ENTRIES {
+        let entry = tables.published.get(&index, 0).map_err(|e| {
+            DatapathError::other(format!("read map {}", names::PUBLISHED), chain(&e))
+        })?;
+        bits.extend(entry.ports);
+    }
+    Ok(bits)
 }

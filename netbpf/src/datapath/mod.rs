@@ -6,24 +6,33 @@
 
 mod attach;
 mod blocks;
+mod drift;
 mod early;
 mod events;
 mod flows;
 mod flush;
+mod hanging;
 mod host;
 mod kernel;
 mod load;
 mod marks;
+mod overlay;
 mod pins;
 mod places;
 mod pools;
+mod probe;
 mod refusal;
+mod repin;
 mod services;
 mod tables;
 mod types;
 mod usage;
 
+pub use drift::{Drift, DriftKind, Entries};
 pub use events::{Close, EventRecord, Events, Happened, Tuple};
+pub use hanging::{Hung, Running, foreign, program_name};
+pub use overlay::{NodeEntry, Overlay, OverlayNetwork, TunnelEntry};
+pub use probe::{Probed, probe};
 pub use services::MAX_BACKENDS;
 pub use types::*;
 
@@ -37,7 +46,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::PerCpuValues,
+    maps::{MapError, PerCpuValues},
     programs::links::{FdLink, PinnedLink},
 };
 use netbpf_common::{
@@ -56,6 +65,7 @@ use kernel::Kernel;
 use load::chain;
 use pins::{Direction, Hook};
 use pools::Pools;
+use repin::MapIds;
 use services::Known;
 use tables::{FlowTables, Tables, removed, write_error};
 
@@ -72,6 +82,7 @@ pub struct Datapath {
     kind: AttachKind,
     kernel: Kernel,
     max_endpoints: u32,
+    map_ids: MapIds,
     /// When it was counted last, how long that took, and what came out.
     usage: Mutex<Option<(Instant, Duration, Vec<MapUsage>)>>,
     inner: Mutex<Inner>,
@@ -86,6 +97,7 @@ struct Inner {
     ebpf: Ebpf,
     tables: Tables,
     known: Known,
+    overlay: overlay::Tables,
 }
 
 struct Flows {
@@ -104,6 +116,7 @@ impl Datapath {
         let mut ebpf = load::load(options, kernel)?;
         let mut tables = Tables::open(&mut ebpf)?;
         let known = Known::read(&mut tables, &options.masquerade_ports)?;
+        let overlay = overlay::Tables::open(&mut ebpf)?;
         let pools = Pools::read(
             tables::take(&mut ebpf, names::POOLS)?,
             tables::take(&mut ebpf, names::IDLE)?,
@@ -118,11 +131,13 @@ impl Datapath {
             kind: attach::kind(kernel),
             kernel,
             max_endpoints: options.max_endpoints,
+            map_ids: repin::map_ids(&options.bpffs)?,
             usage: Mutex::default(),
             inner: Mutex::new(Inner {
                 ebpf,
                 tables,
                 known,
+                overlay,
             }),
             flows: Mutex::new(flows),
             pools: Mutex::new(pools),
@@ -586,7 +601,11 @@ fn reset_counters(tables: &mut Tables, index: u32) -> Result<()> {
     let failed = |e| DatapathError::other(format!("reset counters of {index}"), chain(&e));
     let zeros = tables.zeros::<EndpointStats>()?;
     let stats = &mut tables.endpoint_stats;
-    let last = stats.get(&index, 0).map_err(failed)?;
+    let last = match stats.get(&index, 0) {
+        // Others wrote it into a map: no endpoint ever had it.
+        Err(MapError::OutOfBounds { .. }) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
     let detached = stats.get(&DETACHED, 0).map_err(failed)?;
     let per_cpu = detached.iter().zip(last.iter());
     let detached: Vec<_> = per_cpu.map(|(all, last)| sum([*all, *last])).collect();

@@ -218,16 +218,7 @@ impl Known {
         if head.share != 0 {
             head.numbers = share(tables, head.share, &before.numbers, &members)?;
         }
-        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        let port = Port {
-            backend: first,
-            share: head.share,
-            flags: flag(head.allow != 0, PORT_ALLOW)
-                | flag(service.affinity, PORT_AFFINITY)
-                | flag(!service.held, PORT_UNHELD),
-            allow: head.allow,
-            reserved: 0,
-        };
+        let port = port(service, first, &head);
         for key in keys(&service.at, family) {
             tables
                 .ports
@@ -279,6 +270,56 @@ impl Known {
                 && !self.found_lists.contains_key(n)
         };
         (1..).find(is_free).unwrap_or(u32::MAX)
+    }
+
+    /// The entries of `ports` as this daemon has written them.
+    pub(super) fn ports(&self, services: &[Service]) -> Vec<(PortKey, Port)> {
+        let of = |service: &Service, family: u8| {
+            let reached = |b: &&ServiceBackend| families(&service.at, b).contains(&family);
+            let first = service.backends.iter().find(reached)?;
+            let first = self.backends.get(&(first.slot, family))?;
+            let head = self.heads.get(&(service.at.clone(), family))?;
+            let value = port(service, *first, head);
+            let keys = keys(&service.at, family).into_iter();
+            Some(keys.map(move |key| (tables::port_key(&key), value)))
+        };
+        let each = services.iter().flat_map(|s| FAMILIES.map(|f| of(s, f)));
+        each.flatten().flatten().collect()
+    }
+
+    /// The entries of `backends`: the slot of each.
+    pub(super) fn shared(&self) -> Vec<(BackendKey, u32)> {
+        let of = |head: &Head| {
+            let key = |number: u8| BackendKey {
+                share: head.share,
+                number: number.into(),
+            };
+            let numbers = head.numbers.iter();
+            numbers
+                .map(|(n, slot)| (key(*n), *slot))
+                .collect::<Vec<_>>()
+        };
+        self.heads.values().flat_map(of).collect()
+    }
+
+    /// The clients in `allows`, by the number of their list.
+    pub(super) fn lists(&self) -> Vec<(u32, IpNet)> {
+        let of = |head: &Head| {
+            let nets = head.allowed.iter();
+            nets.map(|net| (head.allow, *net)).collect::<Vec<_>>()
+        };
+        self.heads.values().flat_map(of).collect()
+    }
+
+    /// Slots of what is published, and the generation that each has.
+    pub(super) fn generations(&self) -> HashMap<u32, u32> {
+        let backends = self.backends.values();
+        backends.map(|b| (b.slot, b.generation)).collect()
+    }
+
+    /// Ports that are not marked as this daemon has marked them.
+    pub(super) fn unmarked(&self, tables: &Tables) -> Result<Vec<u16>> {
+        self.marks.differing(tables)
     }
 
     fn mark(&mut self, tables: &mut Tables, service: &Service, hold: Hold) -> Result<bool> {
@@ -479,8 +520,22 @@ fn entry(
         container_port: backend.container_port,
         container_addr: tables::addr(addr),
         mac: endpoint.mac,
-        reserved: [0; 2],
+        scope: tables::scope(endpoint) as u16,
     })
+}
+
+/// The entries' value.
+fn port(service: &Service, first: Backend, head: &Head) -> Port {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    Port {
+        backend: first,
+        share: head.share,
+        flags: flag(head.allow != 0, PORT_ALLOW)
+            | flag(service.affinity, PORT_AFFINITY)
+            | flag(!service.held, PORT_UNHELD),
+        allow: head.allow,
+        reserved: 0,
+    }
 }
 
 /// The keys of a service: one for each block of its ports.

@@ -8,6 +8,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod inherited;
 pub mod lock;
+pub mod netfilter;
 pub mod netlink;
 pub mod netns;
 pub mod process;

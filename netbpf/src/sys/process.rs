@@ -14,6 +14,17 @@ use super::{Result, SysError};
 
 /// Fails with the name of the first capability that is missing.
 pub fn check_capabilities() -> Result<()> {
+    match missing_capabilities()?.first() {
+        Some(&(capability, purpose)) => Err(SysError::MissingCapability {
+            capability,
+            purpose,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The capabilities that are needed and not there, and what for.
+pub fn missing_capabilities() -> Result<Vec<(&'static str, &'static str)>> {
     const NEEDED: [(&str, u32, &str); 2] = [
         ("CAP_NET_ADMIN", 12, "change devices, addresses and routes"),
         (
@@ -23,16 +34,10 @@ pub fn check_capabilities() -> Result<()> {
         ),
     ];
     let effective = effective()?;
-    match NEEDED
+    let missing = NEEDED
         .iter()
-        .find(|(_, bit, _)| effective & (1 << bit) == 0)
-    {
-        Some(&(capability, _, purpose)) => Err(SysError::MissingCapability {
-            capability,
-            purpose,
-        }),
-        None => Ok(()),
-    }
+        .filter(|(_, bit, _)| effective & (1 << bit) == 0);
+    Ok(missing.map(|&(name, _, purpose)| (name, purpose)).collect())
 }
 
 /// Whether this thread has it; `false` where that cannot be known.
@@ -79,6 +84,20 @@ pub fn kernel() -> String {
         |_| "unknown".into(),
         |u| u.release().to_string_lossy().into_owned(),
     )
+}
+
+/// Whether the kernel keeps everything secret from everybody (lockdown(7)): no program
+/// can read anything then.
+pub fn is_confidential() -> bool {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    text.contains("[confidentiality]")
+}
+
+/// Whether programs are interpreted instead of compiled; only the first network namespace
+/// is told.
+pub fn has_no_jit() -> bool {
+    let text = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").unwrap_or_default();
+    text.trim() == "0"
 }
 
 /// Name of the program that started this one, as the kernel has it (at most 15 bytes).

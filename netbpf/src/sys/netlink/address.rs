@@ -1,4 +1,4 @@
-//! Addresses of devices, and neighbour entries.
+//! Addresses of devices.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -13,8 +13,6 @@ use netlink_packet_route::{
         AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
         AddressScope, CacheInfo,
     },
-    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAttribute, RouteMessage, RouteType},
 };
 
 use super::{Netlink, RTM_PROTOCOL};
@@ -103,7 +101,7 @@ impl Netlink {
     /// before it does, so there is no event to wait for.
     pub fn wait_local(&mut self, address: Ipv6Addr, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        while !self.is_local(address)? {
+        while !self.is_local(address.into())? {
             if Instant::now() > deadline {
                 let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
                 return Err(SysError::io(
@@ -114,25 +112,6 @@ impl Netlink {
             std::thread::sleep(Duration::from_micros(200));
         }
         Ok(())
-    }
-
-    /// Asks for the route to an address: is it this namespace itself?
-    fn is_local(&mut self, address: Ipv6Addr) -> Result<bool> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet6;
-        message.header.destination_prefix_length = 128;
-        let destination = RouteAttribute::Destination(IpAddr::V6(address).into());
-        message.attributes.push(destination);
-        let what = || format!("ask for the route to {address}");
-        match self.get(what, RouteNetlinkMessage::GetRoute(message)) {
-            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => {
-                Ok(route.header.kind == RouteType::Local)
-            }
-            Ok(_) => Ok(false),
-            // No route at all yet.
-            Err(e) if e.errno() == Some(libc::ENETUNREACH) => Ok(false),
-            Err(e) => Err(e),
-        }
     }
 
     /// Removes an address; one that is gone is success.
@@ -161,24 +140,6 @@ impl Netlink {
                 _ => None,
             })
             .collect())
-    }
-
-    /// Adds or replaces a permanent neighbour entry.
-    pub fn set_neighbour(&mut self, ifindex: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family(address);
-        message.header.ifindex = ifindex;
-        message.header.state = NeighbourState::Permanent;
-        message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(address.into()),
-            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        ];
-        self.request(
-            || format!("set neighbour {address} on device {ifindex}"),
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
     }
 }
 

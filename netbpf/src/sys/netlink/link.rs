@@ -1,6 +1,7 @@
 //! Devices.
 
 use std::{
+    net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -9,11 +10,13 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
-        LinkExtentMask, LinkFlags, LinkLayerType, LinkMessage, State,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        State,
     },
+    nsid::{NsidAttribute, NsidMessage},
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
 use super::{Events, Hear, Netlink};
 use crate::sys::{Result, SysError};
@@ -58,6 +61,55 @@ pub struct VethPair<'a> {
     pub peer_mac: [u8; 6],
     pub peer_namespace: BorrowedFd<'a>,
     pub mtu: u16,
+}
+
+/// A VXLAN device that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundVxlan {
+    pub name: String,
+    pub port: u16,
+    /// It was made in another namespace than the one it is in.
+    pub moved: bool,
+}
+
+impl FoundVxlan {
+    /// `None` for devices of other kinds.
+    fn of(message: &LinkMessage) -> Option<FoundVxlan> {
+        let mut found = FoundVxlan {
+            name: String::new(),
+            port: 0,
+            moved: false,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => found.name.clone_from(name),
+                LinkAttribute::LinkNetNsId(_) => found.moved = true,
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        let LinkInfo::Data(InfoData::Vxlan(data)) = info else {
+                            continue;
+                        };
+                        let port = data.iter().find_map(|info| match info {
+                            InfoVxlan::Port(port) => Some(*port),
+                            _ => None,
+                        });
+                        found.port = port.unwrap_or(0);
+                    }
+                }
+                _ => {}
+            }
+        }
+        (found.port != 0).then_some(found)
+    }
+}
+
+/// A VXLAN device to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Vxlan<'a> {
+    pub name: &'a str,
+    pub vni: u32,
+    pub port: u16,
+    pub local: IpAddr,
 }
 
 impl Netlink {
@@ -126,6 +178,23 @@ impl Netlink {
             .collect())
     }
 
+    /// Devices with an XDP program, by ifindex, and the program's number.
+    pub fn xdp_programs(&mut self) -> Result<Vec<(u32, u32)>> {
+        let mut message = LinkMessage::default();
+        skip_stats(&mut message);
+        let found = self.dump(
+            || "list XDP programs".into(),
+            RouteNetlinkMessage::GetLink(message),
+        )?;
+        Ok(found
+            .iter()
+            .filter_map(|m| match m {
+                RouteNetlinkMessage::NewLink(m) => Some((m.header.index, xdp(m)?)),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// Makes a veth pair; both ends are down.
     pub fn add_veth(&mut self, pair: &VethPair<'_>) -> Result<()> {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
@@ -152,6 +221,82 @@ impl Netlink {
         })
     }
 
+    /// Makes an ordinary VXLAN device that takes in packets at that address and port;
+    /// `None` where another device has the port for all networks
+    /// (`VXLAN_F_COLLECT_METADATA`).
+    pub fn add_vxlan(&mut self, vxlan: &Vxlan<'_>) -> Result<bool> {
+        let builder = LinkVxlan::new(vxlan.name, vxlan.vni)
+            .port(vxlan.port)
+            .learning(false);
+        let message = match vxlan.local {
+            IpAddr::V4(local) => builder.local(local),
+            IpAddr::V6(local) => builder.local6(local).udp_zero_csum6_rx(true),
+        };
+        let done = self.request(
+            || format!("make VXLAN device {}", vxlan.name),
+            RouteNetlinkMessage::NewLink(message.build()),
+            NLM_F_CREATE | NLM_F_EXCL,
+        );
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) => match error.errno() {
+                Some(libc::EEXIST) => Ok(false),
+                Some(libc::EOPNOTSUPP) => Err(SysError::Unsupported {
+                    feature: "VXLAN devices (CONFIG_VXLAN)",
+                }),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The VXLAN devices of the namespace and those that were made here and are elsewhere
+    /// by now, in namespaces that are known here: as Docker has them.
+    pub fn vxlans(&mut self) -> Result<Vec<FoundVxlan>> {
+        let mut found = self.vxlans_in(None)?;
+        let namespaces = self.dump(
+            || "list namespaces".into(),
+            RouteNetlinkMessage::GetNsId(NsidMessage::default()),
+        )?;
+        for message in namespaces {
+            let RouteNetlinkMessage::NewNsId(message) = message else {
+                continue;
+            };
+            let ids = message.attributes.iter();
+            let id = ids.filter_map(|attribute| match attribute {
+                NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                _ => None,
+            });
+            for id in id {
+                match self.vxlans_in(Some(id)) {
+                    Ok(elsewhere) => found.extend(elsewhere.into_iter().filter(|v| v.moved)),
+                    // It is about to die.
+                    Err(e) if e.is_gone() || e.errno() == Some(libc::EINVAL) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn vxlans_in(&mut self, namespace: Option<i32>) -> Result<Vec<FoundVxlan>> {
+        let mut message = LinkMessage::default();
+        skip_stats(&mut message);
+        // The kernel leaves all others out.
+        let kind = LinkInfo::Kind(InfoKind::Vxlan);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
+        let id = namespace.map(LinkAttribute::IfNetnsId);
+        message.attributes.extend(id);
+        let found = self.dump(
+            || "list VXLAN devices".into(),
+            RouteNetlinkMessage::GetLink(message),
+        )?;
+        let found = found.iter().filter_map(|m| match m {
+            RouteNetlinkMessage::NewLink(m) => FoundVxlan::of(m),
+            _ => None,
+        });
+        Ok(found.collect())
+    }
+
     /// What a host's end is to have before it is up. In the same message as `up`, or
     /// after it, the change would be told as one of a device without carrier, at which
     /// the kernel walks all IPv6 routes (`rt6_sync_down_dev`).
@@ -169,6 +314,15 @@ impl Netlink {
         self.request(
             || format!("mark device {ifindex}"),
             RouteNetlinkMessage::SetLink(message.build()),
+            0,
+        )
+    }
+
+    pub fn set_mtu(&mut self, ifindex: u32, mtu: u16) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex).mtu(mtu.into()).build();
+        self.request(
+            || format!("set the MTU of device {ifindex} to {mtu}"),
+            RouteNetlinkMessage::SetLink(message),
             0,
         )
     }
@@ -266,6 +420,20 @@ impl Netlink {
         }
         Ok(())
     }
+}
+
+fn xdp(message: &LinkMessage) -> Option<u32> {
+    let of = |xdp: &LinkXdp| match xdp {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    };
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Xdp(all) => all.iter().find_map(of),
+            _ => None,
+        })
 }
 
 /// Counters are half of what the kernel would tell of each device.

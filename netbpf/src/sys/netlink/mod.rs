@@ -8,12 +8,15 @@ mod address;
 mod connection;
 mod events;
 mod link;
+mod neighbour;
 mod qdisc;
 mod route;
 
 pub use address::{Address, AddressKind};
 pub use events::{Event, Events, Hear};
-pub use link::{Link, VethPair};
+pub use link::{FoundVxlan, Link, VethPair, Vxlan};
+pub use neighbour::Neighbour;
+pub use qdisc::{Filter, Side};
 pub use route::{Route, RouteKind, RouteTarget, Rule};
 
 use std::os::fd::AsRawFd;

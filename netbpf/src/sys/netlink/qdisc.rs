@@ -2,7 +2,7 @@
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcHandle, TcMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
 use super::Netlink;
@@ -14,24 +14,65 @@ const HANDLE: TcHandle = TcHandle {
     minor: 0,
 };
 /// Where filters hang below it.
-const SIDES: [u16; 2] = [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS];
+const SIDES: [Side; 2] = [Side::Ingress, Side::Egress];
+
+/// Which packets of a device a filter sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Ingress,
+    Egress,
+}
+
+impl Side {
+    const fn minor(self) -> u16 {
+        match self {
+            Side::Ingress => TcHandle::MIN_INGRESS,
+            Side::Egress => TcHandle::MIN_EGRESS,
+        }
+    }
+}
+
+/// A filter of a device, of whatever kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// `bpf`, `flower`, …
+    pub kind: String,
+    /// Number of its program, of those that are one.
+    pub program: Option<u32>,
+    pub name: Option<String>,
+}
 
 impl Netlink {
+    /// The filters on one side of a device, in the order in which they run.
+    pub fn filters(&mut self, ifindex: u32, side: Side) -> Result<Vec<Filter>> {
+        let found = self.filter_messages(ifindex, side)?;
+        Ok(found
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewTrafficFilter(message) => parse(message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn filter_messages(&mut self, ifindex: u32, side: Side) -> Result<Vec<RouteNetlinkMessage>> {
+        let mut message = TcMessage::default();
+        message.header.index = ifindex as i32;
+        message.header.parent = TcHandle {
+            major: 0xffff,
+            minor: side.minor(),
+        };
+        self.dump(
+            || format!("list the filters of device {ifindex}"),
+            RouteNetlinkMessage::GetTrafficFilter(message),
+        )
+    }
+
     /// Removes a device's clsact qdisc when no filter is left on either side of
     /// it: with it they would go. `false`: it is still in use.
     pub fn remove_unused_clsact(&mut self, ifindex: u32) -> Result<bool> {
         for side in SIDES {
-            let mut message = TcMessage::default();
-            message.header.index = ifindex as i32;
-            message.header.parent = TcHandle {
-                major: 0xffff,
-                minor: side,
-            };
-            let filters = self.dump(
-                || format!("list the filters of device {ifindex}"),
-                RouteNetlinkMessage::GetTrafficFilter(message),
-            )?;
-            if !filters.is_empty() {
+            if !self.filter_messages(ifindex, side)?.is_empty() {
                 return Ok(false);
             }
         }
@@ -46,4 +87,34 @@ impl Netlink {
         )?;
         Ok(true)
     }
+}
+
+/// `None` for the head of a priority, which comes before its filters.
+fn parse(message: &TcMessage) -> Option<Filter> {
+    if u32::from(message.header.handle) == 0 {
+        return None;
+    }
+    let mut filter = Filter {
+        kind: String::new(),
+        program: None,
+        name: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
+            TcAttribute::Options(options) => {
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = Some(*id),
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                            filter.name = Some(name.clone());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(filter)
 }

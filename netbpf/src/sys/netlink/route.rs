@@ -196,6 +196,40 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// Asks for the route to an address: is it this namespace itself?
+    pub(super) fn is_local(&mut self, address: IpAddr) -> Result<bool> {
+        let route = self.ask_route(address)?;
+        Ok(route.is_some_and(|route| route.header.kind == RouteType::Local))
+    }
+
+    /// The device by which this namespace's own packets go to an address; `None` where
+    /// there is no way.
+    pub fn device_towards(&mut self, address: IpAddr) -> Result<Option<u32>> {
+        let route = self.ask_route(address)?;
+        Ok(route.and_then(|route| {
+            route.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                _ => None,
+            })
+        }))
+    }
+
+    fn ask_route(&mut self, address: IpAddr) -> Result<Option<RouteMessage>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        let destination = RouteAttribute::Destination(address.into());
+        message.attributes.push(destination);
+        let what = || format!("ask for the route to {address}");
+        match self.get(what, RouteNetlinkMessage::GetRoute(message)) {
+            Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(Some(route)),
+            Ok(_) => Ok(None),
+            // No route at all, or one that says so.
+            Err(e) if matches!(e.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Adds a rule, or leaves it as it is where it is already.
     pub fn add_rule(&mut self, rule: &Rule) -> Result<()> {
         let done = self.request(
