@@ -127,6 +127,53 @@ pub struct NetworkInfo {
     pub endpoints: Vec<String>,
 }
 
+/// A node of the cluster, or the only one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeInfo {
+    pub name: String,
+    /// Where other nodes reach it; null while it is not known.
+    pub address: Option<IpAddr>,
+    pub state: NodeState,
+    /// It gets no new endpoint on overlay networks.
+    pub drained: bool,
+    /// The node that was asked.
+    pub this: bool,
+    /// Of its uplink, in bytes.
+    pub mtu: Option<u32>,
+    /// Of its daemon.
+    pub version: String,
+    /// Blocks of addresses out of which it serves its containers.
+    pub blocks: Vec<BlockInfo>,
+    /// How many it has on overlay networks; without a cluster, on all.
+    pub endpoints: usize,
+}
+
+/// How a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    Alive,
+    /// Its lease has ended: its endpoints leave listings, its routes stay.
+    Away,
+}
+
+/// A block of a network's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BlockInfo {
+    pub network: String,
+    #[schemars(with = "Cidr")]
+    pub block: IpNet,
+}
+
+/// Whether a node is to get nothing new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainSpec {
+    /// False: it may get new endpoints again.
+    #[serde(default = "yes")]
+    pub drained: bool,
+}
+
 /// Where the container's network namespace is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -615,8 +662,150 @@ pub struct StatusInfo {
     pub features: BTreeMap<String, String>,
     pub networks: usize,
     pub endpoints: usize,
+    /// Null without --etcd.
+    pub cluster: Option<ClusterInfo>,
     /// What an operator should know, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// How this node stands to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClusterInfo {
+    /// `starting` (etcd has never answered), `connected`, `away`, or `conflict`: another
+    /// daemon has this node's name.
+    pub state: String,
+    /// Since when; null while it is starting.
+    pub since: Option<String>,
+    /// The member of etcd that is, or was, spoken to.
+    pub url: Option<String>,
+    /// Why etcd did not answer, the last time.
+    pub error: Option<String>,
+    pub members: Vec<MemberInfo>,
+    /// Of etcd; all up to there is known here.
+    pub revision: i64,
+    /// Nodes that have registered, and how many of them are away.
+    pub nodes: usize,
+    pub nodes_away: usize,
+    /// Entries that were found to differ from etcd, and put right.
+    pub drift_repaired: u64,
+    /// Entries of the programs' tables that others had changed, and that were put right.
+    pub tables_repaired: u64,
+    /// Keys in etcd whose value cannot be read here.
+    pub unreadable: usize,
+}
+
+/// A member of etcd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MemberInfo {
+    pub name: String,
+    pub urls: Vec<String>,
+    pub leader: bool,
+}
+
+/// Something that `netbpf doctor` looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    pub check: Check,
+    pub severity: Severity,
+    /// What it is about: `device up0`, `endpoint web on front`, `map ports`.
+    pub object: String,
+    /// One line for people.
+    pub message: String,
+    /// What to do; empty where nothing is to be done.
+    pub advice: String,
+}
+
+/// How bad it is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// It works, but less well or less surely than it could.
+    Warning,
+    /// Something does not work, or not for all.
+    Error,
+}
+
+/// What `netbpf doctor` looks at.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// The daemon answers.
+    Daemon,
+    /// The kernel has what is needed; what of it is used.
+    Kernel,
+    /// The process may do what it has to.
+    Capabilities,
+    /// The directory of pins is in a bpf file system.
+    Bpffs,
+    /// A cgroup of version 2 holds published ports.
+    Cgroup,
+    /// The host has IPv6.
+    Ipv6,
+    /// The store can be read, and says what the daemon knows.
+    Store,
+    /// Gateway addresses and unreachable routes are there.
+    Network,
+    /// Interfaces, addresses, routes and neighbour entries of endpoints are as they were
+    /// made, on the host and in the container.
+    Endpoint,
+    /// Nothing of ours is left that belongs to nothing.
+    Stray,
+    /// Our programs hang where they should, and everything is pinned.
+    Program,
+    /// No program of others comes before ours.
+    ForeignProgram,
+    /// The maps have the entries that they should have.
+    Map,
+    /// The maps have room.
+    MapUsage,
+    /// No route or address of others is within our subnets.
+    Overlap,
+    /// The host-side interfaces forward.
+    Forwarding,
+    /// Filtering by source address drops nothing of ours.
+    RpFilter,
+    /// The host's firewall lets containers and host talk.
+    Firewall,
+    /// No way out is narrower than the networks.
+    Mtu,
+    /// Published ports are among `ip_local_reserved_ports`.
+    ReservedPorts,
+    /// No program of the host has a published port.
+    Port,
+    /// There is a way out, and our programs are on it.
+    Uplink,
+    /// Dropped packets that tell of a mistake in the host's settings.
+    Drops,
+    /// No event was lost.
+    Events,
+    /// Time-outs are not less than the RFCs ask for.
+    Timeouts,
+    /// What the daemon remarked on when it started.
+    Start,
+}
+
+impl Check {
+    /// As JSON has it.
+    pub fn label(self) -> String {
+        let json = serde_json::to_value(self).unwrap_or_default();
+        json.as_str().unwrap_or_default().into()
+    }
+}
+
+impl Severity {
+    pub const fn label(self) -> &'static str {
+        match self {
+            Severity::Ok => "ok",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        }
+    }
 }
 
 /// A device by which packets leave and come.

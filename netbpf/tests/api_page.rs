@@ -38,7 +38,7 @@ fn is_whole<T: DeserializeOwned + Serialize>(name: &str, text: &str) {
 #[test]
 fn examples_are_what_the_api_takes_and_answers() {
     let examples = examples();
-    assert_eq!(examples.len(), 21);
+    assert_eq!(examples.len(), 25);
     for (name, text) in &examples {
         match name.as_str() {
             "NetworkSpec" => is_whole::<NetworkSpec>(name, text),
@@ -58,6 +58,10 @@ fn examples_are_what_the_api_takes_and_answers() {
             "DropInfo" => is_whole::<DropInfo>(name, text),
             "EventInfo" => is_whole::<EventInfo>(name, text),
             "StatusInfo" => is_whole::<StatusInfo>(name, text),
+            "ClusterInfo" => is_whole::<ClusterInfo>(name, text),
+            "NodeInfo" => is_whole::<NodeInfo>(name, text),
+            "DrainSpec" => is_whole::<DrainSpec>(name, text),
+            "Finding" => is_whole::<Finding>(name, text),
             "ReloadInfo" => is_whole::<ReloadInfo>(name, text),
             "TeardownSpec" => is_whole::<TeardownSpec>(name, text),
             "VersionInfo" => is_whole::<VersionInfo>(name, text),

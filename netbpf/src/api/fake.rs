@@ -33,12 +33,18 @@ struct Inner {
     drops_asked: Vec<(Option<String>, Option<String>)>,
     flows_asked: Vec<FlowFilter>,
     flushed: Vec<FlowFilter>,
+    is_ill: bool,
 }
 
 impl Fake {
     /// With which `purge` it was torn down, each time.
     pub fn torn_down(&self) -> Vec<bool> {
         self.inner.lock().unwrap().torn_down.clone()
+    }
+
+    /// From now on its doctor finds an error.
+    pub fn fall_ill(&self) {
+        self.inner.lock().unwrap().is_ill = true;
     }
 
     /// Whether it was told to finish.
@@ -77,6 +83,21 @@ impl Fake {
 
 fn matches(endpoint: &EndpointInfo, name: &str, network: Option<&str>) -> bool {
     endpoint.name == name && network.is_none_or(|network| endpoint.network == network)
+}
+
+/// A node as `node ls` might show it.
+pub fn node(name: &str) -> NodeInfo {
+    NodeInfo {
+        name: name.into(),
+        address: Some([192, 0, 2, 1].into()),
+        state: NodeState::Alive,
+        drained: false,
+        this: name == "n1",
+        mtu: Some(1500),
+        version: "0.1.0".into(),
+        blocks: Vec::new(),
+        endpoints: 0,
+    }
 }
 
 /// An endpoint as `attach` might answer it.
@@ -187,6 +208,26 @@ impl Service for Fake {
     async fn network_prune(&self) -> Result<Vec<String>> {
         let mut inner = self.inner.lock().unwrap();
         Ok(inner.networks.drain(..).map(|n| n.name).collect())
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        Ok(vec![node("n1"), node("n2")])
+    }
+
+    async fn node(&self, name: &str) -> Result<NodeInfo> {
+        let mut nodes = self.nodes().await?.into_iter();
+        nodes
+            .find(|node| node.name == name)
+            .ok_or_else(|| Error::new(Code::NotFound, format!("there is no node {name:?}")))
+    }
+
+    async fn node_remove(&self, name: &str) -> Result<()> {
+        self.node(name).await.map(drop)
+    }
+
+    async fn node_drain(&self, name: &str, drained: bool) -> Result<NodeInfo> {
+        let node = self.node(name).await?;
+        Ok(NodeInfo { drained, ..node })
     }
 
     async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
@@ -350,6 +391,7 @@ impl Service for Fake {
             },
             drops: vec![(DropReason::Isolated, 7)],
             events_lost: 5,
+            repairs: vec![("route", 2)],
         })
     }
 
@@ -365,8 +407,37 @@ impl Service for Fake {
             features: [("tcx".to_string(), "no: clsact".to_string())].into(),
             networks: 0,
             endpoints: 0,
+            cluster: Some(ClusterInfo {
+                state: "connected".into(),
+                since: Some("2026-01-01T00:00:00Z".into()),
+                url: Some("http://192.0.2.1:2379".into()),
+                error: None,
+                members: Vec::new(),
+                revision: 7,
+                nodes: 3,
+                nodes_away: 1,
+                drift_repaired: 0,
+                tables_repaired: 0,
+                unreadable: 0,
+            }),
             notes: Vec::new(),
         })
+    }
+
+    async fn doctor(&self) -> Result<Vec<Finding>> {
+        let finding = |check, severity, object: &str, advice: &str| Finding {
+            check,
+            severity,
+            object: object.into(),
+            message: "seen".into(),
+            advice: advice.into(),
+        };
+        let mut all = vec![finding(Check::Kernel, Severity::Ok, "kernel", "")];
+        if self.inner.lock().unwrap().is_ill {
+            let advice = "restart the daemon";
+            all.insert(0, finding(Check::Map, Severity::Error, "map ports", advice));
+        }
+        Ok(all)
     }
 
     async fn reload(&self, settings: Settings) -> Result<()> {

@@ -56,6 +56,20 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
             "Remove a network that has no endpoints",
             network_remove,
         ),
+        Route::new(Get, "/nodes", "List the nodes", nodes),
+        Route::new(Get, "/nodes/{name}", "Show a node", node),
+        Route::new(
+            Delete,
+            "/nodes/{name}",
+            "Remove a node that is away, with all that it had",
+            node_remove,
+        ),
+        Route::new(
+            Post,
+            "/nodes/{name}/drain",
+            "Let a node get no new endpoint on overlay networks, or let it again",
+            node_drain,
+        ),
         Route::new(Get, "/endpoints", "List the endpoints", endpoints),
         Route::new(Create, "/endpoints", "Connect a container", attach),
         Route::new(
@@ -119,6 +133,12 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
             "/status",
             "Show the daemon, its uplinks, programs and maps",
             status,
+        ),
+        Route::new(
+            Get,
+            "/doctor",
+            "Look at kernel, settings, conflicts, host and maps; what is right and wrong, the most serious first",
+            doctor,
         ),
         Route::new(
             Post,
@@ -217,6 +237,23 @@ async fn remove_network_named_prune<S: Service>(api: Api<S>, _: Call) -> Result<
     Ok(Done {})
 }
 
+async fn nodes<S: Service>(api: Api<S>, _: Call) -> Result<Vec<NodeInfo>> {
+    api.service.nodes().await
+}
+
+async fn node<S: Service>(api: Api<S>, call: Call) -> Result<NodeInfo> {
+    api.service.node(&call.name).await
+}
+
+async fn node_remove<S: Service>(api: Api<S>, call: Call) -> Result<Done> {
+    api.service.node_remove(&call.name).await?;
+    Ok(Done {})
+}
+
+async fn node_drain<S: Service>(api: Api<S>, call: Call<NoQuery, DrainSpec>) -> Result<NodeInfo> {
+    api.service.node_drain(&call.name, call.body.drained).await
+}
+
 async fn endpoints<S: Service>(
     api: Api<S>,
     call: Call<EndpointFilter>,
@@ -291,6 +328,10 @@ async fn events<S: Service>(api: Api<S>, call: Call<EventFilter>) -> Result<Even
 
 async fn status<S: Service>(api: Api<S>, _: Call) -> Result<StatusInfo> {
     api.service.status().await
+}
+
+async fn doctor<S: Service>(api: Api<S>, _: Call) -> Result<Vec<Finding>> {
+    api.service.doctor().await
 }
 
 async fn reload<S: Service>(api: Api<S>, _: Call<NoQuery, NoBody>) -> Result<ReloadInfo> {

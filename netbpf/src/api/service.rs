@@ -19,6 +19,14 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn network(&self, name: &str) -> impl Future<Output = Result<NetworkInfo>> + Send;
     fn network_remove(&self, name: &str) -> impl Future<Output = Result<()>> + Send;
     fn network_prune(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
+    fn nodes(&self) -> impl Future<Output = Result<Vec<NodeInfo>>> + Send;
+    fn node(&self, name: &str) -> impl Future<Output = Result<NodeInfo>> + Send;
+    fn node_remove(&self, name: &str) -> impl Future<Output = Result<()>> + Send;
+    fn node_drain(
+        &self,
+        name: &str,
+        drained: bool,
+    ) -> impl Future<Output = Result<NodeInfo>> + Send;
     fn attach(&self, spec: AttachSpec) -> impl Future<Output = Result<EndpointInfo>> + Send;
     fn detach(
         &self,
@@ -70,6 +78,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// What Prometheus reads.
     fn figures(&self) -> impl Future<Output = Result<Figures>> + Send;
     fn status(&self) -> impl Future<Output = Result<StatusInfo>> + Send;
+    fn doctor(&self) -> impl Future<Output = Result<Vec<Finding>>> + Send;
     fn reload(&self, settings: Settings) -> impl Future<Output = Result<()>> + Send;
     fn teardown(&self, purge: bool) -> impl Future<Output = Result<()>> + Send;
     fn shutdown(&self) -> impl Future<Output = Result<()>> + Send;
@@ -94,6 +103,22 @@ impl Service for Control {
 
     async fn network_prune(&self) -> Result<Vec<String>> {
         Control::network_prune(self).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        Control::nodes(self).await
+    }
+
+    async fn node(&self, name: &str) -> Result<NodeInfo> {
+        Control::node(self, name).await
+    }
+
+    async fn node_remove(&self, name: &str) -> Result<()> {
+        Control::node_remove(self, name).await
+    }
+
+    async fn node_drain(&self, name: &str, drained: bool) -> Result<NodeInfo> {
+        Control::node_drain(self, name, drained).await
     }
 
     async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
@@ -158,6 +183,10 @@ impl Service for Control {
 
     async fn status(&self) -> Result<StatusInfo> {
         Control::status(self).await
+    }
+
+    async fn doctor(&self) -> Result<Vec<Finding>> {
+        Control::doctor(self).await
     }
 
     async fn reload(&self, settings: Settings) -> Result<()> {

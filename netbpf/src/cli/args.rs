@@ -10,6 +10,7 @@ mod endpoint;
 mod engines;
 mod flows;
 mod network;
+mod node;
 mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -20,11 +21,12 @@ use clap::{
 
 pub use self::values::duration;
 pub use self::{
-    daemon::{Daemon, Reload, Teardown},
+    daemon::{Daemon, Doctor, Reload, Teardown},
     endpoint::{Attach, Detach, InspectEndpoint, Publish, Unpublish, Update, Whose},
     engines::{Cni, OciHook},
     flows::{Filter, Flows, FlowsVerb},
-    network::{CreateNetwork, Network, NetworkVerb},
+    network::{CreateNetwork, Encap, Network, NetworkVerb},
+    node::{Node, NodeVerb},
 };
 use super::top::Order;
 
@@ -76,6 +78,7 @@ pub struct Global {
 pub enum Command {
     Daemon(Daemon),
     Network(Network),
+    Node(Node),
     Attach(Box<Attach>),
     Detach(Detach),
     Ps(Ps),
@@ -89,6 +92,7 @@ pub enum Command {
     Drops(Drops),
     Monitor(Monitor),
     Top(Top),
+    Doctor(Doctor),
     Reload(Reload),
     Teardown(Teardown),
     Cni(Cni),
@@ -107,10 +111,6 @@ pub enum Command {
     Capture(Later),
     #[command(hide = true)]
     Trace(Later),
-    #[command(hide = true)]
-    Doctor(Later),
-    #[command(hide = true)]
-    Node(Later),
 }
 
 /// A command of a later version, with whatever follows it.

@@ -22,6 +22,9 @@ pub enum Failure {
     /// One line for each; what did not fail is done.
     #[error("{} things failed", .0.len())]
     Several(Vec<Failure>),
+    /// Errors that were looked for, and are told of on standard output.
+    #[error("{0} errors found")]
+    Found(usize),
     /// Of standard output, or of the runtime.
     #[error("{0}")]
     Output(#[from] io::Error),
@@ -34,7 +37,7 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Client(ClientError::Unreachable { .. } | ClientError::Lost { .. }) => 3,
             Failure::Several(all) => all.iter().map(Failure::status).max().unwrap_or(1),
-            Failure::Client(_) | Failure::Refused(_) | Failure::Output(_) => 1,
+            Failure::Client(_) | Failure::Refused(_) | Failure::Found(_) | Failure::Output(_) => 1,
         }
     }
 
@@ -51,7 +54,7 @@ impl Failure {
             Failure::Client(ClientError::Unreachable { .. } | ClientError::Lost { .. }) => {
                 Code::Unavailable.as_str().into()
             }
-            Failure::Client(_) | Failure::Output(_) | Failure::Several(_) => {
+            Failure::Client(_) | Failure::Output(_) | Failure::Found(_) | Failure::Several(_) => {
                 Code::Internal.as_str().into()
             }
             Failure::Refused(error) => error.code.as_str().into(),
@@ -76,8 +79,10 @@ impl Failure {
 
     pub fn print(&self, json: bool) {
         use io::Write;
-        if let Failure::Several(all) = self {
-            return all.iter().for_each(|failure| failure.print(json));
+        match self {
+            Failure::Several(all) => return all.iter().for_each(|failure| failure.print(json)),
+            Failure::Found(_) => return,
+            _ => {}
         }
         // Nobody is left to be told that stderr is closed.
         let _ = writeln!(io::stderr(), "{}", self.line(json));

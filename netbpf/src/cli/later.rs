@@ -2,7 +2,7 @@
 //! is told from a typing error, kept out of the help, and refused by name.
 
 use super::{
-    args::{Attach, Command},
+    args::{Attach, Command, Encap},
     failure::Failure,
 };
 use crate::{
@@ -39,16 +39,12 @@ fn asked_for(command: &Command) -> Option<&'static str> {
         }
         Command::Capture(_) => Some("netbpf capture"),
         Command::Trace(_) => Some("netbpf trace"),
-        Command::Doctor(_) => Some("netbpf doctor"),
-        Command::Node(_) => Some("netbpf node"),
         Command::Network(network) => match &network.verb {
             Create(create) => match create.driver {
-                Driver::Overlay => Some("--driver overlay"),
                 Driver::Lan => Some("--driver lan"),
-                Driver::Bridge if create.vni.is_some() => Some("--vni"),
-                Driver::Bridge if create.parent.is_some() => Some("--parent"),
-                Driver::Bridge if create.encap.is_some() => Some("--encap"),
-                Driver::Bridge => None,
+                _ if create.parent.is_some() => Some("--parent"),
+                _ if create.encap == Some(Encap::None) => Some("--encap none"),
+                Driver::Bridge | Driver::Overlay => None,
             },
             _ => None,
         },

@@ -67,6 +67,25 @@ impl Client {
         self.send("POST", "/v1/networks/prune", NO_BODY).await
     }
 
+    pub async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        self.get("/v1/nodes").await
+    }
+
+    pub async fn node(&self, name: &str) -> Result<NodeInfo> {
+        self.get(&format!("/v1/nodes/{}", encode(name))).await
+    }
+
+    pub async fn node_remove(&self, name: &str) -> Result<()> {
+        let path = format!("/v1/nodes/{}", encode(name));
+        let Done {} = self.send("DELETE", &path, NO_BODY).await?;
+        Ok(())
+    }
+
+    pub async fn node_drain(&self, name: &str, drained: bool) -> Result<NodeInfo> {
+        let path = format!("/v1/nodes/{}/drain", encode(name));
+        self.send("POST", &path, Some(&DrainSpec { drained })).await
+    }
+
     pub async fn attach(&self, spec: &AttachSpec) -> Result<EndpointInfo> {
         self.send("POST", "/v1/endpoints", Some(spec)).await
     }
@@ -160,6 +179,10 @@ impl Client {
 
     pub async fn status(&self) -> Result<StatusInfo> {
         self.get("/v1/status").await
+    }
+
+    pub async fn doctor(&self) -> Result<Vec<Finding>> {
+        self.get("/v1/doctor").await
     }
 
     pub async fn teardown(&self, purge: bool) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Inner, attaching::same_caller, plan, reserved, state::State, view};
+use super::{Inner, attaching::same_caller, overlay, plan, reserved, state::State, view};
 use crate::{
     error::{Code, Result},
     model::{AttachSpec, DetachSpec, EndpointInfo},
@@ -186,6 +186,7 @@ fn take_away(
     record.forget_all_but_device();
     inner.store.put_endpoint(&record)?;
     state.remove_endpoint(record.index);
+    overlay::left(inner, state, &record);
     inner.reaper.remove(state.planned(&record));
     if let Err(error) = reserved::sync(inner, state) {
         tracing::warn!(%error, "reserved ports not taken back");

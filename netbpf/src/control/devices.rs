@@ -3,14 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Inner, detach, plan, seen::Seen, state::State, uplinks};
+use super::{Inner, detach, plan, repair::Kind, seen::Seen, state::State, uplinks};
 use crate::{
     error::Result,
     store::EndpointRecord,
-    sys::{
-        netlink::{Address, Link, Netlink},
-        sysctl::Sysctls,
-    },
+    sys::netlink::{Address, Link, Netlink},
 };
 
 /// Looks whether there is anything to be checked, while changes go on: to list a thousand
@@ -73,13 +70,13 @@ pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
 /// change waiting: a device that goes meanwhile has no setting.
 pub fn keep_forwarding(inner: &Inner, seen: &Seen) {
     for record in seen.endpoints.values() {
-        keep_device_forwarding(record, &inner.sysctls, inner.ipv6);
+        keep_device_forwarding(record, inner);
     }
 }
 
-fn keep_device_forwarding(record: &EndpointRecord, sysctls: &Sysctls, ipv6: bool) {
-    let ipv6 = sysctls.ipv6.as_ref().filter(|_| ipv6);
-    for family in [Some(&sysctls.ipv4), ipv6].into_iter().flatten() {
+fn keep_device_forwarding(record: &EndpointRecord, inner: &Inner) {
+    let ipv6 = inner.sysctls.ipv6.as_ref().filter(|_| inner.ipv6);
+    for family in [Some(&inner.sysctls.ipv4), ipv6].into_iter().flatten() {
         let name = ["conf", &record.host_ifname, "forwarding"];
         let lost = matches!(family.read(&name), Ok(Some(value)) if value == "0");
         if !lost {
@@ -90,9 +87,12 @@ fn keep_device_forwarding(record: &EndpointRecord, sysctls: &Sysctls, ipv6: bool
             family = family.name(),
             "forwarding was switched off on our device; it is on again"
         );
-        if let Err(error) = family.write(&name, "1") {
-            let (device, family) = (&record.host_ifname, family.name());
-            tracing::warn!(device, family, %error, "and it stays off");
+        match family.write(&name, "1") {
+            Ok(()) => inner.repairs.count(Kind::Forwarding),
+            Err(error) => {
+                let (device, family) = (&record.host_ifname, family.name());
+                tracing::warn!(device, family, %error, "and it stays off");
+            }
         }
     }
 }

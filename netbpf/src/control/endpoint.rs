@@ -15,7 +15,7 @@ use super::{
     ipam::Refused,
     mac,
     network::DEFAULT,
-    now,
+    now, overlay,
     plan::{self, ContainerFound},
     ports::{Chooser, Chosen, Sharing},
     request::{Attached, Request},
@@ -60,23 +60,78 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         spec, namespace, ..
     } = &request;
     replace(inner, state, spec, namespace)?;
-    let (mut record, chosen) = match settle(inner, state, spec, namespace) {
-        // Who is in the way may have died just now, and not be missed yet.
-        Err(error) if clear_dead(inner, state, spec, error.code)? => {
-            settle(inner, state, spec, namespace)?
-        }
-        settled => settled?,
-    };
+    let (record, chosen) = agree(inner, state, spec, namespace)?;
     let Request {
         spec, namespace, ..
     } = request;
-    let (namespace, index) = (namespace?, record.index);
+    let done =
+        namespace.and_then(|namespace| build(inner, state, &spec, namespace, record.clone()));
+    let record = done.inspect_err(|_| overlay::unclaim(inner, state, &record))?;
+    chosen.note(state);
+    let is_overlay = overlay::is_overlay(state, &record.network);
+    state.put_endpoint(record.clone());
+    if is_overlay && let Err(error) = overlay::sync(inner, state) {
+        // The endpoint's own tables are written; what is missing are ways to others.
+        tracing::warn!(%error, "the tables of the overlay");
+    }
+    if let Err(error) = reserved::sync(inner, state) {
+        // The port is published all the same; what is lost is the guard against
+        // the kernel choosing it for a program of the host.
+        tracing::warn!(%error, "ports not reserved");
+    }
+    tracing::info!(
+        endpoint = record.name,
+        network = record.network,
+        host_ifname = record.host_ifname,
+        "endpoint attached"
+    );
+    Ok(Attached::Done(Box::new(view::endpoint(inner, &record))))
+}
+
+/// Settles what the endpoint is to be, and agrees on it with other nodes.
+fn agree(
+    inner: &Inner,
+    state: &mut State,
+    spec: &AttachSpec,
+    namespace: &Result<Namespace>,
+) -> Result<(EndpointRecord, Chosen)> {
+    let mut avoid = Vec::new();
+    loop {
+        let (record, chosen) = match settle(inner, state, spec, namespace, &avoid) {
+            // Who is in the way may have died just now, and not be missed yet.
+            Err(error) if clear_dead(inner, state, spec, error.code)? => {
+                settle(inner, state, spec, namespace, &avoid)?
+            }
+            settled => settled?,
+        };
+        match overlay::claim(inner, state, &record)? {
+            None => return Ok((record, chosen)),
+            Some(taken) if avoid.len() < overlay::MOST_TRIES => avoid.push(taken),
+            Some(taken) => {
+                return Err(Error::new(
+                    Code::Conflict,
+                    format!("address {taken} and others were taken by other nodes again and again"),
+                ));
+            }
+        }
+    }
+}
+
+/// Makes the endpoint, or leaves nothing of it.
+fn build(
+    inner: &Inner,
+    state: &mut State,
+    spec: &AttachSpec,
+    namespace: Namespace,
+    mut record: EndpointRecord,
+) -> Result<EndpointRecord> {
+    let index = record.index;
 
     let internal = state.network_of(&record)?.record.internal;
     let mut looking = inner.apply(&mut state.host);
     let found = looking.look_into(namespace)?;
     let opened = looking.into_open();
-    record.ifname = choose_ifname(&spec, &found, Path::new(&record.netns))?;
+    record.ifname = choose_ifname(spec, &found, Path::new(&record.netns))?;
     plan::settle_routes(&mut record, internal, &found);
 
     inner.store.put_endpoint(&record)?;
@@ -105,20 +160,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         }
         return Err(error);
     }
-    chosen.note(state);
-    state.put_endpoint(record.clone());
-    if let Err(error) = reserved::sync(inner, state) {
-        // The port is published all the same; what is lost is the guard against
-        // the kernel choosing it for a program of the host.
-        tracing::warn!(%error, "ports not reserved");
-    }
-    tracing::info!(
-        endpoint = record.name,
-        network = record.network,
-        host_ifname = record.host_ifname,
-        "endpoint attached"
-    );
-    Ok(Attached::Done(Box::new(view::endpoint(inner, &record))))
+    Ok(record)
 }
 
 /// What the endpoint is to be, as far as the container's namespace has no say in
@@ -128,6 +170,7 @@ fn settle(
     state: &mut State,
     spec: &AttachSpec,
     namespace: &Result<Namespace>,
+    avoid: &[IpAddr],
 ) -> Result<(EndpointRecord, Chosen)> {
     let network = spec.network.as_deref().unwrap_or(DEFAULT).to_owned();
     state.network(&network)?;
@@ -152,7 +195,7 @@ fn settle(
             ),
         ));
     }
-    let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips)?;
+    let (ipv4, ipv6) = choose_addresses(inner, state, &network, &spec.ips, avoid)?;
     let mac = match &spec.mac {
         Some(text) => mac::parse(text)?,
         None => mac::make(ipv4)?,
@@ -160,7 +203,11 @@ fn settle(
     let index = state.next_index(inner.settings().max_endpoints, |i| {
         inner.reaper.is_pending(i)
     })?;
-    let mtu = view::mtu(&state.uplinks, &state.network(&network)?.record);
+    let mtu = view::mtu(
+        &state.uplinks,
+        inner.vtep(),
+        &state.network(&network)?.record,
+    );
     let host_ifname = free_host_ifname(state)?;
     let record_of_network = &state.network(&network)?.record;
     let has_wish = |v6: bool| spec.ips.iter().any(|ip| ip.is_ipv6() == v6);
@@ -240,6 +287,7 @@ fn choose_addresses(
     state: &mut State,
     network: &str,
     wanted: &[IpAddr],
+    avoid: &[IpAddr],
 ) -> Result<(Option<IpNet>, Option<IpNet>)> {
     for ip in wanted {
         let ipam = state
@@ -254,6 +302,7 @@ fn choose_addresses(
             return Err(address_refused(state, network, *ip, &refused));
         }
     }
+    let is_overlay = overlay::is_overlay(state, network);
     let mut choose = |is_v6: bool| -> Result<Option<IpNet>> {
         let Some(net) = state.networks.get_mut(network) else {
             return Ok(None);
@@ -274,14 +323,17 @@ fn choose_addresses(
             ));
         }
         let wish = wanted.iter().find(|ip| ip.is_ipv6() == is_v6).copied();
-        let address = wish.or_else(|| ipam.next());
-        let address = address.ok_or_else(|| {
-            let place = ipam.place();
+        let exhausted = |place: String| {
             Error::new(
                 Code::PoolExhausted,
                 format!("no free address in {place} of network {network:?}"),
             )
-        })?;
+        };
+        let address = match wish {
+            Some(address) => address,
+            None if is_overlay => overlay::next_address(inner, state, network, is_v6, avoid)?,
+            None => ipam.next().ok_or_else(|| exhausted(ipam.place()))?,
+        };
         IpNet::new(address, subnet.prefix_len())
             .map(Some)
             .map_err(Error::internal)

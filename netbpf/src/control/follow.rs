@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     Inner, blocking, detach,
     devices::{self, Watch},
-    plan, publish, sources, uplinks,
+    plan, publish, repair, sources, uplinks,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -51,6 +51,7 @@ pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
     tokio::spawn(follow(weak.clone(), receiver));
     tokio::spawn(check(weak.clone(), Watch::open()?));
     tokio::spawn(drain(weak.clone()));
+    tokio::spawn(repair::watch(weak.clone()));
     tokio::spawn(collect(weak));
     Ok(())
 }
@@ -117,7 +118,13 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
             }
             let gone = detach::gone(inner, state, &endpoints);
             match others {
-                true => uplinks::refresh(inner, state).and(gone),
+                true => {
+                    let refreshed = uplinks::refresh(inner, state);
+                    if refreshed.is_ok() {
+                        repair::gateways(inner, state);
+                    }
+                    refreshed.and(gone)
+                }
                 false if routes => sources::refresh(inner, state).and(gone),
                 false => gone,
             }

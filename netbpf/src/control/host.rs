@@ -30,13 +30,7 @@ impl Hooks {
 /// must be one; that of the system may be missing.
 pub fn attach(inner: &Inner, state: &mut State) -> Result<()> {
     inner.datapath.attach_loopback()?;
-    let cgroup = match &inner.settings().cgroup {
-        Some(path) => Some(Cgroup::open(path)?),
-        None => cgroup::root()?
-            .map(|path| Cgroup::open(&path))
-            .transpose()?,
-    };
-    let hooks = match cgroup {
+    let hooks = match cgroup(inner)? {
         None => {
             inner.datapath.detach_cgroups()?;
             Hooks::PacketsOnly("no cgroup of version 2 is mounted".into())
@@ -57,4 +51,13 @@ pub fn attach(inner: &Inner, state: &mut State) -> Result<()> {
     }
     state.hooks = Some(hooks);
     Ok(())
+}
+
+/// The cgroup whose processes are served, if there is one.
+pub fn cgroup(inner: &Inner) -> Result<Option<Cgroup>> {
+    let path = match &inner.settings().cgroup {
+        Some(path) => Some(path.clone()),
+        None => cgroup::root()?,
+    };
+    Ok(path.map(|path| Cgroup::open(&path)).transpose()?)
 }

@@ -26,6 +26,15 @@ pub fn free_subnet(pools: &[Pool], taken: &[IpNet]) -> Option<IpNet> {
     })
 }
 
+/// The same from the end.
+pub fn last_free_subnet(pools: &[Pool], taken: &[IpNet]) -> Option<IpNet> {
+    pools.iter().rev().find_map(|pool| {
+        let subnets: Vec<IpNet> = pool.net.subnets(pool.size).ok()?.collect();
+        let mut subnets = subnets.into_iter().rev();
+        subnets.find(|s| !taken.iter().any(|t| overlaps(t, s)))
+    })
+}
+
 /// The first address that a device of the subnet may have.
 pub fn first_usable(subnet: &IpNet) -> IpAddr {
     at(subnet, to_bits(subnet.network()) + 1)
@@ -120,6 +129,29 @@ impl Ipam {
             .find(|&address| self.check(address).is_ok())
     }
 
+    /// The same out of these blocks alone, of what is free elsewhere, too.
+    pub fn next_of(&self, blocks: &[IpNet], is_free: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        let usable = |block: &IpNet| {
+            let within = match self.range.contains(block) {
+                true => *block,
+                false if block.contains(&self.range) => self.range,
+                false => return None,
+            };
+            Some((to_bits(within.network()), to_bits(within.broadcast())))
+        };
+        let mut ranges: Vec<(u128, u128)> = blocks.iter().filter_map(usable).collect();
+        ranges.sort_unstable();
+        // Behind the last one given out, then from the beginning.
+        let start = self.last.map_or(0, |last| last + 1);
+        let ahead = ranges.iter().map(|&(first, last)| first.max(start)..=last);
+        let behind = ranges.iter().map(|&(first, last)| first..=last.min(start));
+        ahead
+            .chain(behind)
+            .flatten()
+            .map(|bits| at(&self.subnet, bits))
+            .find(|&address| self.check(address).is_ok() && is_free(address))
+    }
+
     /// Marks an address as an endpoint's, and as given out last if it was chosen
     /// by [`Ipam::next`].
     pub fn take(&mut self, address: IpAddr, owner: u32, automatic: bool) {
@@ -198,6 +230,36 @@ mod tests {
     }
 
     #[test]
+    fn blocks_limit_automatic_addresses_to_what_is_free_in_them() {
+        let mut ipam = ipam("10.0.0.0/24", "10.0.0.1", None);
+        let blocks: Vec<IpNet> = ["10.0.0.128/30", "10.0.0.0/30"]
+            .map(|b| b.parse().unwrap())
+            .into();
+        let taken: IpAddr = "10.0.0.130".parse().unwrap();
+        let given: Vec<String> = std::iter::from_fn(|| {
+            let address = ipam.next_of(&blocks, |ip| ip != taken)?;
+            ipam.take(address, 1, true);
+            Some(address.to_string())
+        })
+        .collect();
+        // Neither network address, gateway nor what another has.
+        assert_eq!(
+            given,
+            [
+                "10.0.0.2",
+                "10.0.0.3",
+                "10.0.0.128",
+                "10.0.0.129",
+                "10.0.0.131"
+            ]
+        );
+        ipam.release("10.0.0.2".parse().unwrap());
+        let again = ipam.next_of(&blocks, |_| true).unwrap();
+        assert_eq!(again.to_string(), "10.0.0.2");
+        assert_eq!(ipam.next_of(&[], |_| true), None);
+    }
+
+    #[test]
     fn addresses_that_are_nobodys_are_refused_with_the_reason() {
         let mut ipam = ipam("10.0.0.0/24", "10.0.0.1", None);
         ipam.take("10.0.0.9".parse().unwrap(), 4, false);
@@ -232,6 +294,10 @@ mod tests {
         assert_eq!(
             free_subnet(&pools, &taken),
             Some("172.21.32.0/20".parse().unwrap())
+        );
+        assert_eq!(
+            last_free_subnet(&pools, &["172.23.248.0/24".parse().unwrap()]),
+            Some("172.23.224.0/20".parse().unwrap())
         );
         let all = ["172.16.0.0/12".parse().unwrap()];
         assert_eq!(free_subnet(&pools, &all), None);

@@ -5,13 +5,15 @@
 //! was begun is finished also when whoever asked for it has gone. `plan` says
 //! which steps lead where (pure), `apply` takes them; `recover` brings the
 //! kernel to what the store says at start, `follow` reacts to what changes by
-//! itself, `reaper` frees devices behind a detach.
+//! itself, `repair` puts back what others undo, `reaper` frees devices behind a
+//! detach. `doctor` says what of all that is not as it should be.
 
 mod apply;
 mod attaching;
 mod check;
 mod detach;
 mod devices;
+mod doctor;
 mod endpoint;
 mod errors;
 mod flows;
@@ -21,6 +23,7 @@ mod ipam;
 mod mac;
 mod monitor;
 mod network;
+mod overlay;
 mod plan;
 mod ports;
 mod portset;
@@ -29,6 +32,7 @@ mod programs;
 mod publish;
 mod reaper;
 mod recover;
+mod repair;
 mod request;
 mod reserved;
 mod seen;
@@ -39,17 +43,26 @@ mod teardown;
 mod uplinks;
 mod view;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
+};
 
 use netbpf_common::flow::Timeouts;
-use tokio::sync::{Mutex, Notify};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Notify},
+};
 
 use self::{
     apply::Apply,
     attaching::Attaching,
     flows::Wanted,
     monitor::Monitor,
+    overlay::Nodes,
     reaper::Reaper,
+    repair::Repairs,
     request::{Attached, Request},
     seen::Seen,
     state::State,
@@ -57,6 +70,7 @@ use self::{
 pub(crate) use self::{errors::check_name, mac::parse as parse_mac};
 pub use self::{monitor::EventStream, network::DEFAULT as DEFAULT_NETWORK};
 use crate::{
+    cluster::Cluster,
     datapath::Datapath,
     error::{Code, Error, Result},
     metrics::Figures,
@@ -94,10 +108,19 @@ struct Inner {
     /// The host's.
     sysctls: Arc<Sysctls>,
     bpffs: Prepared,
+    /// What nodes agree on, where there are others.
+    cluster: Option<Cluster>,
+    runtime: Handle,
+    /// Told when devices have come or gone.
+    overlay_wake: Arc<Notify>,
+    /// Entries of the overlay's tables that others had changed.
+    overlay_repairs: AtomicU64,
     /// What engines wait for.
     attaching: Attaching,
     /// Told when a port begins to be drained.
     drains: Arc<Notify>,
+    /// What others had undone.
+    repairs: Repairs,
     /// Let go of last.
     _locks: (NamespaceLock, DirectoryLock),
 }
@@ -116,6 +139,7 @@ impl Control {
             .map_err(Error::internal)??;
         let inner = Arc::new(inner);
         follow::spawn(&inner)?;
+        overlay::spawn(&inner);
         Ok(Control { inner })
     }
 
@@ -125,12 +149,12 @@ impl Control {
     }
 
     pub async fn networks(&self) -> Result<Vec<NetworkInfo>> {
-        Ok(view::networks(&self.inner.seen()))
+        Ok(view::networks(&self.inner, &self.inner.seen()))
     }
 
     pub async fn network(&self, name: &str) -> Result<NetworkInfo> {
         let seen = self.inner.seen();
-        Ok(view::network(&seen, seen.network(name)?))
+        Ok(view::network(&self.inner, &seen, seen.network(name)?))
     }
 
     pub async fn network_remove(&self, name: &str) -> Result<()> {
@@ -142,6 +166,29 @@ impl Control {
     /// Removes networks without endpoints, `default` aside; returns their names.
     pub async fn network_prune(&self) -> Result<Vec<String>> {
         self.change(network::prune).await
+    }
+
+    pub async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        self.look(|inner, seen| Ok(Nodes::list(inner, seen))).await
+    }
+
+    pub async fn node(&self, name: &str) -> Result<NodeInfo> {
+        let name = name.to_owned();
+        self.look(move |inner, seen| Nodes::inspect(inner, seen, &name))
+            .await
+    }
+
+    /// Takes a node that is away out of the cluster, with all that it had.
+    pub async fn node_remove(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.look(move |inner, _| Nodes::remove(inner, &name)).await
+    }
+
+    /// Whether a node is to get new endpoints.
+    pub async fn node_drain(&self, name: &str, drained: bool) -> Result<NodeInfo> {
+        let name = name.to_owned();
+        self.look(move |inner, seen| Nodes::drain(inner, seen, &name, drained))
+            .await
     }
 
     pub async fn attach(&self, spec: AttachSpec) -> Result<EndpointInfo> {
@@ -274,6 +321,16 @@ impl Control {
         self.look(view::status).await
     }
 
+    /// Looks at all that can be wrong.
+    pub async fn doctor(&self) -> Result<Vec<Finding>> {
+        doctor::with_daemon(&self.inner).await
+    }
+
+    /// The same without a running daemon, as far as it goes; `why` there is none.
+    pub fn doctor_offline(settings: &Settings, socket: &Path, why: &str) -> Vec<Finding> {
+        doctor::without_daemon(settings, socket, why)
+    }
+
     /// Goes on with these, as far as they can change while the daemon runs.
     pub async fn reload(&self, settings: Settings) -> Result<()> {
         self.change(move |inner, state| {
@@ -346,6 +403,11 @@ impl Inner {
     /// What takes steps on this host.
     fn apply<'a>(&'a self, host: &'a mut Netlink) -> Apply<'a> {
         Apply::new(host, &self.sysctls, Some(&self.datapath), self.ipv6)
+    }
+
+    /// Where this node takes in VXLAN.
+    fn vtep(&self) -> Option<IpAddr> {
+        self.cluster.as_ref().map(|cluster| cluster.me().address)
     }
 
     /// Those of this moment.

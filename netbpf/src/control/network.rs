@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
+use netbpf_common::packet::vxlan::MAX_VNI;
 
 use super::{
     Inner,
     errors::{check_name, not_implemented},
-    ipam, now, plan,
+    ipam, now, overlay, plan,
     state::State,
     uplinks, view,
 };
@@ -31,6 +32,11 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
         ));
     }
     let subnets = choose_subnets(inner, state, &spec)?;
+    let name = spec.name.clone();
+    if spec.driver == Driver::Overlay {
+        overlay::create(inner, state, spec, subnets)?;
+        return shown(inner, state, &name);
+    }
     let record = NetworkRecord {
         index: state.next_network(),
         name: spec.name,
@@ -40,9 +46,21 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
         internal: spec.internal,
         icc: spec.icc,
         masquerade: spec.masquerade,
+        overlay: None,
         labels: spec.labels,
         created_at: now(),
     };
+    install(inner, state, record)?;
+    shown(inner, state, &name)
+}
+
+fn shown(inner: &Inner, state: &State, name: &str) -> Result<NetworkInfo> {
+    let seen = state.seen();
+    Ok(view::network(inner, &seen, seen.network(name)?))
+}
+
+/// Makes a network on this host.
+pub fn install(inner: &Inner, state: &mut State, record: NetworkRecord) -> Result<()> {
     // First the kernel: what a crash leaves of a network that is not in the store
     // is swept away at the next start.
     let steps = plan::network_up(&record, inner.ipv6);
@@ -59,8 +77,7 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
         return Err(e);
     }
     tracing::info!(network = name, "network made");
-    let seen = state.seen();
-    Ok(view::network(&seen, seen.network(&name)?))
+    Ok(())
 }
 
 /// Takes a network that is no more out of maps and host, as far as it goes: what
@@ -84,13 +101,21 @@ pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
     }
     if !network.endpoints.is_empty() {
         let seen = state.seen();
-        let names = view::network(&seen, seen.network(name)?).endpoints;
+        let names = view::network(inner, &seen, seen.network(name)?).endpoints;
         return Err(Error::new(
             Code::NetworkInUse,
             format!("network {name:?} has endpoints: {}", names.join(", ")),
         ));
     }
-    let record = network.record.clone();
+    if network.record.overlay.is_some() {
+        return overlay::remove(inner, state, name);
+    }
+    forget(inner, state, name)
+}
+
+/// Takes a network without endpoints off this host.
+pub fn forget(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
+    let record = state.network(name)?.record.clone();
     // The store first: what a crash leaves in the kernel then is swept away.
     inner.store.remove_network(name)?;
     state.networks.remove(name);
@@ -100,16 +125,24 @@ pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
 }
 
 pub fn prune(inner: &Inner, state: &mut State) -> Result<Vec<String>> {
-    let unused: Vec<String> = state
+    let unused: Vec<(String, Driver)> = state
         .networks
         .values()
         .filter(|n| n.endpoints.is_empty() && n.record.name != DEFAULT)
-        .map(|n| n.record.name.clone())
+        .map(|n| (n.record.name.clone(), n.record.driver))
         .collect();
-    for name in &unused {
-        remove(inner, state, name)?;
+    let mut removed = Vec::new();
+    for (name, driver) in unused {
+        match remove(inner, state, &name) {
+            Ok(()) => removed.push(name),
+            // In use on another node, or nobody can say.
+            Err(error) if driver == Driver::Overlay => {
+                tracing::info!(%error, network = name, "not pruned");
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(unused)
+    Ok(removed)
 }
 
 /// `default`, at the first start: of both families as far as the host has them
@@ -145,11 +178,26 @@ fn check_spec(spec: &NetworkSpec, host_has_ipv6: bool) -> Result<()> {
     let named = |what: &str| format!("network {:?}: {what}", spec.name);
     match spec.driver {
         Driver::Bridge => {}
-        Driver::Overlay => return Err(not_implemented(&named("driver overlay"))),
+        Driver::Overlay if !spec.masquerade => {
+            return Err(Error::invalid(named(
+                "overlay networks are masqueraded: outside of the nodes nobody has a way to their addresses",
+            )));
+        }
+        Driver::Overlay => {}
         Driver::Lan => return Err(not_implemented(&named("driver lan"))),
     }
     if let Some(vni) = spec.vni {
-        return Err(not_implemented(&named(&format!("vni {vni}"))));
+        if spec.driver != Driver::Overlay {
+            return Err(Error::invalid(named(&format!(
+                "vni {vni}: only overlay networks have one"
+            ))));
+        }
+        if !(1..MAX_VNI).contains(&vni) {
+            return Err(Error::invalid(named(&format!(
+                "vni {vni} is not between 1 and {}",
+                MAX_VNI - 1
+            ))));
+        }
     }
     if let Some(parent) = &spec.parent {
         return Err(not_implemented(&named(&format!("parent {parent:?}"))));
@@ -188,19 +236,18 @@ fn choose_subnets(inner: &Inner, state: &mut State, spec: &NetworkSpec) -> Resul
     for subnet in &nets {
         check_subnet(subnet)?;
     }
-    let taken = taken(state)?;
-    for subnet in &nets {
-        if let Some((_, whose)) = taken.iter().find(|(t, _)| ipam::overlaps(t, subnet)) {
-            return Err(Error::new(
-                Code::SubnetOverlap,
-                format!("subnet {subnet} overlaps {whose}"),
-            ));
-        }
-    }
-    let mut taken: Vec<IpNet> = taken.into_iter().map(|(net, _)| net).collect();
+    let wanted: Vec<SubnetInfo> = with_gateways(&nets, &[], &[])?;
+    check_overlap(inner, state, &spec.name, spec.driver, &wanted)?;
+    let taken = taken(inner, state, &spec.name)?;
+    let mut taken: Vec<IpNet> = taken.into_iter().map(|(net, ..)| net).collect();
     if nets.is_empty() {
         let pools = pools(inner, false)?;
-        let subnet = ipam::free_subnet(&pools, &taken).ok_or_else(|| exhausted(&pools))?;
+        // Where other nodes have their own networks, from the other end, is less likely.
+        let subnet = match spec.driver {
+            Driver::Overlay => ipam::last_free_subnet(&pools, &taken),
+            _ => ipam::free_subnet(&pools, &taken),
+        };
+        let subnet = subnet.ok_or_else(|| exhausted(&pools))?;
         taken.push(subnet);
         nets.push(subnet);
     }
@@ -209,6 +256,30 @@ fn choose_subnets(inner: &Inner, state: &mut State, spec: &NetworkSpec) -> Resul
         nets.push(ipam::free_subnet(&pools, &taken).ok_or_else(|| exhausted(&pools))?);
     }
     with_gateways(&nets, &spec.gateways, &spec.ip_ranges)
+}
+
+/// Refuses subnets that are another's on this host. Overlay networks are told apart by
+/// their numbers and may share addresses with each other.
+pub fn check_overlap(
+    inner: &Inner,
+    state: &mut State,
+    name: &str,
+    driver: Driver,
+    subnets: &[SubnetInfo],
+) -> Result<()> {
+    for (net, whose, of) in taken(inner, state, name)? {
+        let Some(wanted) = subnets.iter().find(|s| ipam::overlaps(&net, &s.subnet)) else {
+            continue;
+        };
+        if driver == Driver::Overlay && of == Some(Driver::Overlay) {
+            continue;
+        }
+        return Err(Error::new(
+            Code::SubnetOverlap,
+            format!("subnet {} overlaps {whose}", wanted.subnet),
+        ));
+    }
+    Ok(())
 }
 
 fn exhausted(pools: &[Pool]) -> Error {
@@ -309,14 +380,30 @@ fn with_gateways(nets: &[IpNet], gateways: &[IpAddr], ranges: &[IpNet]) -> Resul
         .collect())
 }
 
-/// What a new subnet may not overlap, and whose it is.
-fn taken(state: &mut State) -> Result<Vec<(IpNet, String)>> {
+/// What a subnet of the new network `name` may not overlap, whose it is, and of which
+/// driver if of a network.
+fn taken(
+    inner: &Inner,
+    state: &mut State,
+    name: &str,
+) -> Result<Vec<(IpNet, String, Option<Driver>)>> {
     let networks = state.networks.values().flat_map(|n| {
-        let name = &n.record.name;
-        let subnets = n.record.subnets.iter();
-        subnets.map(move |s| (s.subnet, format!("subnet {} of network {name:?}", s.subnet)))
+        let (name, driver) = (&n.record.name, Some(n.record.driver));
+        let subnets = n.record.subnets.iter().map(|s| s.subnet);
+        subnets.map(move |s| (s, format!("subnet {s} of network {name:?}"), driver))
     });
-    let mut taken: Vec<(IpNet, String)> = networks.collect();
+    let mut taken: Vec<(IpNet, String, Option<Driver>)> = networks.collect();
+    // Those of the cluster that are not here.
+    if let Some(cluster) = &inner.cluster {
+        let view = cluster.view();
+        let others = view.networks.values();
+        let is_other = |n: &str| n != name && !state.networks.contains_key(n);
+        for network in others.filter(|n| is_other(&n.name)) {
+            let whose = |s: IpNet| format!("subnet {s} of overlay network {:?}", network.name);
+            let subnets = network.subnets.iter().map(|s| s.subnet);
+            taken.extend(subnets.map(|s| (s, whose(s), Some(Driver::Overlay))));
+        }
+    }
     let own: Vec<IpAddr> = state
         .networks
         .values()
@@ -325,13 +412,13 @@ fn taken(state: &mut State) -> Result<Vec<(IpNet, String)>> {
     for route in state.host.routes()? {
         let net = route.destination;
         if !route.ours && !is_as_good_as_default(&net) {
-            taken.push((net, format!("the host's route to {net}")));
+            taken.push((net, format!("the host's route to {net}"), None));
         }
     }
     for address in state.host.addresses()? {
         let ip = address.address;
         if !address.ours && !own.contains(&ip) {
-            taken.push((IpNet::from(ip), format!("the host's address {ip}")));
+            taken.push((IpNet::from(ip), format!("the host's address {ip}"), None));
         }
     }
     Ok(taken)
@@ -462,11 +549,24 @@ mod tests {
         assert_eq!(spec(|_| {}), Ok(()));
         assert_eq!(spec(|s| s.name = "a b".into()), Err(Code::InvalidArgument));
         assert_eq!(spec(|s| s.driver = Driver::Lan), Err(Code::NotImplemented));
-        assert_eq!(
-            spec(|s| s.driver = Driver::Overlay),
-            Err(Code::NotImplemented)
-        );
-        assert_eq!(spec(|s| s.vni = Some(5)), Err(Code::NotImplemented));
+        assert_eq!(spec(|s| s.vni = Some(5)), Err(Code::InvalidArgument));
+        let overlay = |vni| {
+            let spec = NetworkSpec {
+                name: "front".into(),
+                driver: Driver::Overlay,
+                masquerade: true,
+                vni,
+                ..NetworkSpec::default()
+            };
+            check_spec(&spec, true).map_err(|e| e.code)
+        };
+        assert_eq!(overlay(None), Ok(()));
+        assert_eq!(overlay(Some(0x00ff_fffe)), Ok(()));
+        for bad in [0, 0x00ff_ffff, 0x0100_0000] {
+            assert_eq!(overlay(Some(bad)), Err(Code::InvalidArgument), "{bad}");
+        }
+        let routed = spec(|s| (s.driver, s.masquerade) = (Driver::Overlay, false));
+        assert_eq!(routed, Err(Code::InvalidArgument));
         assert_eq!(
             spec(|s| s.parent = Some("eth0".into())),
             Err(Code::NotImplemented)

@@ -4,16 +4,15 @@
 //! The same steps serve attach, restart and teardown. Ports come last and go
 //! first, so that nothing reaches an endpoint that is not ready for it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+mod found;
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
+pub use self::found::{Found, Wanted, recover, repairs, strays};
 use crate::{
-    datapath::NetworkFlags,
+    datapath::{NetworkFlags, OverlayAt},
     store::{EndpointRecord, NetworkRecord, PortRecord},
 };
 
@@ -22,6 +21,27 @@ use crate::{
 pub struct Endpoint {
     pub record: EndpointRecord,
     pub flags: NetworkFlags,
+}
+
+/// What the programs are to do with packets of a network.
+pub fn flags(network: &NetworkRecord) -> NetworkFlags {
+    NetworkFlags {
+        icc: network.icc,
+        internal: network.internal,
+        masquerade: network.masquerade,
+        overlay: network.overlay.as_ref().map(|overlay| OverlayAt {
+            vni: overlay.vni,
+            scope: overlay.scope,
+            shadowed: overlay.shadowed,
+        }),
+    }
+}
+
+impl Endpoint {
+    /// The host has no routes to it.
+    pub fn is_shadowed(&self) -> bool {
+        self.flags.overlay.is_some_and(|at| at.shadowed)
+    }
 }
 
 /// The alias of an endpoint's host-side veth: whose it is at one look, and the
@@ -84,6 +104,8 @@ pub enum Step {
     WaitRunning(Arc<Endpoint>),
     SetEndpoint(Arc<Endpoint>),
     RemoveEndpoint(Arc<Endpoint>),
+    /// Both ends.
+    SetMtu(Arc<Endpoint>),
     AttachPrograms(Arc<Endpoint>),
     DetachPrograms(Arc<Endpoint>),
     /// What is published at one place; who leaves does so as `leave` says.
@@ -263,15 +285,16 @@ pub fn network_up(network: &NetworkRecord, ipv6: bool) -> Vec<Step> {
     network
         .subnets
         .iter()
+        .filter(|_| !network.is_shadowed())
         .filter(|s| ipv6 || s.gateway.is_ipv4())
         .flat_map(|s| [Step::HoldSubnet(s.subnet), Step::AddGateway(s.gateway)])
         .collect()
 }
 
 pub fn network_down(network: &NetworkRecord) -> Vec<Step> {
-    network
-        .subnets
-        .iter()
+    let subnets = network.subnets.iter();
+    subnets
+        .filter(|_| !network.is_shadowed())
         .flat_map(|s| {
             [
                 Step::RemoveGateway(s.gateway),
@@ -281,116 +304,6 @@ pub fn network_down(network: &NetworkRecord) -> Vec<Step> {
         .collect()
 }
 
-/// What the store says.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    pub networks: Vec<NetworkRecord>,
-    /// Whose devices exist.
-    pub endpoints: Vec<Arc<Endpoint>>,
-    pub services: Vec<Arc<Service>>,
-    pub draining: Vec<Arc<Service>>,
-    /// Whether the host has IPv6.
-    pub ipv6: bool,
-}
-
-/// What of ours is in the kernel.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Addresses on `lo`, and whether they bear our mark.
-    pub addresses: BTreeMap<IpAddr, bool>,
-    /// Subnets with an unreachable route of ours.
-    pub held: BTreeSet<IpNet>,
-    /// Routes of ours to single addresses by device, and the source addresses that they
-    /// give: of IPv6 a route outlives that (`rt6_remove_prefsrc`).
-    pub host_routes: BTreeMap<(IpNet, u32), Option<IpAddr>>,
-    /// Devices that bear a name of ours: ifindex, name, alias.
-    pub veths: Vec<(u32, String, Option<String>)>,
-}
-
-/// From what is found at start to what is wanted. Maps and programs are written
-/// anew in any case: the programs are those of this binary then.
-pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
-    let mut steps = missing_of_networks(wanted, found);
-    for endpoint in &wanted.endpoints {
-        steps.extend(guard(endpoint));
-        steps.push(Step::SetUpHostEnd(endpoint.clone()));
-        // A route that is set anew has the kernel look at all others.
-        let mut routes = endpoint.record.host_routes();
-        let is_right = |(route, source)| found.host_routes.get(&route) == Some(&Some(source));
-        steps.push(match routes.all(is_right) {
-            true => Step::SetHostNeighbours(endpoint.clone()),
-            false => Step::AddHostRoutes(endpoint.clone()),
-        });
-    }
-    steps.extend(wanted.services.iter().map(|service| Step::SetService {
-        before: None,
-        after: Some(service.clone()),
-        leave: Leave::AtOnce,
-    }));
-    steps.extend(wanted.draining.iter().cloned().map(Step::Drain));
-    steps.extend(strays(wanted, found));
-    steps
-}
-
-fn missing_of_networks(wanted: &Wanted, found: &Found) -> Vec<Step> {
-    wanted
-        .networks
-        .iter()
-        .flat_map(|network| network_up(network, wanted.ipv6))
-        .filter(|step| match step {
-            Step::AddGateway(address) => !found.addresses.contains_key(address),
-            Step::HoldSubnet(subnet) => !found.held.contains(subnet),
-            _ => true,
-        })
-        .collect()
-}
-
-/// What is there and belongs to nothing.
-pub fn strays(wanted: &Wanted, found: &Found) -> Vec<Step> {
-    let subnets = || wanted.networks.iter().flat_map(|n| &n.subnets);
-    let records = || wanted.endpoints.iter().map(|e| &e.record);
-    let gateways: BTreeSet<IpAddr> = subnets().map(|s| s.gateway).collect();
-    let held: BTreeSet<IpNet> = subnets().map(|s| s.subnet).collect();
-    let devices: BTreeSet<u32> = records().map(|r| r.host_ifindex).collect();
-    let routes: BTreeSet<(IpNet, u32)> = records()
-        .flat_map(|r| r.host_routes().map(|(route, _)| route))
-        .collect();
-
-    let addresses = found
-        .addresses
-        .iter()
-        .filter(|(address, ours)| **ours && !gateways.contains(address))
-        .map(|(address, _)| Step::RemoveGateway(*address));
-    let subnets = found
-        .held
-        .difference(&held)
-        .map(|subnet| Step::ReleaseSubnet(*subnet));
-    let host_routes = found
-        .host_routes
-        .keys()
-        .filter(|route| !routes.contains(route))
-        .map(|&(destination, ifindex)| Step::RemoveStrayRoute {
-            destination,
-            ifindex,
-        });
-    let veths = found
-        .veths
-        .iter()
-        .filter(|(ifindex, _, alias)| {
-            let ours = alias.as_ref().is_some_and(|a| a.starts_with(ALIAS_PREFIX));
-            ours && !devices.contains(ifindex)
-        })
-        .map(|(ifindex, name, _)| Step::RemoveStrayVeth {
-            ifindex: *ifindex,
-            name: name.clone(),
-        });
-    addresses
-        .chain(subnets)
-        .chain(host_routes)
-        .chain(veths)
-        .collect()
-}
-
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub mod tests;

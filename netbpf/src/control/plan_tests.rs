@@ -26,6 +26,7 @@ fn network() -> NetworkRecord {
         internal: false,
         icc: true,
         masquerade: true,
+        overlay: None,
         labels: Default::default(),
         created_at: String::new(),
     }
@@ -79,6 +80,7 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
             created_at: String::new(),
         },
         flags: NetworkFlags {
+            overlay: None,
             icc: true,
             internal: false,
             masquerade: true,
@@ -87,7 +89,7 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
 }
 
 /// Everything of the wanted, as it is in the kernel when all is well.
-fn found(wanted: &Wanted) -> Found {
+pub fn found(wanted: &Wanted) -> Found {
     Found {
         addresses: [("10.0.0.1", true), ("fd00::1", true), ("127.0.0.1", false)]
             .map(|(a, ours)| (a.parse().unwrap(), ours))
@@ -113,10 +115,21 @@ fn found(wanted: &Wanted) -> Found {
                 )
             })
             .collect(),
+        down: BTreeSet::new(),
+        neighbours: wanted
+            .endpoints
+            .iter()
+            .flat_map(|e| {
+                let record = &e.record;
+                let addresses = record.addresses();
+                let at = |(address, _): (IpNet, IpAddr)| (address.addr(), record.host_ifindex);
+                addresses.map(move |a| (at(a), record.mac.to_vec()))
+            })
+            .collect(),
     }
 }
 
-fn wanted() -> Wanted {
+pub fn wanted() -> Wanted {
     Wanted {
         networks: vec![network()],
         endpoints: vec![endpoint(1), endpoint(2)],
@@ -313,4 +326,39 @@ fn the_first_free_eth_is_taken() {
         ..Default::default()
     };
     assert_eq!(found.free_ifname(), "eth1");
+}
+
+#[test]
+fn nothing_is_repaired_where_all_is_as_it_was_made() {
+    let wanted = wanted();
+    assert_eq!(repairs(&wanted, &found(&wanted)), []);
+}
+
+#[test]
+fn what_others_undid_is_put_back_and_nothing_else() {
+    let wanted = wanted();
+    let (first, second) = (&wanted.endpoints[0], &wanted.endpoints[1]);
+    let device = first.record.host_ifindex;
+    let v4 = IpAddr::V4("10.0.0.2".parse().unwrap());
+    let mut now = found(&wanted);
+    now.addresses.remove(&"10.0.0.1".parse().unwrap());
+    now.held.remove(&"fd00::/64".parse().unwrap());
+    now.neighbours.remove(&(v4, device));
+    now.down.insert(second.record.host_ifindex);
+    now.host_routes
+        .retain(|(_, ifindex), _| *ifindex != second.record.host_ifindex);
+    assert_eq!(
+        repairs(&wanted, &now),
+        [
+            Step::AddGateway("10.0.0.1".parse().unwrap()),
+            Step::HoldSubnet("fd00::/64".parse().unwrap()),
+            Step::SetHostNeighbours(first.clone()),
+            Step::SetUpHostEnd(second.clone()),
+            Step::AddHostRoutes(second.clone()),
+        ]
+    );
+    // Without its device it is gone, and cleared away by others.
+    now.veths.retain(|(ifindex, ..)| *ifindex == device);
+    let steps = repairs(&wanted, &now);
+    assert!(!steps.contains(&Step::AddHostRoutes(second.clone())));
 }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use netbpf_common::names;
-use tokio::sync::Mutex;
+use tokio::{runtime::Handle, sync::Mutex};
 
 use super::{
     Inner,
     apply::{self, end_of_host},
-    detach, host, network, plan,
+    detach, host, network, overlay, plan,
     ports::{local_port_range, masquerade_ports},
     reaper::Reaper,
     reserved,
@@ -51,6 +51,12 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let opened = open(&settings, &store, &place, &sysctls);
     let (bpffs, pins, datapath) = opened.inspect_err(|_| store.discard_made())?;
     let ipv6 = sysctls.has_ipv6();
+    let cluster = overlay::start(&settings, &store, &mut host);
+    let cluster = cluster.inspect_err(|_| store.discard_made())?;
+    if let Some(cluster) = &cluster {
+        let me = cluster.me();
+        datapath.begin_overlay(me.address, me.port)?;
+    }
     let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
     let state = Arc::new(Mutex::new(state));
@@ -65,8 +71,13 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         ipv6,
         sysctls,
         bpffs,
+        cluster,
+        runtime: Handle::current(),
+        overlay_wake: Arc::default(),
+        overlay_repairs: Default::default(),
         attaching: Default::default(),
         drains: Arc::default(),
+        repairs: Default::default(),
         _locks: (lock, pins),
     };
     let is_first = inner.store.networks()?.is_empty() && inner.store.endpoints()?.is_empty();

@@ -13,6 +13,7 @@ use super::{
     errors::no_network,
     host::Hooks,
     ipam::Ipam,
+    overlay::OverlayState,
     plan::{self, Heirs},
     portset::PortSet,
     seen::{Endpoints, Seen, SeenNetwork},
@@ -44,11 +45,7 @@ impl Network {
     }
 
     pub fn flags(&self) -> NetworkFlags {
-        NetworkFlags {
-            icc: self.record.icc,
-            internal: self.record.internal,
-            masquerade: self.record.masquerade,
-        }
+        plan::flags(&self.record)
     }
 
     pub fn ipam_of(&mut self, v6: bool) -> Option<&mut Ipam> {
@@ -81,6 +78,7 @@ pub struct State {
     pub reserved: PortSet,
     /// How the host's own programs reach published ports; `None` before the start.
     pub hooks: Option<Hooks>,
+    pub overlay: OverlayState,
     /// What `status` is to say beside what it sees.
     pub notes: Vec<String>,
     /// The daemon is about to end, or a teardown has begun: nothing is to change
@@ -106,6 +104,7 @@ impl State {
             last_slot: 0,
             reserved: PortSet::default(),
             hooks: None,
+            overlay: OverlayState::default(),
             notes: Vec::new(),
             closed: false,
         }
@@ -228,7 +227,12 @@ impl State {
             networks: networks.collect(),
             uplinks: self.uplinks.clone(),
             hooks: self.hooks.clone(),
-            notes: self.notes.clone(),
+            notes: self
+                .notes
+                .iter()
+                .chain(&self.overlay.notes)
+                .cloned()
+                .collect(),
             closed: self.closed,
         }
     }
@@ -243,6 +247,7 @@ impl State {
                 icc: false,
                 internal: true,
                 masquerade: false,
+                overlay: None,
             }),
         })
     }

@@ -5,6 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use super::{
     Inner,
     apply::Apply,
+    overlay,
     plan::{self, Heirs, Wanted},
     portset::PortSet,
     recover, reserved,
@@ -41,6 +42,7 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
         inner.ipv6,
         inner.bpffs,
     );
+    overlay::leave(inner);
     let done = finish(&inner.settings(), errors, purge);
     if done.is_err() {
         let note =

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Inner, plan, portspec, sources, state::State};
+use super::{Inner, overlay, plan, portspec, sources, state::State};
 use crate::{
     datapath::{Device, EarlyDrop, LocalEntry, SubnetEntry, UplinkEntry},
     error::Result,
@@ -30,6 +30,7 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
     let ours = |link: &Link| {
         let alias = link.alias.as_deref().unwrap_or_default();
         state.is_our_device(link.ifindex)
+            || overlay::is_our_device(link)
             || plan::is_host_ifname(&link.name) && alias.starts_with("netbpf ")
     };
     let links: Vec<&Link> = links.iter().filter(|l| !ours(l)).collect();
@@ -56,6 +57,7 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
         }
         state.uplinks.push(uplink);
     }
+    overlay::uplinks_changed(inner, state)?;
     sources::refresh(inner, state)
 }
 
@@ -93,7 +95,15 @@ fn attach(inner: &Inner, old: Option<&Uplink>, uplink: &mut Uplink) {
 
 /// After a network came or went: its subnets and gateway addresses.
 pub fn refresh_networks(inner: &Inner, state: &mut State) -> Result<()> {
-    let subnets: Vec<SubnetEntry> = state
+    inner.datapath.set_subnets(&subnets(state))?;
+    let addresses = state.host.addresses()?;
+    state.addresses = addresses.iter().map(|a| a.address).collect();
+    set_locals(inner, state)
+}
+
+/// The subnets as the programs know them.
+pub fn subnets(state: &State) -> Vec<SubnetEntry> {
+    state
         .networks
         .values()
         .flat_map(|network| {
@@ -103,20 +113,20 @@ pub fn refresh_networks(inner: &Inner, state: &mut State) -> Result<()> {
                 flags: network.flags(),
             })
         })
-        .collect();
-    inner.datapath.set_subnets(&subnets)?;
-    let addresses = state.host.addresses()?;
-    state.addresses = addresses.iter().map(|a| a.address).collect();
-    set_locals(inner, state)
+        .collect()
 }
 
 fn set_locals(inner: &Inner, state: &State) -> Result<()> {
+    Ok(inner.datapath.set_locals(&locals_of(state))?)
+}
+
+/// The host's addresses as the programs know them.
+pub fn locals_of(state: &State) -> Vec<LocalEntry> {
     let gateways = state.networks.values().flat_map(|n| {
         let subnets = n.record.subnets.iter();
         subnets.map(move |s| (s.gateway, n.record.index))
     });
-    let locals = locals(&state.addresses, &gateways.collect());
-    Ok(inner.datapath.set_locals(&locals)?)
+    locals(&state.addresses, &gateways.collect())
 }
 
 /// The host's addresses, each once; those of loopback never come by a wire.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{
     Inner, flows,
     host::Hooks,
-    ports,
+    overlay, ports,
     seen::{Endpoints, Seen, SeenNetwork},
     uplinks::Uplink,
 };
@@ -18,11 +18,17 @@ use crate::{
     sys::process,
 };
 
-/// The MTU of a network's new endpoints: its own, or the smallest uplink's.
-pub fn mtu(uplinks: &[Uplink], network: &NetworkRecord) -> u16 {
+/// The MTU of a network's new endpoints: its own, or the smallest uplink's; of an overlay
+/// network what its tunnels leave of that of the uplink with this node's address.
+pub fn mtu(uplinks: &[Uplink], vtep: Option<IpAddr>, network: &NetworkRecord) -> u16 {
     let smallest = || {
+        let vtep = vtep.filter(|_| network.overlay.is_some());
+        let has = |u: &&Uplink| vtep.is_some_and(|vtep| u.addresses.contains(&vtep));
+        let of_vtep = uplinks.iter().find(has).map(|u| u.entry.mtu);
         let mtus = uplinks.iter().map(|u| u.entry.mtu);
-        let smallest = mtus.min().unwrap_or(1500).min(u32::from(u16::MAX));
+        let smallest = of_vtep.or(mtus.min()).unwrap_or(1500);
+        let smallest = smallest.saturating_sub(vtep.map_or(0, overlay::overhead));
+        let smallest = smallest.min(u32::from(u16::MAX));
         // IPv6 does not work below.
         let least = if network.subnet_of(true).is_some() {
             1280
@@ -34,25 +40,30 @@ pub fn mtu(uplinks: &[Uplink], network: &NetworkRecord) -> u16 {
     network.mtu.unwrap_or_else(smallest)
 }
 
-pub fn networks(seen: &Seen) -> Vec<NetworkInfo> {
-    seen.networks.iter().map(|n| network(seen, n)).collect()
+pub fn networks(inner: &Inner, seen: &Seen) -> Vec<NetworkInfo> {
+    let all = seen.networks.iter();
+    all.map(|n| network(inner, seen, n)).collect()
 }
 
-pub fn network(seen: &Seen, network: &SeenNetwork) -> NetworkInfo {
+pub fn network(inner: &Inner, seen: &Seen, network: &SeenNetwork) -> NetworkInfo {
     let record = &network.record;
     let members = seen.members(network).into_iter();
+    let mut endpoints: Vec<String> = members.map(|r| r.name.clone()).collect();
+    if record.overlay.is_some() {
+        endpoints.extend(overlay::elsewhere(inner, &record.name));
+    }
     NetworkInfo {
         name: record.name.clone(),
         driver: record.driver,
         subnets: record.subnets.clone(),
-        mtu: mtu(&seen.uplinks, record),
-        vni: None,
+        mtu: mtu(&seen.uplinks, inner.vtep(), record),
+        vni: record.overlay.as_ref().map(|overlay| overlay.vni),
         internal: record.internal,
         icc: record.icc,
         masquerade: record.masquerade,
         parent: None,
         labels: record.labels.clone(),
-        endpoints: members.map(|r| r.name.clone()).collect(),
+        endpoints,
     }
 }
 
@@ -218,6 +229,7 @@ pub fn figures(inner: &Inner, seen: &Seen) -> Result<Figures> {
         total: inner.datapath.total_stats()?,
         drops: inner.datapath.drops(None)?,
         events_lost: inner.datapath.events_lost()?,
+        repairs: inner.repairs.counts(),
         status: status_with(inner, seen, inner.datapath.recent_map_usage())?,
     })
 }
@@ -239,10 +251,7 @@ fn status_with(
         true => "yes",
         false => "no: disabled on this host",
     };
-    let node = match inner.settings().node.as_str() {
-        "" => process::hostname(),
-        node => node.to_owned(),
-    };
+    let node = overlay::node_name(&inner.settings());
     let uplinks = seen.uplinks.iter().map(|u| UplinkInfo {
         name: u.entry.device.name.clone(),
         ifindex: u.entry.device.ifindex,
@@ -294,6 +303,10 @@ fn status_with(
         .into(),
         networks: seen.networks.len(),
         endpoints: seen.endpoints.len(),
+        cluster: inner
+            .cluster
+            .as_ref()
+            .map(|cluster| overlay::cluster_info(inner, cluster)),
         notes: notes(inner, seen),
     })
 }
@@ -311,6 +324,10 @@ fn notes(inner: &Inner, seen: &Seen) -> Vec<String> {
         (true, Some(why)) => notes.push(format!(
             "IPv6 was switched off on this host while the daemon runs ({why}): no endpoint can be attached to networks that have it"
         )),
+    }
+    if let Some(cluster) = &inner.cluster {
+        let clashes = cluster.state().clashes;
+        notes.extend(clashes.iter().map(ToString::to_string));
     }
     for timeout in inner.settings().timeouts.all() {
         if let Some((least, rfc)) = timeout.least.filter(|(least, _)| timeout.seconds < *least) {

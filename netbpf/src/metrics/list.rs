@@ -9,7 +9,7 @@ use prometheus::{
 use super::Figures;
 use crate::{
     error::{Error, Result},
-    model::{EndpointInfo, PortInfo},
+    model::{ClusterInfo, EndpointInfo, PortInfo},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,40 @@ pub const METRICS: &[Metric] = &[
             networks
                 .map(|(name, endpoints)| (vec![name.clone()], *endpoints as u64))
                 .collect()
+        },
+    },
+    Metric {
+        name: "netbpf_cluster_connected",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while etcd answers, 0 while it does not; absent without a cluster.",
+        samples: |f| of_cluster(f, |c| vec![(Vec::new(), u64::from(c.state == "connected"))]),
+    },
+    Metric {
+        name: "netbpf_cluster_nodes",
+        kind: Kind::Gauge,
+        labels: &["state"],
+        help: "Nodes that have registered, alive and away.",
+        samples: |f| {
+            of_cluster(f, |c| {
+                let alive = c.nodes - c.nodes_away;
+                let states = [("alive", alive), ("away", c.nodes_away)];
+                let samples = states.map(|(state, nodes)| (vec![state.into()], nodes as u64));
+                samples.into()
+            })
+        },
+    },
+    Metric {
+        name: "netbpf_cluster_repairs_total",
+        kind: Kind::Counter,
+        labels: &["what"],
+        help: "Entries found not to be as they should: what was known of etcd, and the programs' tables.",
+        samples: |f| {
+            of_cluster(f, |c| {
+                let what = [("etcd", c.drift_repaired), ("tables", c.tables_repaired)];
+                what.map(|(what, repairs)| (vec![what.into()], repairs))
+                    .into()
+            })
         },
     },
     Metric {
@@ -165,6 +199,18 @@ pub const METRICS: &[Metric] = &[
         samples: |f| one(f.events_lost),
     },
     Metric {
+        name: "netbpf_repairs_total",
+        kind: Kind::Counter,
+        labels: &["kind"],
+        help: "What others had undone on the host and the daemon put back since it started: address, forwarding, interface, neighbour, pin, program, route.",
+        samples: |f| {
+            let repairs = f.repairs.iter();
+            repairs
+                .map(|(kind, count)| (vec![(*kind).to_owned()], *count))
+                .collect()
+        },
+    },
+    Metric {
         name: "netbpf_notes",
         kind: Kind::Gauge,
         labels: &[],
@@ -174,6 +220,10 @@ pub const METRICS: &[Metric] = &[
 ];
 
 const ENDPOINT: &[&str] = &["endpoint", "network"];
+
+fn of_cluster(f: &Figures, samples: impl Fn(&ClusterInfo) -> Samples) -> Samples {
+    f.status.cluster.as_ref().map(samples).unwrap_or_default()
+}
 
 fn one(value: u64) -> Samples {
     vec![(Vec::new(), value)]

@@ -28,6 +28,8 @@ pub struct Figures {
     pub total: Stats,
     pub drops: Vec<(DropReason, u64)>,
     pub events_lost: u64,
+    /// What others had undone, by kind.
+    pub repairs: Vec<(&'static str, u64)>,
 }
 
 /// The page about the metrics.

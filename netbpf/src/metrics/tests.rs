@@ -38,6 +38,7 @@ async fn metrics_are_served_and_nothing_else() {
         "netbpf_dropped_packets_total{reason=\"martian\"} 0",
         "netbpf_endpoints{network=\"front\"} 2",
         "netbpf_events_lost_total 5",
+        "netbpf_repairs_total{kind=\"route\"} 2",
         "# TYPE netbpf_forwarded_packets_total counter",
         "# TYPE netbpf_endpoints gauge",
     ] {

@@ -79,6 +79,10 @@ pub enum Meta {
     /// The boot and network namespace of the daemon that used the store last
     /// ([`Place`]).
     Place,
+    /// Tells this daemon from others of its node's name (`String`).
+    NodeId,
+    /// The address by which other nodes reached this one last (`IpAddr`).
+    NodeAddress,
 }
 
 impl Meta {
@@ -89,6 +93,8 @@ impl Meta {
             Meta::ReservedPorts => "reserved_ports",
             Meta::Bpffs => "bpffs",
             Meta::Place => "place",
+            Meta::NodeId => "node_id",
+            Meta::NodeAddress => "node_address",
         }
     }
 }
@@ -239,7 +245,11 @@ impl Store {
 
     fn of(&self, meta: Meta) -> &Table {
         match meta {
-            Meta::LastNetwork | Meta::UlaPrefix | Meta::Place => &self.durable,
+            Meta::LastNetwork
+            | Meta::UlaPrefix
+            | Meta::Place
+            | Meta::NodeId
+            | Meta::NodeAddress => &self.durable,
             Meta::ReservedPorts | Meta::Bpffs => &self.volatile,
         }
     }

@@ -32,11 +32,37 @@ pub struct NetworkRecord {
     pub internal: bool,
     pub icc: bool,
     pub masquerade: bool,
+    /// The network is on other nodes, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlayRecord>,
     pub labels: Labels,
     pub created_at: String,
 }
 
+/// What an overlay network is found by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayRecord {
+    /// VXLAN network identifier, the same on all nodes.
+    pub vni: u32,
+    /// Number of its addresses' room in maps, of this node alone.
+    pub scope: u32,
+    /// Another overlay network of this node has some of its addresses, and the host's
+    /// routes to them.
+    #[serde(default)]
+    pub shadowed: bool,
+    /// Out of which this node gives addresses.
+    #[serde(default)]
+    pub blocks: Vec<IpNet>,
+}
+
 impl NetworkRecord {
+    /// The host has no routes to its addresses, as another network has them.
+    pub fn is_shadowed(&self) -> bool {
+        self.overlay
+            .as_ref()
+            .is_some_and(|overlay| overlay.shadowed)
+    }
+
     /// The subnet of that address's family.
     pub fn subnet_of(&self, v6: bool) -> Option<&SubnetInfo> {
         self.subnets.iter().find(|s| s.gateway.is_ipv6() == v6)

@@ -11,6 +11,7 @@ fn network(name: &str) -> NetworkRecord {
         internal: false,
         icc: true,
         masquerade: true,
+        overlay: None,
         labels: Default::default(),
         created_at: "2026-01-01T00:00:00Z".into(),
     }

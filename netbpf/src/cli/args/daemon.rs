@@ -32,6 +32,28 @@ pub struct Daemon {
     pub options: Given<Options>,
 }
 
+/// Check kernel, settings, conflicts, and whether host and maps are as they should be
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netbpf doctor
+  netbpf doctor -q                      what is wrong, by name
+  netbpf doctor -j | jq '.[] | select(.severity != \"ok\")'
+
+The most serious comes first; what is right is listed, too, so that one sees what was
+looked at. Exit code 1: there is an error, of which all is printed all the same. Nothing
+is changed.
+
+Without a daemon it looks at what can be seen from outside, and that no daemon answers
+is an error; it then needs the flags that the daemon had.")]
+pub struct Doctor {
+    /// File of the daemon's configuration [default: /etc/netbpf/netbpf.toml, which may be missing]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub directories: Given<Directories>,
+}
+
 /// Let the daemon read its configuration again
 #[derive(Debug, Args)]
 #[command(after_help = "\

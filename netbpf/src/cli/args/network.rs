@@ -78,6 +78,7 @@ Examples:
   netbpf network create back --subnet 10.7.0.0/24 --internal
   netbpf network create dual --subnet 10.8.0.0/24 --subnet fd00:8::/64
   netbpf network create auto6 --ipv6 --label team=web
+  netbpf network create wide --driver overlay          the same on all nodes
 
 Networks are isolated from one another. A subnet must overlap no route, address or
 network of the host.")]
@@ -85,7 +86,7 @@ pub struct CreateNetwork {
     /// Name of the network
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// What it is made of: a private network of this host
+    /// What it is made of: a private network of this host, or of all nodes of the cluster
     #[arg(long, value_enum, default_value = "bridge")]
     pub driver: Driver,
     /// Its addresses, IPv4 /8 to /30 or IPv6; once for each family
@@ -110,15 +111,18 @@ pub struct CreateNetwork {
     /// Containers leave, and are reached, under their own addresses
     #[arg(long)]
     pub no_masquerade: bool,
-    /// Largest packet of its members [default: the smallest MTU of the uplinks]
+    /// Largest packet of its members [default: the smallest MTU of the uplinks; of an
+    /// overlay network what VXLAN leaves of it]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
-    #[arg(long, value_name = "N", hide = true)]
+    /// Number of an overlay network in VXLAN, 1 to 16777214 [default: the lowest free one]
+    #[arg(long, value_name = "N")]
     pub vni: Option<u32>,
     #[arg(long, value_name = "IFACE", hide = true)]
     pub parent: Option<String>,
-    #[arg(long, value_name = "KIND", hide = true)]
-    pub encap: Option<String>,
+    /// How packets of an overlay network go between nodes; auto is vxlan so far
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub encap: Option<Encap>,
     /// Note something about it
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub labels: Vec<(String, String)>,
@@ -144,6 +148,16 @@ impl From<CreateNetwork> for NetworkSpec {
     }
 }
 
+/// `--encap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Encap {
+    Vxlan,
+    Auto,
+    /// Nodes that share a wire route to each other.
+    #[value(hide = true)]
+    None,
+}
+
 impl ValueEnum for Driver {
     fn value_variants<'a>() -> &'a [Self] {
         &[Driver::Bridge, Driver::Overlay, Driver::Lan]
@@ -152,7 +166,7 @@ impl ValueEnum for Driver {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
             Driver::Bridge => PossibleValue::new("bridge"),
-            Driver::Overlay => PossibleValue::new("overlay").hide(true),
+            Driver::Overlay => PossibleValue::new("overlay"),
             Driver::Lan => PossibleValue::new("lan").hide(true),
         })
     }

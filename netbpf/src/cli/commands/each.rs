@@ -1,7 +1,10 @@
 //! The same for several things, each of which may fail by itself.
 
 use super::Done;
-use crate::{cli::failure::Failure, client::ClientError};
+use crate::{
+    cli::{failure::Failure, output::Output, show::Named},
+    client::ClientError,
+};
 
 /// What became of them.
 pub struct Each<T> {
@@ -38,6 +41,22 @@ impl<T> Each<T> {
             }
         }
         each
+    }
+}
+
+impl Each<Named> {
+    /// One thing is an object, several are an array, as elsewhere.
+    pub fn show(self, is_one: bool, output: &Output) -> Done {
+        let Each { mut done, failed } = self;
+        match done.pop() {
+            Some(one) if is_one => output.show(&one)?,
+            Some(last) => {
+                done.push(last);
+                output.show(&done)?;
+            }
+            None => {}
+        }
+        failed.into_result()
     }
 }
 

@@ -1,12 +1,14 @@
 //! The commands: each asks the daemon and shows what it answers.
 
 mod daemon;
+mod doctor;
 mod each;
 mod endpoint;
 mod engines;
 mod generate;
 mod monitor;
 mod network;
+mod node;
 mod observe;
 mod teardown;
 #[cfg(test)]
@@ -47,6 +49,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
     let client = Client::find(global.socket.as_deref());
     match command {
         Command::Network(network) => network::run(network.verb, &client, output).await,
+        Command::Node(node) => node::run(node.verb, &client, output).await,
         Command::Attach(attach) => endpoint::attach(*attach, &client, output).await,
         Command::Detach(detach) => endpoint::detach(detach, &client, output).await,
         Command::Ps(ps) => endpoint::ps(ps, &client, output).await,
@@ -60,6 +63,7 @@ pub async fn run(command: Command, global: &Global, output: &Output) -> Done {
         Command::Drops(drops) => observe::drops(drops, &client, output).await,
         Command::Monitor(monitor) => monitor::run(monitor, &client, output).await,
         Command::Top(args) => top::run(args, &client, output).await,
+        Command::Doctor(args) => doctor::run(args, global, output).await,
         Command::Reload(_) => daemon::reload(&client, output).await,
         Command::Teardown(teardown) => teardown::run(teardown, global, output).await,
         Command::OciHook(hook) => engines::oci_hook(hook, &client).await,

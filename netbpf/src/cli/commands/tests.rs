@@ -164,6 +164,24 @@ async fn a_day_with_the_command_line() {
 }
 
 #[tokio::test]
+async fn the_doctor_prints_what_it_finds_and_fails_on_errors() {
+    let session = Session::start();
+    assert_eq!(session.json("doctor").await[0]["severity"], "ok");
+    assert_eq!(session.names("doctor").await, "");
+    session.fake.fall_ill();
+    for mode in [Mode::Human, Mode::Json, Mode::Names] {
+        let mut cli = Cli::parse_from(["netbpf", "doctor"]);
+        cli.global.socket = Some(session.path.clone());
+        let captured = Captured::default();
+        let output = Output::to(mode, captured.clone());
+        let done = super::run(cli.command.unwrap(), &cli.global, &output).await;
+        assert_eq!(done.unwrap_err().status(), 1);
+        let printed = String::from_utf8(captured.0.take()).unwrap();
+        assert!(printed.contains("map ports"), "{mode:?}: {printed}");
+    }
+}
+
+#[tokio::test]
 async fn each_of_several_is_tried() {
     let session = Session::start();
     for name in ["a", "b", "c"] {

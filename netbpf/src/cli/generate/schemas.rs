@@ -23,12 +23,16 @@ enum OneOrMany<T> {
 }
 
 /// The commands that print JSON, by their words, and `error` for what is on stderr.
-pub const ANSWERS: [(&str, SchemaOf); 23] = [
+pub const ANSWERS: [(&str, SchemaOf); 28] = [
     ("network create", schema_of::<NetworkInfo>),
     ("network ls", schema_of::<Vec<NetworkInfo>>),
     ("network inspect", schema_of::<NetworkInfo>),
     ("network rm", schema_of::<OneOrMany<Named>>),
     ("network prune", schema_of::<Vec<String>>),
+    ("node ls", schema_of::<Vec<NodeInfo>>),
+    ("node inspect", schema_of::<NodeInfo>),
+    ("node rm", schema_of::<OneOrMany<Named>>),
+    ("node drain", schema_of::<NodeInfo>),
     ("attach", schema_of::<EndpointInfo>),
     ("detach", schema_of::<Vec<EndpointInfo>>),
     ("ps", schema_of::<Vec<EndpointInfo>>),
@@ -43,6 +47,7 @@ pub const ANSWERS: [(&str, SchemaOf); 23] = [
     ("drops", schema_of::<Vec<DropInfo>>),
     ("monitor", schema_of::<EventInfo>),
     ("top", schema_of::<TopInfo>),
+    ("doctor", schema_of::<Vec<Finding>>),
     ("reload", schema_of::<ReloadInfo>),
     ("daemon --check-config", schema_of::<Vec<SettingInfo>>),
     ("teardown", schema_of::<Nothing>),

@@ -103,10 +103,11 @@ fn the_daemons_page_has_a_variable_for_each_flag() {
         "NETBPF_SOCKET",
         "NETBPF_POOL",
         "NETBPF_CONFIG",
+        "NETBPF_ETCD_CACERT",
     ] {
         assert!(text.contains(wanted), "{wanted}");
     }
-    assert!(!text.contains("NETBPF_ETCD"), "of a later version");
+    assert!(!text.contains("NETBPF_FLANNEL"), "of a later version");
 }
 
 #[test]
@@ -146,10 +147,12 @@ fn completions_offer_what_is_there_and_nothing_else() {
             "teardown",
             "publish-all",
             "oci-hook",
+            "overlay",
+            "drain",
         ] {
             assert!(script.contains(there), "{shell:?}: {there}");
         }
-        for later in ["vni", "etcd", "ingress-rate", "generate", "overlay"] {
+        for later in ["flannel", "ingress-rate", "generate"] {
             assert!(!script.contains(later), "{shell:?}: {later}");
         }
     }

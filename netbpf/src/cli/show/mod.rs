@@ -2,7 +2,9 @@
 
 mod endpoint;
 mod event;
+mod finding;
 mod network;
+mod node;
 mod observe;
 mod port;
 mod setting;

@@ -3,7 +3,9 @@
 use super::{or_dash, or_empty};
 use crate::{
     cli::output::{Columns, Lines, Show},
-    model::{DropInfo, FlowInfo, FlushInfo, MapInfo, ProgramInfo, StatusInfo, UplinkInfo},
+    model::{
+        ClusterInfo, DropInfo, FlowInfo, FlushInfo, MapInfo, ProgramInfo, StatusInfo, UplinkInfo,
+    },
 };
 
 impl Show for StatusInfo {
@@ -21,6 +23,7 @@ impl Show for StatusInfo {
                     .iter()
                     .map(|(name, use_)| format!("{name}: {use_}")),
             )
+            .add("cluster", cluster(self.cluster.as_ref()))
             .each("note", self.notes.iter().cloned())
             .to_string();
         [
@@ -35,6 +38,27 @@ impl Show for StatusInfo {
     /// Nothing: `status -q` only says by its exit code whether it answers.
     fn names(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+fn cluster(cluster: Option<&ClusterInfo>) -> String {
+    let Some(of) = cluster else {
+        return String::new();
+    };
+    let mut text = of.state.clone();
+    if let Some(since) = &of.since {
+        text += &format!(" since {since}");
+    }
+    if let Some(url) = &of.url {
+        text += &format!(", {url}");
+    }
+    text += &format!(", {} nodes", of.nodes);
+    if of.nodes_away > 0 {
+        text += &format!(", {} of them away", of.nodes_away);
+    }
+    match &of.error {
+        Some(error) if of.state != "connected" => format!("{text}: {error}"),
+        _ => text,
     }
 }
 

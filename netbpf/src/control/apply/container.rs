@@ -115,6 +115,16 @@ impl Apply<'_> {
         Ok(())
     }
 
+    pub(super) fn set_mtu(&mut self, record: &EndpointRecord) -> Result<()> {
+        let device = self.host_device(record)?;
+        self.host.set_mtu(device.ifindex, record.mtu)?;
+        let container = open(&mut self.containers, record, self.trust_paths)?;
+        match own_device(&mut container.netlink, record, device.ifindex)? {
+            Some(ifindex) => Ok(container.netlink.set_mtu(ifindex, record.mtu)?),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn leave_container(&mut self, record: &EndpointRecord, heirs: &Heirs) -> Result<()> {
         let device = self.host_device(record).map_or(0, |d| d.ifindex);
         // A namespace that is gone took rules and routes along.

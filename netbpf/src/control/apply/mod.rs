@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use self::container::{Container, open};
 use super::plan::{self, Endpoint, Found, Heirs, Step};
 use crate::{
-    datapath::{Datapath, Device, EndpointEntry, GATEWAY_MAC},
+    datapath::{Datapath, Device, EndpointEntry, GATEWAY_MAC, Service},
     error::{Code, Error, Result},
     store::EndpointRecord,
     sys::{
@@ -147,6 +147,9 @@ impl<'a> Apply<'a> {
             Step::LeaveContainer { endpoint, heirs } => {
                 self.leave_container(&endpoint.record, heirs)?;
             }
+            Step::AddHostRoutes(endpoint) if endpoint.is_shadowed() => {
+                self.set_host_neighbours(&endpoint.record)?;
+            }
             Step::AddHostRoutes(endpoint) => self.add_host_routes(&endpoint.record)?,
             Step::SetHostNeighbours(endpoint) => self.set_host_neighbours(&endpoint.record)?,
             Step::RemoveHostRoutes(endpoint) => self.remove_host_routes(&endpoint.record)?,
@@ -162,6 +165,7 @@ impl<'a> Apply<'a> {
                 let entry = self.entry(endpoint);
                 self.on_datapath(|d| d.remove_endpoint(&entry))?;
             }
+            Step::SetMtu(endpoint) => self.set_mtu(&endpoint.record)?,
             Step::AttachPrograms(endpoint) => {
                 let device = self.host_device(&endpoint.record)?;
                 self.on_datapath(|d| d.attach_veth(&device))?;
@@ -348,6 +352,13 @@ impl<'a> Apply<'a> {
         entry(endpoint, device)
     }
 
+    /// What the maps are to have of endpoints and ports.
+    pub fn entries(&self, wanted: &plan::Wanted) -> (Vec<EndpointEntry>, Vec<Service>) {
+        let endpoints = wanted.endpoints.iter().map(|e| self.entry(e));
+        let services = wanted.services.iter().map(|s| self.service(s));
+        (endpoints.collect(), services.collect())
+    }
+
     /// The devices of all endpoints at once.
     pub fn remove_all_veths(&mut self) -> Result<()> {
         Ok(self.host.delete_our_links()?)
@@ -358,8 +369,15 @@ impl<'a> Apply<'a> {
         let mut found = Found::default();
         for link in self.host.links()? {
             if plan::is_host_ifname(&link.name) {
+                if !link.up {
+                    found.down.insert(link.ifindex);
+                }
                 found.veths.push((link.ifindex, link.name, link.alias));
             }
+        }
+        for neighbour in self.host.permanent_neighbours()? {
+            let key = (neighbour.address, neighbour.ifindex);
+            found.neighbours.insert(key, neighbour.mac);
         }
         for address in self.host.addresses()? {
             if address.ifindex == LOOPBACK {

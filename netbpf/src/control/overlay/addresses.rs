@@ -1,0 +1,200 @@
+//! Addresses of overlay networks: given out of this node's blocks, and agreed on with
+//! the others by name and address.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+
+use super::{cluster, follow, networks, node::name};
+use crate::{
+    cluster::{Refusal, View},
+    control::{Inner, state::State},
+    error::{Code, Error, Result},
+    store::EndpointRecord,
+};
+
+/// A released address is not given out for so long, lest somebody takes the new
+/// container for the old one.
+const REST: Duration = Duration::from_secs(60);
+
+/// Addresses that are tried in other nodes' blocks.
+const TRIES: usize = 256;
+
+/// An address for an endpoint that has no wish: out of this node's blocks, out of a new
+/// one, or, where there is none left, a single one of another node's. Not one of `avoid`.
+pub fn next_address(
+    inner: &Inner,
+    state: &mut State,
+    network: &str,
+    v6: bool,
+    avoid: &[IpAddr],
+) -> Result<IpAddr> {
+    state
+        .overlay
+        .resting
+        .retain(|_, since| since.elapsed() < REST);
+    if let Some(address) = of_own_blocks(inner, state, network, v6, avoid) {
+        return Ok(address);
+    }
+    let cluster = cluster(inner, || format!("network {network:?}"))?;
+    let exhausted = |state: &State| {
+        let place = state.networks.get(network).map(|n| &n.record.subnets);
+        let subnets = place.into_iter().flatten();
+        let subnet = subnets.map(|s| s.subnet).find(|s| s.addr().is_ipv6() == v6);
+        let subnet = subnet.map_or_else(String::new, |s| format!("subnet {s} of "));
+        Error::new(
+            Code::PoolExhausted,
+            format!("no free address in {subnet}network {network:?}"),
+        )
+    };
+    match inner.runtime.block_on(cluster.claim_block(network, v6)) {
+        Ok(block) => {
+            networks::change(inner, state, network, |overlay| overlay.blocks.push(block))?;
+            let found = of_own_blocks(inner, state, network, v6, avoid);
+            found.ok_or_else(|| exhausted(state))
+        }
+        Err(Refusal::Exhausted { .. }) => {
+            let found = of_others(&cluster.view(), state, network, v6, avoid);
+            found.ok_or_else(|| exhausted(state))
+        }
+        Err(Refusal::Away(why)) => Err(Error::new(
+            Code::ClusterUnavailable,
+            format!(
+                "network {network:?}: no address is left in this node's own blocks, and the cluster cannot be asked for another block: {why}"
+            ),
+        )),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+fn of_own_blocks(
+    inner: &Inner,
+    state: &mut State,
+    network: &str,
+    v6: bool,
+    avoid: &[IpAddr],
+) -> Option<IpAddr> {
+    let blocks = state
+        .networks
+        .get(network)?
+        .record
+        .overlay
+        .as_ref()?
+        .blocks
+        .clone();
+    let blocks = blocks.iter().filter(|block| block.addr().is_ipv6() == v6);
+    let blocks: Vec<IpNet> = blocks.copied().collect();
+    let view = inner.cluster.as_ref().map(|cluster| cluster.view());
+    let me = name(&inner.settings());
+    let elsewhere = |ip: IpAddr| {
+        let of = view.as_ref().and_then(|view| view.address(network, ip));
+        of.is_some_and(|of| of.node != me)
+    };
+    let resting = &state.overlay.resting;
+    let is_free = |ip: IpAddr| {
+        !avoid.contains(&ip) && !elsewhere(ip) && !resting.contains_key(&(network.to_owned(), ip))
+    };
+    let ipam = state.networks.get_mut(network)?.ipam_of(v6)?;
+    ipam.next_of(&blocks, is_free)
+}
+
+/// An address of another node's block that nobody has, so far as is known.
+fn of_others(
+    view: &View,
+    state: &mut State,
+    network: &str,
+    v6: bool,
+    avoid: &[IpAddr],
+) -> Option<IpAddr> {
+    let resting: Vec<IpAddr> = state
+        .overlay
+        .resting
+        .keys()
+        .filter(|(of, _)| of == network)
+        .map(|(_, ip)| *ip)
+        .collect();
+    let ipam = state.networks.get_mut(network)?.ipam_of(v6)?;
+    let free = |ip: IpAddr| {
+        view.address(network, ip).is_none() && !avoid.contains(&ip) && !resting.contains(&ip)
+    };
+    let subnet = ipam.subnet();
+    ipam.next_of(&[subnet], free)
+}
+
+/// Agrees with the other nodes that name and addresses are this endpoint's. `Ok(Some)`: an
+/// address that was chosen here was another's already; another is to be chosen.
+pub fn claim(inner: &Inner, state: &State, record: &EndpointRecord) -> Result<Option<IpAddr>> {
+    let network = state.network_of(record)?;
+    let Some(overlay) = &network.record.overlay else {
+        return Ok(None);
+    };
+    let cluster = cluster(inner, || {
+        format!("endpoint {:?} on network {:?}", record.name, record.network)
+    })?;
+    let wanted = follow::endpoint(record, &name(&inner.settings()));
+    match inner.runtime.block_on(cluster.claim_endpoint(&wanted)) {
+        Ok(()) => Ok(None),
+        Err(Refusal::Address { ip, .. }) if is_automatic(record, ip) => Ok(Some(ip)),
+        // What is in this node's blocks is for this node to give out.
+        Err(Refusal::Away(why)) => {
+            let is_own = |ip: &IpAddr| overlay.blocks.iter().any(|block| block.contains(ip));
+            match wanted.addresses.iter().find(|ip| !is_own(ip)) {
+                None => {
+                    tracing::info!(endpoint = record.name, why, "attached without the cluster");
+                    Ok(None)
+                }
+                Some(ip) => Err(Error::new(
+                    Code::ClusterUnavailable,
+                    format!(
+                        "address {ip} on network {:?} is in no block of this node, and the cluster cannot be asked: {why}",
+                        record.network
+                    ),
+                )),
+            }
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// So often another address is chosen.
+pub const MOST_TRIES: usize = TRIES;
+
+fn is_automatic(record: &EndpointRecord, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => record.automatic4,
+        IpAddr::V6(_) => record.automatic6,
+    }
+}
+
+/// Takes back what [`claim`] has got, where nothing came of it.
+pub fn unclaim(inner: &Inner, state: &State, record: &EndpointRecord) {
+    if !super::is_overlay(state, &record.network) {
+        return;
+    }
+    if let Some(cluster) = &inner.cluster {
+        let released = cluster.release_endpoint(&record.network, &record.name);
+        if let Err(error) = inner.runtime.block_on(released) {
+            tracing::debug!(%error, endpoint = record.name, "released later");
+        }
+    }
+}
+
+/// An endpoint has left: others may have its name at once, and its addresses for the
+/// asking.
+pub fn left(inner: &Inner, state: &mut State, record: &EndpointRecord) {
+    if !super::is_overlay(state, &record.network) {
+        return;
+    }
+    for (address, _) in record.addresses() {
+        let key = (record.network.clone(), address.addr());
+        state.overlay.resting.insert(key, Instant::now());
+    }
+    // What etcd does not hear now it hears when it is back.
+    if let Err(error) = follow::write(inner, state) {
+        tracing::warn!(%error, endpoint = record.name, "the tables of the overlay");
+    }
+    unclaim(inner, state, record);
+}

@@ -1,0 +1,77 @@
+//! Overlay networks: what the cluster says becomes networks, nodes and tunnels of this
+//! host, and what this host has is told to the cluster.
+//!
+//! The store stays the truth about this node: its overlay networks, its blocks and its
+//! endpoints are there, and work without etcd. What other nodes have comes from the last
+//! picture that etcd gave; before there is one, the tables of the programs stay as an
+//! earlier daemon left them.
+
+mod addresses;
+mod device;
+mod follow;
+mod networks;
+mod node;
+mod tunnels;
+
+use std::{collections::HashMap, net::IpAddr, time::Instant};
+
+pub use self::{
+    addresses::{MOST_TRIES, claim, left, next_address, unclaim},
+    device::is_ours as is_our_device,
+    follow::{spawn, sync, uplinks_changed},
+    networks::{create, remove},
+    node::{Nodes, cluster_info, elsewhere, leave, name as node_name, start},
+};
+use super::{Inner, state::State};
+use crate::{
+    cluster::Cluster,
+    datapath,
+    error::{Code, Error, Result},
+    sys::netlink::Link,
+};
+
+/// What is known of overlay networks only while the daemon runs.
+#[derive(Default)]
+pub struct OverlayState {
+    /// What the programs were told last.
+    told: Option<datapath::Overlay>,
+    /// Whether there is the device that makes the kernel put VXLAN packets together; `None`
+    /// where nobody has looked.
+    device: Option<bool>,
+    /// Other software takes in VXLAN at our port, too; `None` until it was looked for.
+    shared: Option<bool>,
+    /// What `status` is to say.
+    pub notes: Vec<String>,
+    /// Addresses that this node gave back, and when: they rest.
+    resting: HashMap<(String, IpAddr), Instant>,
+}
+
+/// The cluster, or why there is none.
+fn cluster(inner: &Inner, what: impl FnOnce() -> String) -> Result<&Cluster> {
+    inner.cluster.as_ref().ok_or_else(|| {
+        Error::new(
+            Code::ClusterUnavailable,
+            format!("{}: this daemon runs without --etcd", what()),
+        )
+    })
+}
+
+/// Whether the network is on other nodes, too.
+pub fn is_overlay(state: &State, network: &str) -> bool {
+    let network = state.networks.get(network);
+    network.is_some_and(|network| network.record.overlay.is_some())
+}
+
+/// The bytes that VXLAN adds to a packet, over the family of that address.
+pub fn overhead(vtep: IpAddr) -> u32 {
+    use netbpf_common::packet::vxlan::{OVERHEAD_V4, OVERHEAD_V6};
+    match vtep {
+        IpAddr::V4(_) => OVERHEAD_V4 as u32,
+        IpAddr::V6(_) => OVERHEAD_V6 as u32,
+    }
+}
+
+/// The alias of a device, as others are to see whose it is.
+fn has_alias(link: &Link, alias: &str) -> bool {
+    link.alias.as_deref() == Some(alias)
+}

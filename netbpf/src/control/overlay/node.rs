@@ -1,0 +1,277 @@
+//! This node, as the cluster knows it, and the others.
+
+use std::{net::IpAddr, sync::atomic::Ordering};
+
+use tokio::runtime::Handle;
+
+use super::cluster;
+use crate::{
+    cluster::{Cluster, Link, Me, Mine, View},
+    control::{Inner, seen::Seen},
+    datapath::GATEWAY_MAC,
+    error::{Code, Error, Result},
+    model::{ClusterInfo, MemberInfo, NodeInfo, NodeState},
+    settings::Settings,
+    store::{Meta, Store},
+    sys::{
+        netlink::{Netlink, RouteKind},
+        process,
+    },
+};
+
+/// Joins the cluster, where there is one.
+pub fn start(settings: &Settings, store: &Store, host: &mut Netlink) -> Result<Option<Cluster>> {
+    if settings.etcd.endpoints.is_empty() {
+        return Ok(None);
+    }
+    let address = match settings.node_ip {
+        Some(address) => address,
+        None => match default_address(host)? {
+            Some(address) => address,
+            // The device may come later than the daemon.
+            None => store.meta(Meta::NodeAddress)?.ok_or_else(|| {
+                Error::invalid(
+                    "etcd: the host has no default route whose address could be this node's: say --node-ip",
+                )
+            })?,
+        },
+    };
+    store.put_meta(Meta::NodeAddress, &address)?;
+    let me = Me {
+        name: name(settings),
+        id: id(store)?,
+        address,
+        mtu: mtu(host, address)?,
+        port: settings.vxlan_port,
+        mac: GATEWAY_MAC,
+        ..Me::default()
+    };
+    Cluster::start(&Handle::current(), settings.etcd.clone(), me).map(Some)
+}
+
+pub fn name(settings: &Settings) -> String {
+    match settings.node.as_str() {
+        "" => process::hostname(),
+        node => node.to_owned(),
+    }
+}
+
+/// Rolled once: tells two daemons of one name apart.
+fn id(store: &Store) -> Result<String> {
+    if let Some(id) = store.meta(Meta::NodeId)? {
+        return Ok(id);
+    }
+    let id = process::random::<16>()?
+        .map(|b| format!("{b:02x}"))
+        .concat();
+    store.put_meta(Meta::NodeId, &id)?;
+    Ok(id)
+}
+
+/// The address from which the host sends by its default route, of IPv4 if it has one.
+fn default_address(host: &mut Netlink) -> Result<Option<IpAddr>> {
+    let mut routes = host.routes()?;
+    routes.retain(|r| r.destination.prefix_len() == 0 && r.table.is_none());
+    // The kernel's own order.
+    routes.sort_by_key(|r| (r.destination.addr().is_ipv6(), r.metric.unwrap_or(0)));
+    let addresses = host.addresses()?;
+    for route in routes {
+        let RouteKind::Unicast(target) = route.kind else {
+            continue;
+        };
+        if target.source.is_some() {
+            return Ok(target.source);
+        }
+        let is_v6 = route.destination.addr().is_ipv6();
+        let found = addresses.iter().find(|a| {
+            a.ifindex == target.ifindex && a.global && !a.ours && a.address.is_ipv6() == is_v6
+        });
+        if let Some(found) = found {
+            return Ok(Some(found.address));
+        }
+    }
+    Ok(None)
+}
+
+/// Of the device that has the address.
+pub fn mtu(host: &mut Netlink, address: IpAddr) -> Result<u32> {
+    let device = host.addresses()?.into_iter().find(|a| a.address == address);
+    let link = match device {
+        Some(device) => host.link_by_index(device.ifindex)?,
+        None => None,
+    };
+    Ok(link.map_or(1500, |link| link.mtu))
+}
+
+/// The nodes, as they are shown and changed by hand.
+pub struct Nodes;
+
+impl Nodes {
+    pub fn list(inner: &Inner, seen: &Seen) -> Vec<NodeInfo> {
+        let Some(cluster) = &inner.cluster else {
+            return vec![alone(inner, seen)];
+        };
+        let view = cluster.view();
+        let own = name(&inner.settings());
+        if !view.nodes.contains_key(&own) {
+            // It has not registered yet: etcd was never there.
+            let mut all = vec![alone(inner, seen)];
+            all.extend(view.nodes.keys().map(|name| node(inner, &view, name)));
+            return all;
+        }
+        view.nodes
+            .keys()
+            .map(|name| node(inner, &view, name))
+            .collect()
+    }
+
+    pub fn inspect(inner: &Inner, seen: &Seen, name: &str) -> Result<NodeInfo> {
+        let all = Nodes::list(inner, seen);
+        let found = all.into_iter().find(|node| node.name == name);
+        found.ok_or_else(|| no_node(name))
+    }
+
+    pub fn remove(inner: &Inner, name: &str) -> Result<()> {
+        let cluster = cluster(inner, || format!("node {name:?} cannot be removed"))?;
+        Ok(inner.runtime.block_on(cluster.remove_node(name))?)
+    }
+
+    pub fn drain(inner: &Inner, seen: &Seen, name: &str, drained: bool) -> Result<NodeInfo> {
+        let cluster = cluster(inner, || format!("node {name:?} cannot be drained"))?;
+        inner.runtime.block_on(cluster.drain_node(name, drained))?;
+        // The picture follows in its own time.
+        Ok(NodeInfo {
+            drained,
+            ..Nodes::inspect(inner, seen, name)?
+        })
+    }
+}
+
+fn no_node(name: &str) -> Error {
+    Error::new(Code::NotFound, format!("node {name:?} not found"))
+}
+
+/// This node, without a cluster.
+fn alone(inner: &Inner, seen: &Seen) -> NodeInfo {
+    let settings = inner.settings();
+    let addresses = seen.uplinks.iter().flat_map(|u| &u.addresses);
+    let address = settings.node_ip.or_else(|| {
+        let mut addresses = addresses.filter(|a| !is_link_local(**a));
+        addresses.next().copied()
+    });
+    NodeInfo {
+        name: name(&settings),
+        address,
+        state: NodeState::Alive,
+        drained: false,
+        this: true,
+        mtu: seen.uplinks.iter().map(|u| u.entry.mtu).min(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        blocks: Vec::new(),
+        endpoints: seen.endpoints.len(),
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+fn node(inner: &Inner, view: &View, name: &str) -> NodeInfo {
+    let own = self::name(&inner.settings());
+    let of = |network: &String| network.clone();
+    let blocks = view.blocks.iter().flat_map(|(network, blocks)| {
+        let its = blocks.iter().filter(|(_, of)| of.node == name);
+        its.map(move |(block, _)| crate::model::BlockInfo {
+            network: of(network),
+            block: *block,
+        })
+    });
+    let endpoints = view.endpoints.values().flat_map(|of| of.values());
+    let node = view.nodes.get(name);
+    NodeInfo {
+        name: name.to_owned(),
+        address: node.map(|n| n.address),
+        state: match node.is_some_and(|n| n.away) {
+            true => NodeState::Away,
+            false => NodeState::Alive,
+        },
+        drained: node.is_some_and(|n| n.drained),
+        this: own == name,
+        mtu: node.map(|n| n.mtu),
+        version: node.map_or_else(String::new, |n| n.version.clone()),
+        blocks: blocks.collect(),
+        endpoints: endpoints.filter(|e| e.node == name).count(),
+    }
+}
+
+/// Endpoints of a network on other nodes that are there.
+pub fn elsewhere(inner: &Inner, network: &str) -> Vec<String> {
+    let Some(cluster) = &inner.cluster else {
+        return Vec::new();
+    };
+    let (view, own) = (cluster.view(), name(&inner.settings()));
+    let is_there = |node: &str| view.nodes.get(node).is_some_and(|node| !node.away);
+    let endpoints = view.endpoints.get(network);
+    let endpoints = endpoints.into_iter().flat_map(|of| of.values());
+    endpoints
+        .filter(|e| e.node != own && is_there(&e.node))
+        .map(|e| e.name.clone())
+        .collect()
+}
+
+/// How this node stands to the cluster.
+pub fn cluster_info(inner: &Inner, cluster: &Cluster) -> ClusterInfo {
+    let (state, view) = (cluster.state(), cluster.view());
+    let (name, since) = match state.link {
+        Link::Starting => ("starting", None),
+        Link::Connected { since } => ("connected", Some(since)),
+        Link::Conflict { since, .. } => ("conflict", Some(since)),
+        Link::Away { since } => ("away", Some(since)),
+    };
+    let rfc3339 = |time| {
+        let time = jiff::Timestamp::try_from(time).ok()?;
+        let second = jiff::Timestamp::from_second(time.as_second()).ok()?;
+        Some(second.to_string())
+    };
+    let members = state.members.into_iter().map(|member| MemberInfo {
+        name: member.name,
+        urls: member.urls,
+        leader: member.leader,
+    });
+    ClusterInfo {
+        state: name.into(),
+        since: since.and_then(rfc3339),
+        url: state.url,
+        error: state.last_error,
+        members: members.collect(),
+        revision: state.revision,
+        nodes: view.nodes.size(),
+        nodes_away: view.nodes.values().filter(|node| node.away).count(),
+        drift_repaired: state.drift_repaired,
+        tables_repaired: inner.overlay_repairs.load(Ordering::Relaxed),
+        unreadable: state.unreadable,
+    }
+}
+
+/// This node's endpoints are gone: others are told, if etcd answers.
+pub fn leave(inner: &Inner) {
+    let Some(cluster) = &inner.cluster else {
+        return;
+    };
+    let (view, own) = (cluster.view(), name(&inner.settings()));
+    cluster.set_mine(Mine::default());
+    for endpoint in view.endpoints.values().flat_map(|of| of.values()) {
+        if endpoint.node != own {
+            continue;
+        }
+        let released = cluster.release_endpoint(&endpoint.network, &endpoint.name);
+        if let Err(error) = inner.runtime.block_on(released) {
+            // The next daemon on this node puts it right.
+            tracing::info!(%error, "the cluster is not told of the teardown");
+            return;
+        }
+    }
+}
