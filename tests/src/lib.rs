@@ -7,6 +7,7 @@
 //! - [`scenes`]: what must hold however programs hang and on every kernel.
 //! - [`bench`]: netbpf against what people have, interleaved in one run.
 //! - [`clients`]: real container engines, each on a host of the lab.
+//! - [`nodes`]: nodes' parts in a cluster, with a real etcd.
 //! - [`debian`]: a root directory to install packages in.
 //! - [`packets`]: frames with right checksums, for both.
 //!
@@ -17,6 +18,7 @@ pub mod bench;
 pub mod clients;
 pub mod debian;
 pub mod lab;
+pub mod nodes;
 pub mod packets;
 pub mod rows;
 pub mod scenes;

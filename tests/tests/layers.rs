@@ -165,3 +165,27 @@ fn a_name_is_found_as_a_whole() {
     assert!(names("let f: File = x;", "File"));
     assert!(!names("let f: FileName = x;", "File"));
 }
+
+#[test]
+fn only_cluster_speaks_to_etcd_and_it_knows_nothing_of_the_node() {
+    let found = uses_outside(&["etcd_client::"], "cluster");
+    assert!(found.is_empty(), "{found:#?}");
+    let others = [
+        "control::",
+        "datapath::",
+        "sys::",
+        "store::",
+        "daemon::",
+        "api::",
+    ];
+    for file in sources(&root().join("netbpf/src/cluster")) {
+        for (number, line) in code(&file) {
+            let used = line
+                .trim_start()
+                .trim_start_matches("use ")
+                .trim_start_matches("crate::");
+            let found = others.iter().find(|other| names(used, other));
+            assert!(found.is_none(), "{}:{number}: {line}", file.display());
+        }
+    }
+}

@@ -131,11 +131,11 @@ fn what_makes_no_sense_changes_nothing_and_says_where() {
         assert_eq!(code, "invalid_argument");
         assert!(message.contains(&expected), "{message}");
     }
-    fs::write(&lab.file, "uplink = 'up1'\nvxlan-port = 1\n").expect("write the file");
+    fs::write(&lab.file, "uplink = 'up1'\ndns-upstream = 'a'\n").expect("write the file");
     let (code, message) = lab.host().refused(&["reload"]);
     assert_eq!(code, "not_implemented");
     assert!(
-        message.contains(&format!("{place}:2: vxlan-port")),
+        message.contains(&format!("{place}:2: dns-upstream")),
         "{message}"
     );
     let after: StatusInfo = lab.host().json(&["status"]);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use netbpf_tests::lab::{
-    Family, Host, Street, UdpEcho,
+    Family, Host, Street, Town, UdpEcho,
     names::{CLIENT, HOST},
     street_with_networks, within,
 };
@@ -99,6 +99,29 @@ fn monitor_holds(street: &Street) {
     HELD.lock().expect("no panic").insert("monitor".into());
 }
 
+/// What is said of nodes, of a cluster of two, one of them away.
+#[track_caller]
+fn nodes_hold() {
+    let Some(town) = Town::new("schemas_of_nodes", 2, Family::V4) else {
+        return;
+    };
+    let host = &town.hosts[0];
+    town.overlay("wide", &[]);
+    let _web = town.container(0, "wide", "web", &[]);
+    something(&holds(host, "node-ls", &["node", "ls"]));
+    something(&holds(host, "node-inspect", &["node", "inspect", "n1"])["blocks"]);
+    holds(host, "node-drain", &["node", "drain", "n2"]);
+    holds(host, "status", &["status"]);
+    holds(host, "network-inspect", &["network", "inspect", "wide"]);
+    town.hosts[1].kill();
+    within(
+        std::time::Duration::from_secs(10),
+        "the node is away",
+        || holds(host, "node-inspect", &["node", "inspect", "n2"])["state"] == "away",
+    );
+    holds(host, "node-rm", &["node", "rm", "n2"]);
+}
+
 #[test]
 fn answers_are_those_of_their_schemas() {
     let street = street_with_networks("schemas", &[]);
@@ -142,6 +165,7 @@ fn answers_are_those_of_their_schemas() {
     holds(host, "unpublish", &["unpublish", "web", "-p", "8443:443"]);
     something(&holds(host, "port", &["port"]));
     holds(host, "status", &["status"]);
+    something(&holds(host, "doctor", &["doctor"]));
     let top = ["top", "--count", "1", "--interval", "100ms"];
     something(&holds(host, "top", &top)["endpoints"]);
 
@@ -170,6 +194,7 @@ fn answers_are_those_of_their_schemas() {
     );
 
     monitor_holds(&street);
+    nodes_hold();
     something(&holds(host, "detach", &["detach", "web"]));
     holds(host, "network-rm", &["network", "rm", "front"]);
     something(&holds(

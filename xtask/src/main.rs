@@ -47,8 +47,8 @@ enum Command {
     Demo {
         #[command(flatten)]
         agreement: Agreement,
-        /// For the demo
-        #[arg(last = true)]
+        /// For the demo: `--hosts 2` shows a network over two hosts
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Measure against bridge and iptables, a bare bridge and a bare wire

@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 
+use super::{load::Measure, rounds::Comparison, worlds::Way};
+
 /// Measures netbpf against bridge and iptables, a bare bridge and a bare wire,
 /// in namespaces of its own
 #[derive(Clone, Debug, Parser)]
@@ -19,10 +21,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, round-trip, set-up, stream, attach, size
+    /// masquerade, overlay, round-trip, set-up, stream, attach, size
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
-    /// Only worlds whose name contains this: netbpf, iptables, bridge, wire
+    /// Only worlds whose name contains this: netbpf, iptables, bridge, vxlan,
+    /// wire
     #[arg(long, value_name = "PATTERN")]
     pub world: Option<String>,
     /// Rounds instead of what is usual
@@ -80,6 +83,12 @@ impl Options {
         self.world
             .as_deref()
             .is_none_or(|pattern| name.contains(pattern))
+    }
+
+    /// Whether anything is to be measured on that way.
+    pub fn wants_way(&self, way: Way) -> bool {
+        let mut measures = Measure::ALL.into_iter();
+        measures.any(|measure| self.wants(&Comparison::name(way, measure)))
     }
 
     /// Whether something of this name is to be measured.

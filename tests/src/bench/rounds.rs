@@ -24,6 +24,7 @@ fn worlds(way: Way) -> &'static [Kind] {
             Kind::Netbpf,
             Kind::NetbpfAgain,
         ],
+        Way::Overlay => &[Kind::Vxlan, Kind::Wire, Kind::Netbpf, Kind::NetbpfAgain],
         Way::Sibling => &[
             Kind::Bridge,
             Kind::Iptables,

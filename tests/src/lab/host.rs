@@ -399,6 +399,7 @@ impl Host {
         let mut report = format!("---- the daemon of {}\n", self.role());
         for arguments in [
             ["-j", "status"],
+            ["-q", "doctor"],
             ["-j", "drops"],
             ["-j", "ps"],
             ["-j", "port"],

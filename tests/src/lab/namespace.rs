@@ -137,6 +137,21 @@ impl Namespace {
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// A runtime whose tasks are in this namespace.
+    #[track_caller]
+    pub fn runtime(&self) -> tokio::runtime::Runtime {
+        let path = self.0.path.clone();
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .on_thread_start(move || {
+                let file = File::open(&path).expect("the namespace");
+                setns(&file, CloneFlags::CLONE_NEWNET).expect("setns");
+            })
+            .build()
+            .expect("a runtime")
+    }
+
     /// Removes the name; the namespace goes when nothing runs in it.
     pub fn delete(&self) {
         if self.0.path.exists() {

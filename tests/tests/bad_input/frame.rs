@@ -49,6 +49,7 @@ pub const IN_USE: Refused = refused(409, "network_in_use");
 pub const PORT_IN_USE: Refused = refused(409, "port_in_use");
 pub const INTERFACE_EXISTS: Refused = refused(409, "interface_exists");
 pub const EXHAUSTED: Refused = refused(507, "pool_exhausted");
+pub const NO_CLUSTER: Refused = refused(503, "cluster_unavailable");
 pub const NOT_YET: Refused = refused(501, "not_implemented");
 
 pub fn words(line: &[&str]) -> Vec<String> {

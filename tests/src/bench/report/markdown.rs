@@ -89,6 +89,7 @@ fn section(page: &mut String, results: &Results, way: Way) {
         Way::Published => "Published port: a client outside to a container",
         Way::Sibling => "Siblings: container to container of one network",
         Way::Masquerade => "Masquerade: a container to the outside",
+        Way::Overlay => "Overlay: container to container of one network on two hosts",
     };
     _ = writeln!(page, "\n## {title}\n");
     _ = writeln!(page, "| | world | median | p99 | netbpf / it |");

@@ -12,6 +12,7 @@
 mod bridge;
 mod iptables;
 mod netbpf;
+mod overlay;
 mod wire;
 
 use std::{fmt, net::SocketAddr};
@@ -31,16 +32,19 @@ pub enum Way {
     Sibling,
     /// A container to a server outside, under the host's address.
     Masquerade,
+    /// A container to another one of its network on another host, in VXLAN.
+    Overlay,
 }
 
 impl Way {
-    pub const ALL: [Way; 3] = [Way::Published, Way::Sibling, Way::Masquerade];
+    pub const ALL: [Way; 4] = [Way::Published, Way::Sibling, Way::Masquerade, Way::Overlay];
 
     pub fn name(self) -> &'static str {
         match self {
             Way::Published => "published",
             Way::Sibling => "sibling",
             Way::Masquerade => "masquerade",
+            Way::Overlay => "overlay",
         }
     }
 }
@@ -74,17 +78,20 @@ pub enum Kind {
     IptablesPlainBridge,
     /// A bridge and nothing else.
     Bridge,
+    /// A bridge and a VXLAN device on each of two hosts, with static tables.
+    Vxlan,
     /// Client and server at the two ends of a veth.
     Wire,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Netbpf,
         Kind::NetbpfAgain,
         Kind::Iptables,
         Kind::IptablesPlainBridge,
         Kind::Bridge,
+        Kind::Vxlan,
         Kind::Wire,
     ];
 
@@ -95,6 +102,7 @@ impl Kind {
             Kind::Iptables => "iptables",
             Kind::IptablesPlainBridge => "iptables, no br_netfilter",
             Kind::Bridge => "bare bridge",
+            Kind::Vxlan => "kernel vxlan and bridge",
             Kind::Wire => "bare wire",
         }
     }
@@ -102,18 +110,26 @@ impl Kind {
     /// Builds it.
     pub fn build(self, lab: &Lab, options: &Options) -> Box<dyn World> {
         match self {
-            Kind::Netbpf => Box::new(netbpf::build(lab, "n", None, &[])),
+            Kind::Netbpf => Box::new(netbpf::build(
+                lab,
+                "n",
+                None,
+                &[],
+                options.wants_way(Way::Overlay),
+            )),
             Kind::NetbpfAgain => Box::new(netbpf::build(
                 lab,
                 "m",
                 options.other.as_deref(),
                 &options.other_flag,
+                options.wants_way(Way::Overlay),
             )),
             Kind::Iptables => Box::new(iptables::build(lab, "i", iptables::Bridged::PassIptables)),
             Kind::IptablesPlainBridge => {
                 Box::new(iptables::build(lab, "j", iptables::Bridged::Pass))
             }
             Kind::Bridge => Box::new(bridge::build(lab, "b")),
+            Kind::Vxlan => Box::new(overlay::vxlan(lab, "v")),
             Kind::Wire => Box::new(wire::build(lab, "w")),
         }
     }
@@ -145,6 +161,7 @@ impl World for Town {
             Way::Published => (&self.client, &self.web, (host(), 8080)),
             Way::Sibling => (&self.app, &self.web, (self.web_address, 80)),
             Way::Masquerade => (&self.app, &self.client, (outside(), 80)),
+            Way::Overlay => return None,
         };
         Some(Path {
             client: client.clone(),

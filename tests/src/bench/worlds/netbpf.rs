@@ -1,7 +1,10 @@
 //! netbpf as users run it: a dual-stack network, two containers, one published
 //! port, the daemon running.
 
-use super::{Path, Town, Way, World};
+use super::{
+    Path, Town, Way, World,
+    overlay::{self, Pair},
+};
 use crate::lab::{
     Container, Family, Host, Lab, Namespace,
     names::{CLIENT_WIRE, FRONT, HOST_WIRE},
@@ -9,6 +12,7 @@ use crate::lab::{
 
 struct Netbpf {
     town: Town,
+    pair: Option<Pair>,
     /// Endpoints and daemon live as long as the world.
     _containers: [Container; 2],
     _host: Host,
@@ -21,6 +25,7 @@ pub fn build(
     tag: &str,
     binary: Option<&std::path::Path>,
     flags: &[String],
+    with_overlay: bool,
 ) -> impl World + use<> {
     let host = lab.host(&format!("host-{tag}"));
     let client = lab.space(&format!("client-{tag}"));
@@ -38,6 +43,9 @@ pub fn build(
     );
     let app = host.container(lab, &format!("app-{tag}"), &on_front);
     Netbpf {
+        pair: with_overlay
+            .then(|| overlay::netbpf(lab, tag, binary, flags))
+            .flatten(),
         town: Town {
             client,
             web: Namespace::clone(&web),
@@ -51,6 +59,9 @@ pub fn build(
 
 impl World for Netbpf {
     fn path(&self, way: Way) -> Option<Path> {
-        self.town.path(way)
+        match way {
+            Way::Overlay => self.pair.as_ref().map(Pair::path),
+            way => self.town.path(way),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Shows the main job on namespaces of its own, and leaves nothing behind.
+//! Shows the main job on namespaces of its own, and leaves nothing behind; with `--hosts N`
+//! a network over several hosts.
 //!
 //! ```text
 //!   web :80 ── front ┐
@@ -9,6 +10,8 @@
 //! Each step prints the command that it runs, has a time limit, and ends the
 //! demo with a word on what was expected when it fails.
 
+mod hosts;
+
 use std::{
     panic,
     path::{Path, PathBuf},
@@ -17,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Parser;
 use netbpf_tests::lab::{
     Background, Cmd, Container, Family, Lab, Street, binary, has_tools,
     names::{CLIENT, FRONT, HOST},
@@ -24,12 +28,26 @@ use netbpf_tests::lab::{
 };
 use nix::sys::signal::{SigSet, Signal};
 
+/// Shows what netbpf does, on network namespaces of its own
+#[derive(Parser)]
+#[command(name = "cargo xtask demo --")]
+struct Options {
+    /// A network over so many hosts, with an etcd
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=9))]
+    hosts: Option<u8>,
+}
+
 fn main() -> ExitCode {
+    let options = Options::parse();
     clean_up_when_interrupted();
     panic::set_hook(Box::new(|info| {
         let message = info.payload_as_str().unwrap_or("a step failed");
         eprintln!("\nThe demo failed: {message}");
     }));
+    let run = || match options.hosts {
+        Some(count) => hosts::run(count.into()),
+        None => run(),
+    };
     match panic::catch_unwind(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => {
