@@ -681,7 +681,7 @@ pub struct ClusterInfo {
     /// Why etcd did not answer, the last time.
     pub error: Option<String>,
     pub members: Vec<MemberInfo>,
-    /// Of etcd; all up to there is known here.
+    /// Of etcd; all up to there is in the tables of this node.
     pub revision: i64,
     /// Nodes that have registered, and how many of them are away.
     pub nodes: usize,

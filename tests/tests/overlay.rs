@@ -225,7 +225,7 @@ fn the_daemons_and_etcd_do_not_matter_to_what_runs() {
         );
     }
     // Without etcd, out of this node's own block.
-    let late = town.container(0, "wide", "late", &[]);
+    let late = town.hosts[0].container(&town.lab, "late", &["--network", "wide"]);
     late.ping(web.addr(Family::V4));
     town.hosts[0].netbpf(&["detach", "web"]).ok();
     let status: StatusInfo = town.hosts[0].json(&["status"]);

@@ -47,14 +47,20 @@ impl Cluster {
             };
             let free: Vec<IpNet> = taken.free(subnet).take(window).collect();
             let choice = choose(&shared.name, attempt, free.len());
-            let Some(block) = choice.and_then(|choice| free.get(choice)) else {
-                return Err(Refusal::Exhausted {
-                    network: network.into(),
-                    v6,
-                });
-            };
-            if self.try_block(&live, network, *block).await? {
-                return Ok(*block);
+            match choice.and_then(|choice| free.get(choice)) {
+                Some(block) => {
+                    if self.try_block(&live, network, *block).await? {
+                        return Ok(*block);
+                    }
+                }
+                // What was given back just now is not in the picture yet.
+                None if attempt == 0 => {}
+                None => {
+                    return Err(Refusal::Exhausted {
+                        network: network.into(),
+                        v6,
+                    });
+                }
             }
             let listing = live
                 .etcd

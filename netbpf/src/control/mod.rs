@@ -46,7 +46,10 @@ mod view;
 use std::{
     net::IpAddr,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, AtomicU64},
+    },
 };
 
 use netbpf_common::flow::Timeouts;
@@ -113,6 +116,8 @@ struct Inner {
     runtime: Handle,
     /// Told when devices have come or gone.
     overlay_wake: Arc<Notify>,
+    /// Of etcd: all up to there is in the overlay's tables.
+    overlay_revision: AtomicI64,
     /// Entries of the overlay's tables that others had changed.
     overlay_repairs: AtomicU64,
     /// What engines wait for.

@@ -74,6 +74,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         cluster,
         runtime: Handle::current(),
         overlay_wake: Arc::default(),
+        overlay_revision: Default::default(),
         overlay_repairs: Default::default(),
         attaching: Default::default(),
         drains: Arc::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netbpf::model::{NetworkInfo, NodeInfo, NodeState};
+use netbpf::model::{NetworkInfo, NodeInfo, NodeState, StatusInfo};
 
 use super::{Container, Etcd, EtcdPrograms, Family, Host, Lab, Namespace, names, within};
 
@@ -127,11 +127,25 @@ impl Town {
         host.netbpf(&inspect).output().status.success()
     }
 
-    /// A container on a host's part of a network.
+    /// A container on a host's part of a network, known to all others.
     #[track_caller]
     pub fn container(&self, number: usize, network: &str, name: &str, flags: &[&str]) -> Container {
         let mut all = vec!["--network", network];
         all.extend(flags);
-        self.hosts[number].container(&self.lab, name, &all)
+        let container = self.hosts[number].container(&self.lab, name, &all);
+        self.wait_for_all();
+        container
+    }
+
+    /// Until what stands in etcd is in the tables of all hosts.
+    #[track_caller]
+    pub fn wait_for_all(&self) {
+        let revision = self.etcd.revision();
+        for host in self.hosts.iter().filter(|host| host.pid().is_some()) {
+            within(SOON, "the other hosts know", || {
+                let status: StatusInfo = host.json(&["status"]);
+                status.cluster.is_some_and(|of| of.revision >= revision)
+            });
+        }
     }
 }

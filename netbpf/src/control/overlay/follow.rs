@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Changes that come in this time after others are looked at together.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+const DEBOUNCE: Duration = Duration::from_millis(5);
 
 /// Starts the task, where there is a cluster; it ends with the last strong reference.
 pub fn spawn(inner: &Arc<Inner>) {
@@ -303,6 +303,9 @@ pub fn write(inner: &Inner, state: &mut State) -> Result<()> {
         inner.datapath.set_overlay(&wanted)?;
         state.overlay.told = Some(wanted);
     }
+    inner
+        .overlay_revision
+        .store(view.revision, Ordering::Relaxed);
     Ok(())
 }
 

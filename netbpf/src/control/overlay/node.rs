@@ -247,7 +247,7 @@ pub fn cluster_info(inner: &Inner, cluster: &Cluster) -> ClusterInfo {
         url: state.url,
         error: state.last_error,
         members: members.collect(),
-        revision: state.revision,
+        revision: inner.overlay_revision.load(Ordering::Relaxed),
         nodes: view.nodes.size(),
         nodes_away: view.nodes.values().filter(|node| node.away).count(),
         drift_repaired: state.drift_repaired,
