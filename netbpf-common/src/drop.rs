@@ -78,8 +78,8 @@ reasons! {
         "one container has too many connections, or the range is narrow: see `netbpf flows` and ip_local_port_range";
     20 Protocol "protocol" "a protocol that cannot be masqueraded"
         "attach to a network made with --no-masquerade, or tunnel the protocol in UDP";
-    21 Fragment "fragment" "a fragment whose connection is not known"
-        "lower the MTU in the container so that it sends no fragments";
+    21 Fragment "fragment" "a fragment whose connection is not known, or VXLAN in fragments"
+        "lower the MTU in the container so that it sends no fragments; of VXLAN, raise that of the wire between the nodes";
     22 ContainerAddress "container_address" "from an uplink straight to a container's address"
         "publish the port, or make the network with --no-masquerade where it is to be reached by address";
     23 GatewayAddress "gateway_address" "from an uplink to a network's gateway address"

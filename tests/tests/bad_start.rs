@@ -269,3 +269,45 @@ fn a_process_that_may_not_be_looked_into() {
     host.attach(&space, "web", &[]);
     host.netbpf(&["teardown"]).ok();
 }
+
+#[test]
+fn a_cluster_that_cannot_be_joined() {
+    let street = street_without_daemon("bad_etcd");
+    let host = &street.host;
+    let cases: [(&[&str], &[&str]); 4] = [
+        (
+            &[
+                "--etcd",
+                "https://127.0.0.1:2379",
+                "--etcd-cacert",
+                "/nonexistent/ca.pem",
+            ],
+            &["etcd-cacert", "/nonexistent/ca.pem"],
+        ),
+        (
+            &[
+                "--etcd",
+                "http://127.0.0.1:2379",
+                "--etcd-cacert",
+                "/dev/null",
+            ],
+            &["http://127.0.0.1:2379"],
+        ),
+        (
+            &[
+                "--etcd",
+                "https://127.0.0.1:2379",
+                "--etcd-cert",
+                "/dev/null",
+            ],
+            &["etcd-key"],
+        ),
+        // Without a default route there is no address to be reached by.
+        (&["--etcd", "http://127.0.0.1:2379"], &["--node-ip"]),
+    ];
+    for (flags, says) in cases {
+        let command = host.daemon(&[], &[&["-j"], flags].concat());
+        refused(host, command, "invalid_argument", says);
+    }
+    host.start(&[]);
+}

@@ -17,7 +17,7 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, FRONT, HOST, NOBODY},
     },
-    packets::{Way, arp_request, icmp_type_code, vxlan, with_class},
+    packets::{Way, arp_request, fragments, icmp_type_code, vxlan, with_class},
     rows::{Action, OPEN, Out, Rig, Row, with_rig},
 };
 
@@ -273,6 +273,10 @@ fn what_is_forged_is_dropped_under_its_reason() {
             let way = Way::new(NODE_MAC, GATEWAY_MAC, inner.ip(FAR), inner.ip(HOST));
             let packet = sent(rig, outer, VNI, &way.udp(53, 1000, b"x"));
             dropped("to the host", packet, DropReason::OverlayAddress);
+            let packet = sent(rig, outer, VNI, &right.udp(53, 1000, &[0; 400]));
+            let pieces = fragments(&packet, 160, 7);
+            let first = pieces[0].clone();
+            dropped("in pieces", first, DropReason::Fragment);
             let mut packet = sent(rig, outer, VNI, &right.udp(53, 1000, b"x"));
             let header = packet.windows(4).position(|w| w == [8, 0, 0, 0]).unwrap();
             packet[header] = 0;
@@ -345,6 +349,37 @@ fn containers_send_no_vxlan_to_nodes() {
         },
         "no_vxlan_from_containers",
     );
+}
+
+#[test]
+fn what_is_vxlan_depends_on_the_nodes_port() {
+    with_rig("vxlan_ports", |rig| {
+        for outer in Family::BOTH {
+            for port in [PORT, 8472] {
+                overlay(rig, outer, |overlay| overlay.nodes[0].port = port);
+                for (to, at, forged) in [
+                    (CLIENT, port, true),
+                    (CLIENT, PORT + 8472 - port, false),
+                    (HOST, PORT, true),
+                    (NOBODY, PORT, false),
+                ] {
+                    let packet = rig.from(&rig.web, outer.ip(to)).udp(50_000, at, b"x");
+                    let name = format!("{} port {at}, the node's is {port}", outer.ip(to));
+                    let action = if forged {
+                        Action::Drop
+                    } else {
+                        Action::Redirect
+                    };
+                    let row = Row::new(name, FROM_CONTAINER, rig.web.ifindex(), packet, action);
+                    let row = row.out(Out::Any);
+                    match forged {
+                        true => row.drops(&[(DropReason::VxlanFromContainer, 1)]).check(rig),
+                        false => row.check(rig),
+                    }
+                }
+            }
+        }
+    });
 }
 
 #[test]

@@ -8,6 +8,13 @@ pub const UNHELD_MARK: u32 = 0x6e62_7066;
 /// log2 of the ticks in which a client's new flows are counted: 64, 1.07 s.
 pub const CLIENT_WINDOW_SHIFT: u32 = 6;
 
+/// Others take in VXLAN at our port, too, and get the networks that are not ours.
+pub const VXLAN_SHARED: u16 = 1 << 0;
+/// Who is a node is not known yet.
+pub const VXLAN_UNKNOWN: u16 = 1 << 1;
+/// Some node takes in VXLAN at another port than this one.
+pub const VXLAN_PORTS: u16 = 1 << 2;
+
 /// The only entry of `config`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +38,9 @@ pub struct Config {
     pub vtep: Addr,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
-    /// Not 0: others take in VXLAN at that port, too, and get the networks that are not
-    /// ours.
-    pub vxlan_shared: u16,
-    /// Not 0: who is a node is not known yet.
-    pub vxlan_unknown: u32,
+    /// `VXLAN_*`.
+    pub vxlan_flags: u16,
+    /// Explicit padding, 0.
+    pub reserved2: u32,
 }
 assert_layout!(Config, 88);

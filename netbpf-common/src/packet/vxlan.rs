@@ -16,8 +16,11 @@ pub const OVERHEAD_V6: usize = ipv6::LEN + UDP_LEN + LEN + eth::LEN;
 /// The identifier's flag (section 5); all other bits are to be ignored.
 const HAS_VNI: u8 = 0x08;
 
-/// The largest network identifier.
-pub const MAX_VNI: u32 = 0x00ff_ffff;
+/// The network identifier of the device that only listens; no network has it.
+pub const RESERVED_VNI: u32 = 0x00ff_ffff;
+
+/// The largest network identifier of a network.
+pub const MAX_VNI: u32 = RESERVED_VNI - 1;
 
 /// TTL and hop limit of what we send, as Linux has it.
 const HOPS: u8 = 64;

@@ -8,6 +8,7 @@ use netbpf_common::{
     drop::DropReason,
     maps::{
         Node, TunnelData, Vni,
+        config::{VXLAN_PORTS, VXLAN_SHARED, VXLAN_UNKNOWN},
         endpoints::NETWORK_ICC,
         flows::{FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP},
         overlay::{PATH_MTU_SECONDS, TUNNEL_PREFIX},
@@ -67,9 +68,12 @@ pub fn is_forged<F: Family>(room: &mut Room<F::Addr>, p: &Packet<F::Addr>) -> bo
         return false;
     }
     let own_port = p.t.dport == config.vxlan_port;
-    // Who is a node is not known yet.
-    if config.vxlan_unknown != 0 {
-        return own_port;
+    // Almost all end here.
+    if !own_port && config.vxlan_flags & VXLAN_PORTS == 0 {
+        return false;
+    }
+    if own_port && config.vxlan_flags & VXLAN_UNKNOWN != 0 {
+        return true;
     }
     room.local_key.addr = F::mapped(p.ip.dst);
     // SAFETY: entries are replaced whole by the daemon; a reader sees either.
@@ -260,7 +264,9 @@ pub fn leave<O: Family>(skb: &Skb, p: &Packet<O::Addr>, room: &mut Room<O::Addr>
     room.node = number;
     // SAFETY: entries are replaced whole by the daemon; a reader sees either.
     let Some(vni) = (unsafe { VNIS.get(&room.node) }) else {
-        let shared = CONFIG.get(0).is_some_and(|config| config.vxlan_shared != 0);
+        let shared = CONFIG
+            .get(0)
+            .is_some_and(|config| config.vxlan_flags & VXLAN_SHARED != 0);
         return if shared {
             Ok(Coded::PASS)
         } else {
@@ -273,6 +279,10 @@ pub fn leave<O: Family>(skb: &Skb, p: &Packet<O::Addr>, room: &mut Room<O::Addr>
         Some(&node) if node != 0 => node,
         _ => return Err(DropReason::UnknownNode),
     };
+    // The rest of the datagram is not here: nodes send none in pieces (RFC 7348 section 4.3).
+    if p.ip.more_fragments {
+        return Err(DropReason::Fragment);
+    }
     match skb.u16(inside - 2) {
         Some(eth::TYPE_IPV4) => hand_over::<O, V4>(skb, p, room, vni, inside),
         Some(eth::TYPE_IPV6) => {

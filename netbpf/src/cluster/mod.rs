@@ -78,18 +78,22 @@ impl Drop for Task {
 }
 
 impl Cluster {
-    /// Fails for options that cannot work, such as a certificate that cannot be read, not
-    /// for an etcd that is not there.
-    pub fn start(runtime: &Handle, options: Options, me: Me) -> Result<Cluster> {
+    /// Whether the options can work: whether certificates can be read, say. It asks nobody.
+    pub fn check(runtime: &Handle, options: &Options) -> Result<()> {
         if options.endpoints.is_empty() {
             return Err(Error::invalid("etcd: no URL is given"));
         }
         if let Some((_, reason)) = options.misfit() {
             return Err(Error::invalid(reason));
         }
-        let entered = runtime.enter();
-        etcd::Etcd::check(&options).map_err(Error::invalid)?;
-        drop(entered);
+        let _entered = runtime.enter();
+        etcd::Etcd::check(options).map_err(Error::invalid)
+    }
+
+    /// Fails for options that cannot work, as [`Cluster::check`] says, not for an etcd that
+    /// is not there.
+    pub fn start(runtime: &Handle, options: Options, me: Me) -> Result<Cluster> {
+        Cluster::check(runtime, &options)?;
         let shared = Arc::new(Shared::new(options, me));
         let task = runtime.spawn(session::run(shared.clone()));
         Ok(Cluster {
@@ -130,6 +134,18 @@ impl Cluster {
         tokio::time::timeout(at_most, first)
             .await
             .is_ok_and(|first| first.is_ok())
+    }
+
+    /// Waits until it is known whether etcd answers, and if it does, until things can be
+    /// claimed.
+    pub async fn wait_settled(&self, at_most: Duration) {
+        let mut changes = self.changes();
+        let settled = changes.wait_for(|_| {
+            let state = self.shared.state();
+            state.last_error.is_some() || !matches!(state.link, Link::Starting)
+        });
+        // What has not settled by then is as if it were away.
+        let _ = tokio::time::timeout(at_most, settled).await;
     }
 
     /// Registers anew what has changed of this node; name and id stay.

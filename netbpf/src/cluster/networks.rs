@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use etcd_client::KeyValue;
 use ipnet::IpNet;
+use netbpf_common::packet::vxlan::MAX_VNI;
 
 use super::{
     Cluster, Endpoint, Network, Refusal,
@@ -12,9 +13,6 @@ use super::{
     records::{VniOf, decode, encode},
     shared::Live,
 };
-
-/// The highest that a header of VXLAN has room for.
-const LAST_VNI: u32 = (1 << 24) - 1;
 
 /// Others may be quicker that often.
 const TRIES: usize = 20;
@@ -44,7 +42,7 @@ impl Cluster {
         overlap: Overlap,
     ) -> Result<Network, Refusal> {
         match vni {
-            Vni::Free | Vni::This(1..=LAST_VNI) => {}
+            Vni::Free | Vni::This(1..=MAX_VNI) => {}
             Vni::This(vni) => return Err(Refusal::BadVni(vni)),
         }
         let live = self.shared.live()?;
@@ -157,8 +155,8 @@ impl Cluster {
 
 /// There are more VNIs than etcd has room for.
 fn lowest_free(taken: &BTreeSet<u32>) -> u32 {
-    let mut numbers = 1..=LAST_VNI;
-    numbers.find(|vni| !taken.contains(vni)).unwrap_or(LAST_VNI)
+    let mut numbers = 1..=MAX_VNI;
+    numbers.find(|vni| !taken.contains(vni)).unwrap_or(MAX_VNI)
 }
 
 fn owner(entry: &KeyValue) -> String {

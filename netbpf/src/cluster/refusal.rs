@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netbpf_common::packet::vxlan::MAX_VNI;
 
 use crate::error::{Code, Error};
 
@@ -16,7 +17,7 @@ pub enum Refusal {
     Unregistered,
     #[error("the name of this node, {node:?}, is another daemon's in the cluster (id {id})")]
     Conflict { node: String, id: String },
-    #[error("network {0:?} does not exist")]
+    #[error("network {0:?} not found")]
     NoNetwork(String),
     #[error("network {0:?} already exists")]
     NetworkExists(String),
@@ -27,7 +28,7 @@ pub enum Refusal {
         node: String,
         more: usize,
     },
-    #[error("vni {0} is not from 1 to 16777215")]
+    #[error("vni {0} is not between 1 and {MAX_VNI}")]
     BadVni(u32),
     #[error("vni {vni} is network {network:?}'s")]
     Vni { vni: u32, network: String },
@@ -67,7 +68,7 @@ pub enum Refusal {
     },
     #[error("node {0:?} is drained: nothing new comes to it")]
     Drained(String),
-    #[error("node {0:?} does not exist")]
+    #[error("node {0:?} not found")]
     NoNode(String),
     #[error("node {0:?} is alive: stop its daemon first")]
     NodeAlive(String),
@@ -113,6 +114,16 @@ impl Refusal {
             Refusal::NoVni | Refusal::Exhausted { .. } => Code::PoolExhausted,
             Refusal::Overlap { .. } => Code::SubnetOverlap,
             Refusal::Address { .. } | Refusal::BlockInUse { .. } => Code::AddressInUse,
+        }
+    }
+}
+
+impl Refusal {
+    /// With what was to be done, where the cluster could not even be asked.
+    pub fn about(self, what: &str) -> Error {
+        match self.code() {
+            code @ Code::ClusterUnavailable => Error::new(code, format!("{what}: {self}")),
+            _ => self.into(),
         }
     }
 }

@@ -40,7 +40,8 @@ pub struct ClusterOptions {
     /// A node that etcd has not heard of for that long is away [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = lease_ttl)]
     pub lease_ttl: Option<Duration>,
-    /// Address by which other nodes reach this one [default: the default route's]
+    /// Address by which other nodes reach this one [default: the default route's,
+    /// followed when it changes]
     #[arg(long, value_name = "IP", value_parser = node_ip)]
     pub node_ip: Option<IpAddr>,
     /// UDP port of VXLAN, the same on all nodes [default: 4789]

@@ -63,7 +63,7 @@ use self::{
     attaching::Attaching,
     flows::Wanted,
     monitor::Monitor,
-    overlay::Nodes,
+    overlay::node as nodes,
     reaper::Reaper,
     repair::Repairs,
     request::{Attached, Request},
@@ -144,7 +144,7 @@ impl Control {
             .map_err(Error::internal)??;
         let inner = Arc::new(inner);
         follow::spawn(&inner)?;
-        overlay::spawn(&inner);
+        overlay::start(&inner).await;
         Ok(Control { inner })
     }
 
@@ -174,25 +174,25 @@ impl Control {
     }
 
     pub async fn nodes(&self) -> Result<Vec<NodeInfo>> {
-        self.look(|inner, seen| Ok(Nodes::list(inner, seen))).await
+        self.look(|inner, seen| Ok(nodes::list(inner, seen))).await
     }
 
     pub async fn node(&self, name: &str) -> Result<NodeInfo> {
         let name = name.to_owned();
-        self.look(move |inner, seen| Nodes::inspect(inner, seen, &name))
+        self.look(move |inner, seen| nodes::inspect(inner, seen, &name))
             .await
     }
 
     /// Takes a node that is away out of the cluster, with all that it had.
     pub async fn node_remove(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.look(move |inner, _| Nodes::remove(inner, &name)).await
+        self.look(move |inner, _| nodes::remove(inner, &name)).await
     }
 
     /// Whether a node is to get new endpoints.
     pub async fn node_drain(&self, name: &str, drained: bool) -> Result<NodeInfo> {
         let name = name.to_owned();
-        self.look(move |inner, seen| Nodes::drain(inner, seen, &name, drained))
+        self.look(move |inner, seen| nodes::drain(inner, seen, &name, drained))
             .await
     }
 

@@ -192,10 +192,9 @@ fn check_spec(spec: &NetworkSpec, host_has_ipv6: bool) -> Result<()> {
                 "vni {vni}: only overlay networks have one"
             ))));
         }
-        if !(1..MAX_VNI).contains(&vni) {
+        if !(1..=MAX_VNI).contains(&vni) {
             return Err(Error::invalid(named(&format!(
-                "vni {vni} is not between 1 and {}",
-                MAX_VNI - 1
+                "vni {vni} is not between 1 and {MAX_VNI}"
             ))));
         }
     }

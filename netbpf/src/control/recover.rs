@@ -20,6 +20,7 @@ use super::{
     teardown, uplinks,
 };
 use crate::{
+    cluster::Cluster,
     datapath::{Datapath, Device, Options},
     error::{Code, Error, Result},
     settings::Settings,
@@ -48,15 +49,19 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
     let store = Arc::new(store);
     let sysctls = Arc::new(Sysctls::open()?);
+    let me = overlay::me(&settings, &store, &mut host);
+    let me = me.inspect_err(|_| store.discard_made())?;
     let opened = open(&settings, &store, &place, &sysctls);
     let (bpffs, pins, datapath) = opened.inspect_err(|_| store.discard_made())?;
     let ipv6 = sysctls.has_ipv6();
-    let cluster = overlay::start(&settings, &store, &mut host);
-    let cluster = cluster.inspect_err(|_| store.discard_made())?;
-    if let Some(cluster) = &cluster {
-        let me = cluster.me();
-        datapath.begin_overlay(me.address, me.port)?;
-    }
+    let cluster = match me {
+        Some(me) => {
+            datapath.begin_overlay(me.address, me.port)?;
+            let runtime = Handle::current();
+            Some(Cluster::start(&runtime, settings.etcd.clone(), me)?)
+        }
+        None => None,
+    };
     let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
     let state = Arc::new(Mutex::new(state));

@@ -10,7 +10,11 @@ use aya::maps::{Array, HashMap as Table, LpmTrie, MapData, lpm_trie::Key};
 use ipnet::IpNet;
 use netbpf_common::{
     addr::Addr,
-    maps::{Node, Tunnel, TunnelData, Vni, overlay::NODES},
+    maps::{
+        Node, Tunnel, TunnelData, Vni,
+        config::{VXLAN_PORTS, VXLAN_SHARED, VXLAN_UNKNOWN},
+        overlay::NODES,
+    },
     names,
 };
 
@@ -263,8 +267,7 @@ impl Datapath {
             if config.vtep == [0; 16] {
                 config.vtep = addr(vtep);
                 config.vxlan_port = port;
-                config.vxlan_shared = 1;
-                config.vxlan_unknown = 1;
+                config.vxlan_flags = VXLAN_SHARED | VXLAN_UNKNOWN;
             }
         })
     }
@@ -303,16 +306,14 @@ impl Datapath {
         let mut changed = replace((names::VTEPS, NODES), &mut tables.vteps, &vteps)?;
         tables.set_tunnels(&overlay.tunnels)?;
         changed += replace((names::VNIS, MAX_VNIS), &mut tables.vnis, &vnis.collect())?;
-        let (vtep, port, shared) = (
-            overlay.vtep.map_or([0; 16], addr),
-            overlay.port,
-            overlay.shared,
-        );
+        let (vtep, port) = (overlay.vtep.map_or([0; 16], addr), overlay.port);
+        let bit = |set: bool, flag: u16| if set { flag } else { 0 };
+        let other_ports = overlay.nodes.iter().any(|node| node.port != port);
+        let vxlan_flags = bit(overlay.shared, VXLAN_SHARED) | bit(other_ports, VXLAN_PORTS);
         load::change_config(&mut load::config(&mut inner.ebpf)?, |config| {
             config.vtep = vtep;
             config.vxlan_port = port;
-            config.vxlan_shared = shared.into();
-            config.vxlan_unknown = 0;
+            config.vxlan_flags = vxlan_flags;
         })?;
         tables.drop_nodes(&overlay.nodes)?;
         Ok(changed)

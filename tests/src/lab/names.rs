@@ -37,6 +37,9 @@ pub const BACK: Net = Net {
     absent: ["10.10.2.200", "fd10:2::200"],
 };
 
+/// Those of an overlay network, as flags.
+pub const SUBNETS: [&str; 4] = ["--subnet", "10.30.0.0/16", "--subnet", "fd30::/64"];
+
 /// A network that tests make by name, IPv4 first, IPv6 second.
 pub struct Net {
     pub name: &'static str,

@@ -20,8 +20,8 @@ use crate::{
 /// container for the old one.
 const REST: Duration = Duration::from_secs(60);
 
-/// Addresses that are tried in other nodes' blocks.
-const TRIES: usize = 256;
+/// So often another address is chosen where another node was quicker.
+pub const MOST_TRIES: usize = 256;
 
 /// An address for an endpoint that has no wish: out of this node's blocks, out of a new
 /// one, or, where there is none left, a single one of another node's. Not one of `avoid`.
@@ -39,7 +39,7 @@ pub fn next_address(
     if let Some(address) = of_own_blocks(inner, state, network, v6, avoid) {
         return Ok(address);
     }
-    let cluster = cluster(inner, || format!("network {network:?}"))?;
+    let cluster = cluster(inner, &format!("network {network:?}"))?;
     let exhausted = |state: &State| {
         let place = state.networks.get(network).map(|n| &n.record.subnets);
         let subnets = place.into_iter().flatten();
@@ -60,13 +60,9 @@ pub fn next_address(
             let found = of_others(&cluster.view(), state, network, v6, avoid);
             found.ok_or_else(|| exhausted(state))
         }
-        Err(Refusal::Away(why)) => Err(Error::new(
-            Code::ClusterUnavailable,
-            format!(
-                "network {network:?}: no address is left in this node's own blocks, and the cluster cannot be asked for another block: {why}"
-            ),
-        )),
-        Err(refusal) => Err(refusal.into()),
+        Err(refusal) => Err(refusal.about(&format!(
+            "network {network:?}: no address is left in this node's own blocks"
+        ))),
     }
 }
 
@@ -77,16 +73,13 @@ fn of_own_blocks(
     v6: bool,
     avoid: &[IpAddr],
 ) -> Option<IpAddr> {
-    let blocks = state
-        .networks
-        .get(network)?
-        .record
-        .overlay
-        .as_ref()?
-        .blocks
-        .clone();
-    let blocks = blocks.iter().filter(|block| block.addr().is_ipv6() == v6);
-    let blocks: Vec<IpNet> = blocks.copied().collect();
+    let record = state.networks.get(network)?.record.clone();
+    let blocks = &record.overlay.as_ref()?.blocks;
+    let blocks: Vec<IpNet> = blocks
+        .iter()
+        .copied()
+        .filter(|block| block.addr().is_ipv6() == v6)
+        .collect();
     let view = inner.cluster.as_ref().map(|cluster| cluster.view());
     let me = name(&inner.settings());
     let elsewhere = |ip: IpAddr| {
@@ -109,19 +102,14 @@ fn of_others(
     v6: bool,
     avoid: &[IpAddr],
 ) -> Option<IpAddr> {
-    let resting: Vec<IpAddr> = state
-        .overlay
-        .resting
-        .keys()
-        .filter(|(of, _)| of == network)
-        .map(|(_, ip)| *ip)
-        .collect();
+    let resting = &state.overlay.resting;
     let ipam = state.networks.get_mut(network)?.ipam_of(v6)?;
-    let free = |ip: IpAddr| {
-        view.address(network, ip).is_none() && !avoid.contains(&ip) && !resting.contains(&ip)
-    };
-    let subnet = ipam.subnet();
-    ipam.next_of(&[subnet], free)
+    let mut spare = view.spare_addresses(network, v6);
+    spare.find(|ip| {
+        ipam.check(*ip).is_ok()
+            && !avoid.contains(ip)
+            && !resting.contains_key(&(network.to_owned(), *ip))
+    })
 }
 
 /// Agrees with the other nodes that name and addresses are this endpoint's. `Ok(Some)`: an
@@ -131,36 +119,29 @@ pub fn claim(inner: &Inner, state: &State, record: &EndpointRecord) -> Result<Op
     let Some(overlay) = &network.record.overlay else {
         return Ok(None);
     };
-    let cluster = cluster(inner, || {
-        format!("endpoint {:?} on network {:?}", record.name, record.network)
-    })?;
+    let what = format!("endpoint {:?} on network {:?}", record.name, record.network);
+    let cluster = cluster(inner, &what)?;
     let wanted = follow::endpoint(record, &name(&inner.settings()));
     match inner.runtime.block_on(cluster.claim_endpoint(&wanted)) {
         Ok(()) => Ok(None),
         Err(Refusal::Address { ip, .. }) if is_automatic(record, ip) => Ok(Some(ip)),
-        // What is in this node's blocks is for this node to give out.
-        Err(Refusal::Away(why)) => {
+        // What is in this node's blocks is for this node to give out. One that is being
+        // registered anew agrees on it in a moment.
+        Err(refusal @ (Refusal::Away(_) | Refusal::Unregistered)) => {
             let is_own = |ip: &IpAddr| overlay.blocks.iter().any(|block| block.contains(ip));
             match wanted.addresses.iter().find(|ip| !is_own(ip)) {
                 None => {
-                    tracing::info!(endpoint = record.name, why, "attached without the cluster");
+                    tracing::info!(endpoint = record.name, why = %refusal, "attached without the cluster");
                     Ok(None)
                 }
-                Some(ip) => Err(Error::new(
-                    Code::ClusterUnavailable,
-                    format!(
-                        "address {ip} on network {:?} is in no block of this node, and the cluster cannot be asked: {why}",
-                        record.network
-                    ),
-                )),
+                Some(ip) => {
+                    Err(refusal.about(&format!("{what}: address {ip} is in no block of this node")))
+                }
             }
         }
-        Err(refusal) => Err(refusal.into()),
+        Err(refusal) => Err(refusal.about(&what)),
     }
 }
-
-/// So often another address is chosen.
-pub const MOST_TRIES: usize = TRIES;
 
 fn is_automatic(record: &EndpointRecord, ip: IpAddr) -> bool {
     match ip {

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use netbpf_common::packet::vxlan::RESERVED_VNI;
+
 use super::has_alias;
 use crate::{
     control::{Inner, state::State},
@@ -15,9 +17,6 @@ use crate::{
 /// The name is of this namespace alone, and other software's devices have others.
 const NAME: &str = "nb-vxlan";
 const ALIAS: &str = "netbpf vxlan";
-
-/// The highest of all: the last one that any network would get.
-const RESERVED_VNI: u32 = 0x00ff_ffff;
 
 pub fn is_ours(link: &Link) -> bool {
     has_alias(link, ALIAS)

@@ -15,40 +15,58 @@ use super::{
 };
 use crate::{
     cluster::{self as of_cluster, Mine, View},
-    control::{Inner, blocking, network, plan, state::State, view},
+    control::{Inner, blocking, network, plan, state::State, uplinks::Uplink, view},
     datapath::{self, OverlayNetwork},
     error::{Code, Result},
-    store::{EndpointRecord, NetworkRecord},
+    store::{EndpointRecord, Meta, NetworkRecord},
     sys::netlink::Netlink,
 };
+
+/// The least MTU of IPv6.
+const LEAST_IPV6: u32 = 1280;
 
 /// Changes that come in this time after others are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
-/// Starts the task, where there is a cluster; it ends with the last strong reference.
-pub fn spawn(inner: &Arc<Inner>) {
+/// In which etcd is to answer a daemon that starts; one that does not is away for now.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Follows the cluster, where there is one, until the last strong reference goes. Whoever
+/// asks the daemon next finds what the cluster has, and is not told of an etcd that was
+/// about to answer.
+pub async fn start(inner: &Arc<Inner>) {
     let Some(cluster) = &inner.cluster else {
         return;
     };
+    cluster.wait_settled(FIRST_ANSWER).await;
     let mut changes = cluster.changes();
-    changes.mark_changed();
     let weak: Weak<Inner> = Arc::downgrade(inner);
     match Netlink::open() {
         Ok(host) => drop(tokio::spawn(look_around(weak.clone(), host))),
         Err(error) => tracing::warn!(%error, "others' VXLAN devices are not looked for"),
     }
+    if !follow(inner.clone()).await {
+        return;
+    }
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
-            changes.mark_unchanged();
             let Some(inner) = weak.upgrade() else { return };
-            match Inner::change(inner, sync).await {
-                Ok(()) => {}
-                Err(error) if error.code == Code::Unavailable => return,
-                Err(error) => tracing::warn!(%error, "following the cluster failed"),
+            if !follow(inner).await {
+                return;
             }
             sleep(DEBOUNCE).await;
         }
     });
+}
+
+/// Brings this host to what the cluster says now; whether the daemon goes on.
+async fn follow(inner: Arc<Inner>) -> bool {
+    match Inner::change(inner, sync).await {
+        Ok(()) => {}
+        Err(error) if error.code == Code::Unavailable => return false,
+        Err(error) => tracing::warn!(%error, "following the cluster failed"),
+    }
+    true
 }
 
 /// How often the tables of the programs are compared with what they are to be.
@@ -145,6 +163,7 @@ pub fn sync(inner: &Inner, state: &mut State) -> Result<()> {
     if view.revision > 0 {
         state.overlay.notes.clear();
         follow_networks(inner, state, &view);
+        note_narrow(inner, state);
         follow_blocks(inner, state, &view)?;
     }
     write(inner, state)
@@ -155,10 +174,24 @@ pub fn uplinks_changed(inner: &Inner, state: &mut State) -> Result<()> {
     let Some(cluster) = &inner.cluster else {
         return Ok(());
     };
-    let mut me = cluster.me();
-    me.mtu = node::mtu(&mut state.host, me.address)?;
-    if me != cluster.me() {
+    let before = cluster.me();
+    let mut me = before.clone();
+    // Of one that was not told by which address, the host may have another one now.
+    if inner.settings().node_ip.is_none()
+        && !state.addresses.contains(&me.address)
+        && let Some(address) = node::default_address(&mut state.host)?
+    {
+        inner.store.put_meta(Meta::NodeAddress, &address)?;
+        tracing::info!(before = %me.address, now = %address, "this node has another address");
+        me.address = address;
+        state.overlay.device = None;
+    }
+    let has = |u: &&Uplink| u.addresses.contains(&me.address);
+    let uplink = state.uplinks.iter().find(has);
+    me.mtu = uplink.map_or(me.mtu, |uplink| uplink.entry.mtu);
+    if me != before {
         cluster.set_me(me);
+        write(inner, state)?;
     }
     inner.overlay_wake.notify_one();
     follow_mtu(inner, state)
@@ -206,6 +239,30 @@ fn follow_networks(inner: &Inner, state: &mut State, view: &View) {
             },
         }
     }
+}
+
+/// IPv6 needs 1,280 bytes of every way (RFC 8200 section 5), inside of a tunnel as well.
+fn note_narrow(inner: &Inner, state: &mut State) {
+    let Some(vtep) = inner.vtep() else { return };
+    let has = |u: &&Uplink| u.addresses.contains(&vtep);
+    let needed = LEAST_IPV6 + super::overhead(vtep);
+    let Some(uplink) = state.uplinks.iter().find(has) else {
+        return;
+    };
+    if uplink.entry.mtu >= needed {
+        return;
+    }
+    let networks = state.networks.values().map(|n| &n.record);
+    let of_ipv6 = networks.filter(|n| n.overlay.is_some() && n.subnet_of(true).is_some());
+    let device = &uplink.entry.device.name;
+    let notes = of_ipv6.map(|n| {
+        format!(
+            "IPv6 between nodes does not work on network {:?}: {device} has an MTU of {}, and VXLAN needs {needed}",
+            n.name, uplink.entry.mtu
+        )
+    });
+    let notes: Vec<String> = notes.collect();
+    state.overlay.notes.extend(notes);
 }
 
 /// Whether a network of this node is the cluster's of that name, not one that was made anew
@@ -295,10 +352,12 @@ pub fn write(inner: &Inner, state: &mut State) -> Result<()> {
         true => device::remove(inner, state),
         false => device::make(inner, state, me.address, me.port),
     };
-    if let Err(error) = made {
-        // Without it packets come one by one, that is all.
-        tracing::warn!(%error, "the device for VXLAN");
+    // Without it packets come one by one, that is all. It is tried again and said once.
+    let failed = made.err().map(|error| error.message);
+    if failed.is_some() && failed != state.overlay.device_failed {
+        tracing::warn!(error = failed, "the device for VXLAN");
     }
+    state.overlay.device_failed = failed;
     if state.overlay.told.as_ref() != Some(&wanted) {
         inner.datapath.set_overlay(&wanted)?;
         state.overlay.told = Some(wanted);

@@ -10,7 +10,7 @@ mod addresses;
 mod device;
 mod follow;
 mod networks;
-mod node;
+pub mod node;
 mod tunnels;
 
 use std::{collections::HashMap, net::IpAddr, time::Instant};
@@ -18,9 +18,9 @@ use std::{collections::HashMap, net::IpAddr, time::Instant};
 pub use self::{
     addresses::{MOST_TRIES, claim, left, next_address, unclaim},
     device::is_ours as is_our_device,
-    follow::{spawn, sync, uplinks_changed},
+    follow::{start, sync, uplinks_changed},
     networks::{create, remove},
-    node::{Nodes, cluster_info, elsewhere, leave, name as node_name, start},
+    node::{cluster_info, elsewhere, leave, me, name as node_name},
 };
 use super::{Inner, state::State};
 use crate::{
@@ -38,6 +38,8 @@ pub struct OverlayState {
     /// Whether there is the device that makes the kernel put VXLAN packets together; `None`
     /// where nobody has looked.
     device: Option<bool>,
+    /// Why there is no device, as it was logged.
+    device_failed: Option<String>,
     /// Other software takes in VXLAN at our port, too; `None` until it was looked for.
     shared: Option<bool>,
     /// What `status` is to say.
@@ -47,11 +49,11 @@ pub struct OverlayState {
 }
 
 /// The cluster, or why there is none.
-fn cluster(inner: &Inner, what: impl FnOnce() -> String) -> Result<&Cluster> {
+fn cluster<'a>(inner: &'a Inner, what: &str) -> Result<&'a Cluster> {
     inner.cluster.as_ref().ok_or_else(|| {
         Error::new(
             Code::ClusterUnavailable,
-            format!("{}: this daemon runs without --etcd", what()),
+            format!("{what}: this daemon runs without --etcd"),
         )
     })
 }

@@ -19,7 +19,8 @@ pub fn create(
     subnets: Vec<SubnetInfo>,
 ) -> Result<()> {
     let name = spec.name.clone();
-    let cluster = cluster(inner, || format!("network {name:?}: driver overlay"))?;
+    let what = format!("overlay network {name:?} cannot be made");
+    let cluster = cluster(inner, &what)?;
     let wanted = of_cluster::Network {
         name: spec.name,
         vni: 0,
@@ -35,11 +36,8 @@ pub fn create(
     let vni = spec.vni.map_or(Vni::Free, Vni::This);
     // What overlaps is told apart by its number; on this host that was looked at.
     let made = cluster.create_network(&wanted, vni, Overlap::Allow);
-    let made = inner.runtime.block_on(made)?;
-    // The picture may have come first.
-    if state.networks.contains_key(&made.name) {
-        return Ok(());
-    }
+    let made = inner.runtime.block_on(made);
+    let made = made.map_err(|refusal| refusal.about(&what))?;
     adopt(inner, state, &made).inspect_err(|_| {
         let taken_back = cluster.remove_network(&made.name);
         if let Err(error) = inner.runtime.block_on(taken_back) {
@@ -51,11 +49,12 @@ pub fn create(
 
 /// Removes a network of all nodes.
 pub fn remove(inner: &Inner, state: &mut State, name: &str) -> Result<()> {
-    let cluster = cluster(inner, || format!("network {name:?} cannot be removed"))?;
+    let what = format!("overlay network {name:?} cannot be removed");
+    let cluster = cluster(inner, &what)?;
     match inner.runtime.block_on(cluster.remove_network(name)) {
         // Here it is all the same.
         Ok(()) | Err(of_cluster::Refusal::NoNetwork(_)) => {}
-        Err(error) => return Err(error.into()),
+        Err(refusal) => return Err(refusal.about(&what)),
     }
     if state.networks.contains_key(name) {
         network::forget(inner, state, name)?;

@@ -19,11 +19,13 @@ use crate::{
     },
 };
 
-/// Joins the cluster, where there is one.
-pub fn start(settings: &Settings, store: &Store, host: &mut Netlink) -> Result<Option<Cluster>> {
+/// This node as it is to join the cluster, where there is one. Fails for settings with which
+/// it could not.
+pub fn me(settings: &Settings, store: &Store, host: &mut Netlink) -> Result<Option<Me>> {
     if settings.etcd.endpoints.is_empty() {
         return Ok(None);
     }
+    Cluster::check(&Handle::current(), &settings.etcd)?;
     let address = match settings.node_ip {
         Some(address) => address,
         None => match default_address(host)? {
@@ -37,16 +39,20 @@ pub fn start(settings: &Settings, store: &Store, host: &mut Netlink) -> Result<O
         },
     };
     store.put_meta(Meta::NodeAddress, &address)?;
-    let me = Me {
+    let device = host.addresses()?.into_iter().find(|a| a.address == address);
+    let link = match device {
+        Some(device) => host.link_by_index(device.ifindex)?,
+        None => None,
+    };
+    Ok(Some(Me {
         name: name(settings),
         id: id(store)?,
         address,
-        mtu: mtu(host, address)?,
+        mtu: link.map_or(Me::default().mtu, |link| link.mtu),
         port: settings.vxlan_port,
         mac: GATEWAY_MAC,
         ..Me::default()
-    };
-    Cluster::start(&Handle::current(), settings.etcd.clone(), me).map(Some)
+    }))
 }
 
 pub fn name(settings: &Settings) -> String {
@@ -69,7 +75,7 @@ fn id(store: &Store) -> Result<String> {
 }
 
 /// The address from which the host sends by its default route, of IPv4 if it has one.
-fn default_address(host: &mut Netlink) -> Result<Option<IpAddr>> {
+pub fn default_address(host: &mut Netlink) -> Result<Option<IpAddr>> {
     let mut routes = host.routes()?;
     routes.retain(|r| r.destination.prefix_len() == 0 && r.table.is_none());
     // The kernel's own order.
@@ -93,58 +99,48 @@ fn default_address(host: &mut Netlink) -> Result<Option<IpAddr>> {
     Ok(None)
 }
 
-/// Of the device that has the address.
-pub fn mtu(host: &mut Netlink, address: IpAddr) -> Result<u32> {
-    let device = host.addresses()?.into_iter().find(|a| a.address == address);
-    let link = match device {
-        Some(device) => host.link_by_index(device.ifindex)?,
-        None => None,
+/// All of them; without a cluster this one alone.
+pub fn list(inner: &Inner, seen: &Seen) -> Vec<NodeInfo> {
+    let Some(cluster) = &inner.cluster else {
+        return vec![alone(inner, seen)];
     };
-    Ok(link.map_or(1500, |link| link.mtu))
+    let view = cluster.view();
+    let own = name(&inner.settings());
+    if !view.nodes.contains_key(&own) {
+        // It has not registered yet: etcd was never there.
+        let mut all = vec![alone(inner, seen)];
+        all.extend(view.nodes.keys().map(|name| node(inner, &view, name)));
+        return all;
+    }
+    view.nodes
+        .keys()
+        .map(|name| node(inner, &view, name))
+        .collect()
 }
 
-/// The nodes, as they are shown and changed by hand.
-pub struct Nodes;
+pub fn inspect(inner: &Inner, seen: &Seen, name: &str) -> Result<NodeInfo> {
+    let all = list(inner, seen);
+    let found = all.into_iter().find(|node| node.name == name);
+    found.ok_or_else(|| no_node(name))
+}
 
-impl Nodes {
-    pub fn list(inner: &Inner, seen: &Seen) -> Vec<NodeInfo> {
-        let Some(cluster) = &inner.cluster else {
-            return vec![alone(inner, seen)];
-        };
-        let view = cluster.view();
-        let own = name(&inner.settings());
-        if !view.nodes.contains_key(&own) {
-            // It has not registered yet: etcd was never there.
-            let mut all = vec![alone(inner, seen)];
-            all.extend(view.nodes.keys().map(|name| node(inner, &view, name)));
-            return all;
-        }
-        view.nodes
-            .keys()
-            .map(|name| node(inner, &view, name))
-            .collect()
-    }
+pub fn remove(inner: &Inner, name: &str) -> Result<()> {
+    let what = format!("node {name:?} cannot be removed");
+    let removed = cluster(inner, &what)?.remove_node(name);
+    let removed = inner.runtime.block_on(removed);
+    removed.map_err(|refusal| refusal.about(&what))
+}
 
-    pub fn inspect(inner: &Inner, seen: &Seen, name: &str) -> Result<NodeInfo> {
-        let all = Nodes::list(inner, seen);
-        let found = all.into_iter().find(|node| node.name == name);
-        found.ok_or_else(|| no_node(name))
-    }
-
-    pub fn remove(inner: &Inner, name: &str) -> Result<()> {
-        let cluster = cluster(inner, || format!("node {name:?} cannot be removed"))?;
-        Ok(inner.runtime.block_on(cluster.remove_node(name))?)
-    }
-
-    pub fn drain(inner: &Inner, seen: &Seen, name: &str, drained: bool) -> Result<NodeInfo> {
-        let cluster = cluster(inner, || format!("node {name:?} cannot be drained"))?;
-        inner.runtime.block_on(cluster.drain_node(name, drained))?;
-        // The picture follows in its own time.
-        Ok(NodeInfo {
-            drained,
-            ..Nodes::inspect(inner, seen, name)?
-        })
-    }
+pub fn drain(inner: &Inner, seen: &Seen, name: &str, drained: bool) -> Result<NodeInfo> {
+    let what = format!("node {name:?} cannot be drained");
+    let changed = cluster(inner, &what)?.drain_node(name, drained);
+    let changed = inner.runtime.block_on(changed);
+    changed.map_err(|refusal| refusal.about(&what))?;
+    // The picture follows in its own time.
+    Ok(NodeInfo {
+        drained,
+        ..inspect(inner, seen, name)?
+    })
 }
 
 fn no_node(name: &str) -> Error {

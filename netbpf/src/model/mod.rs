@@ -1,6 +1,10 @@
 //! The nouns of the API: what requests carry and answers print. Field names are
 //! a promise (docs/api.md); addresses are text, times RFC 3339.
 
+mod doctor;
+mod node;
+mod traffic;
+
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -11,6 +15,14 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::{
+    doctor::{Check, Finding, Severity},
+    node::{BlockInfo, ClusterInfo, DrainSpec, MemberInfo, NodeInfo, NodeState},
+    traffic::{
+        DropInfo, EventFilter, EventInfo, EventKind, FLOW_KINDS, FlowFilter, FlowInfo, FlushInfo,
+    },
+};
 
 /// Labels of a network or an endpoint.
 pub type Labels = BTreeMap<String, String>;
@@ -125,53 +137,6 @@ pub struct NetworkInfo {
     pub labels: Labels,
     /// Names of the endpoints on it.
     pub endpoints: Vec<String>,
-}
-
-/// A node of the cluster, or the only one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NodeInfo {
-    pub name: String,
-    /// Where other nodes reach it; null while it is not known.
-    pub address: Option<IpAddr>,
-    pub state: NodeState,
-    /// It gets no new endpoint on overlay networks.
-    pub drained: bool,
-    /// The node that was asked.
-    pub this: bool,
-    /// Of its uplink, in bytes.
-    pub mtu: Option<u32>,
-    /// Of its daemon.
-    pub version: String,
-    /// Blocks of addresses out of which it serves its containers.
-    pub blocks: Vec<BlockInfo>,
-    /// How many it has on overlay networks; without a cluster, on all.
-    pub endpoints: usize,
-}
-
-/// How a node stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeState {
-    Alive,
-    /// Its lease has ended: its endpoints leave listings, its routes stay.
-    Away,
-}
-
-/// A block of a network's addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct BlockInfo {
-    pub network: String,
-    #[schemars(with = "Cidr")]
-    pub block: IpNet,
-}
-
-/// Whether a node is to get nothing new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DrainSpec {
-    /// False: it may get new endpoints again.
-    #[serde(default = "yes")]
-    pub drained: bool,
 }
 
 /// Where the container's network namespace is.
@@ -505,149 +470,6 @@ pub struct PortOf {
     pub port: PortInfo,
 }
 
-/// A live connection, as `netbpf flows` prints it; addresses are `ip:port`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct FlowInfo {
-    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp` or a number.
-    pub protocol: String,
-    /// `ipv4` or `ipv6`.
-    pub family: String,
-    pub endpoint: Option<String>,
-    pub network: Option<String>,
-    /// `publish`, `masquerade`, `forward` or `local`.
-    pub kind: String,
-    pub state: String,
-    /// Of the packet that began it.
-    pub src: String,
-    pub dst: String,
-    /// Of the answers, as they arrive.
-    pub reply_src: String,
-    pub reply_dst: String,
-    /// Seconds since it began.
-    pub age: u64,
-    /// Seconds without a packet until it is forgotten.
-    pub expires_in: u64,
-    pub packets: u64,
-    pub bytes: u64,
-    pub reply_packets: u64,
-    pub reply_bytes: u64,
-}
-
-/// What made a connection.
-pub const FLOW_KINDS: [&str; 4] = ["publish", "masquerade", "forward", "local"];
-
-/// Which connections are meant: those that fit all that is said.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FlowFilter {
-    /// Of this endpoint only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// Of this network only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
-    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp` or a number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
-    /// In this state only, in the words of the listing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<String>,
-    /// `publish`, `masquerade`, `forward` or `local`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// `IP`, `IP/LEN`, `IP:PORT`, `[IP6]:PORT` or `:PORT`, like the others here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub src: Option<String>,
-    /// Where the packet that began it went.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dst: Option<String>,
-    /// Where the answers come from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply_src: Option<String>,
-    /// Where the answers go, as they arrive: the outside port of a masqueraded one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply_dst: Option<String>,
-}
-
-/// How much `netbpf flows flush` removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct FlushInfo {
-    /// Connections.
-    pub flows: u64,
-    /// Outside ports that no connection uses any more.
-    pub mappings: u64,
-}
-
-/// Which events are asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EventFilter {
-    /// Drops only.
-    #[serde(default)]
-    pub drops: bool,
-    /// Of this endpoint only.
-    pub endpoint: Option<String>,
-    /// Of this network only.
-    pub network: Option<String>,
-}
-
-/// What an event tells of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EventKind {
-    /// A connection began.
-    New,
-    /// A connection ended.
-    Close,
-    /// A packet was dropped.
-    Drop,
-    /// Events that were lost here.
-    Lost,
-}
-
-/// Something that happened, as `netbpf monitor` prints it; addresses are `ip:port`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct EventInfo {
-    /// RFC 3339, to the microsecond.
-    pub time: String,
-    pub event: EventKind,
-    /// Of drops, those of docs/drops.md; of ends `closed`, `reset`, `timeout`,
-    /// `unpublished`, `detached` or `flushed`; of lost events `buffer_full` (the programs told
-    /// more than the daemon could read) or `slow_reader` (this reader took too long).
-    pub reason: Option<String>,
-    /// The container's; null where none is known.
-    pub endpoint: Option<String>,
-    pub network: Option<String>,
-    /// Device of the host that the packet came by.
-    pub device: Option<String>,
-    /// `publish`, `masquerade` or `local`, of connections.
-    pub kind: Option<String>,
-    /// `ipv4` or `ipv6`.
-    pub family: Option<String>,
-    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp` or a number.
-    pub protocol: Option<String>,
-    /// Of the packet; of connections, of the one that began it, as it came.
-    pub src: Option<String>,
-    pub dst: Option<String>,
-    /// Of the answers to a connection, as they come: it was translated into the
-    /// reverse of these.
-    pub reply_src: Option<String>,
-    pub reply_dst: Option<String>,
-    /// Bytes of the packet.
-    pub length: Option<u32>,
-    /// How many, of lost events.
-    pub lost: Option<u64>,
-}
-
-/// One line of `netbpf drops`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct DropInfo {
-    /// Stable; docs/drops.md has them all.
-    pub reason: String,
-    pub packets: u64,
-    pub description: String,
-}
-
 /// The daemon and what it has in the kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusInfo {
@@ -666,146 +488,6 @@ pub struct StatusInfo {
     pub cluster: Option<ClusterInfo>,
     /// What an operator should know, one sentence each.
     pub notes: Vec<String>,
-}
-
-/// How this node stands to the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ClusterInfo {
-    /// `starting` (etcd has never answered), `connected`, `away`, or `conflict`: another
-    /// daemon has this node's name.
-    pub state: String,
-    /// Since when; null while it is starting.
-    pub since: Option<String>,
-    /// The member of etcd that is, or was, spoken to.
-    pub url: Option<String>,
-    /// Why etcd did not answer, the last time.
-    pub error: Option<String>,
-    pub members: Vec<MemberInfo>,
-    /// Of etcd; all up to there is in the tables of this node.
-    pub revision: i64,
-    /// Nodes that have registered, and how many of them are away.
-    pub nodes: usize,
-    pub nodes_away: usize,
-    /// Entries that were found to differ from etcd, and put right.
-    pub drift_repaired: u64,
-    /// Entries of the programs' tables that others had changed, and that were put right.
-    pub tables_repaired: u64,
-    /// Keys in etcd whose value cannot be read here.
-    pub unreadable: usize,
-}
-
-/// A member of etcd.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct MemberInfo {
-    pub name: String,
-    pub urls: Vec<String>,
-    pub leader: bool,
-}
-
-/// Something that `netbpf doctor` looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Finding {
-    pub check: Check,
-    pub severity: Severity,
-    /// What it is about: `device up0`, `endpoint web on front`, `map ports`.
-    pub object: String,
-    /// One line for people.
-    pub message: String,
-    /// What to do; empty where nothing is to be done.
-    pub advice: String,
-}
-
-/// How bad it is.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// As it should be.
-    Ok,
-    /// It works, but less well or less surely than it could.
-    Warning,
-    /// Something does not work, or not for all.
-    Error,
-}
-
-/// What `netbpf doctor` looks at.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Check {
-    /// The daemon answers.
-    Daemon,
-    /// The kernel has what is needed; what of it is used.
-    Kernel,
-    /// The process may do what it has to.
-    Capabilities,
-    /// The directory of pins is in a bpf file system.
-    Bpffs,
-    /// A cgroup of version 2 holds published ports.
-    Cgroup,
-    /// The host has IPv6.
-    Ipv6,
-    /// The store can be read, and says what the daemon knows.
-    Store,
-    /// Gateway addresses and unreachable routes are there.
-    Network,
-    /// Interfaces, addresses, routes and neighbour entries of endpoints are as they were
-    /// made, on the host and in the container.
-    Endpoint,
-    /// Nothing of ours is left that belongs to nothing.
-    Stray,
-    /// Our programs hang where they should, and everything is pinned.
-    Program,
-    /// No program of others comes before ours.
-    ForeignProgram,
-    /// The maps have the entries that they should have.
-    Map,
-    /// The maps have room.
-    MapUsage,
-    /// No route or address of others is within our subnets.
-    Overlap,
-    /// The host-side interfaces forward.
-    Forwarding,
-    /// Filtering by source address drops nothing of ours.
-    RpFilter,
-    /// The host's firewall lets containers and host talk.
-    Firewall,
-    /// No way out is narrower than the networks.
-    Mtu,
-    /// Published ports are among `ip_local_reserved_ports`.
-    ReservedPorts,
-    /// No program of the host has a published port.
-    Port,
-    /// There is a way out, and our programs are on it.
-    Uplink,
-    /// Dropped packets that tell of a mistake in the host's settings.
-    Drops,
-    /// No event was lost.
-    Events,
-    /// Time-outs are not less than the RFCs ask for.
-    Timeouts,
-    /// What the daemon remarked on when it started.
-    Start,
-}
-
-impl Check {
-    /// As JSON has it.
-    pub fn label(self) -> String {
-        let json = serde_json::to_value(self).unwrap_or_default();
-        json.as_str().unwrap_or_default().into()
-    }
-}
-
-impl Severity {
-    pub const fn label(self) -> &'static str {
-        match self {
-            Severity::Ok => "ok",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        }
-    }
 }
 
 /// A device by which packets leave and come.
