@@ -32,6 +32,7 @@ pub const OUTSIDE6: &str = "outside6";
 pub const POOLS: &str = "pools";
 pub const IDLE: &str = "idle";
 pub const RESERVED: &str = "reserved";
+pub const DISPLACED: &str = "displaced";
 pub const FRAGMENTS4: &str = "fragments4";
 pub const FRAGMENTS6: &str = "fragments6";
 pub const FRAGMENT_ID: &str = "fragment_id";
@@ -86,6 +87,7 @@ pub const MAPS: &[&str] = &[
     POOLS,
     IDLE,
     RESERVED,
+    DISPLACED,
     FRAGMENTS4,
     FRAGMENTS6,
     FRAGMENT_ID,
@@ -106,6 +108,10 @@ pub const TO_CONTAINER: &str = "to_container";
 pub const FROM_UPLINK: &str = "from_uplink";
 /// TC ingress of an uplink without Ethernet header (tun, WireGuard, ppp).
 pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
+/// TC egress of an uplink with Ethernet header.
+pub const TO_UPLINK: &str = "to_uplink";
+/// TC egress of an uplink without.
+pub const TO_UPLINK_L3: &str = "to_uplink_l3";
 
 /// XDP on an uplink.
 pub const EARLY_DROP: &str = "early_drop";
@@ -114,7 +120,7 @@ pub const HOST_LOCAL: &str = "host_local";
 
 /// Loaded with the first device that wants it: few hosts have one, and verifying it
 /// takes the kernel as long as all else together.
-pub const AT_NEED: &[&str] = &[FROM_UPLINK_L3];
+pub const AT_NEED: &[&str] = &[FROM_UPLINK_L3, TO_UPLINK_L3];
 
 /// Every program of devices.
 pub const PROGRAMS: &[&str] = &[
@@ -122,6 +128,8 @@ pub const PROGRAMS: &[&str] = &[
     TO_CONTAINER,
     FROM_UPLINK,
     FROM_UPLINK_L3,
+    TO_UPLINK,
+    TO_UPLINK_L3,
     HOST_LOCAL,
     EARLY_DROP,
 ];

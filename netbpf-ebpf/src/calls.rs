@@ -188,11 +188,12 @@ macro_rules! of_family {
         /// Records a masqueraded flow under an outside port.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $record(skb: *mut __sk_buff, port: u32, shared: u32) -> u32 {
+        pub extern "C" fn $record(skb: *mut __sk_buff, port: u32, ask: u32) -> u32 {
             let skb = &Skb::from_raw(skb);
             match scratch::<$family>() {
                 Ok((p, room)) => {
-                    masquerade::record::<$family>(skb, p, room, port as u16, shared != 0)
+                    let ask = masquerade::Ask::from_number(ask);
+                    masquerade::record::<$family>(skb, p, room, port as u16, ask)
                 }
                 Err(_) => 0,
             }

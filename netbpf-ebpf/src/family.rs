@@ -25,7 +25,7 @@ use crate::{
     calls,
     ctx::{Skb, sum_diff},
     maps::{self, Flows, Fragments, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
-    stage::{pool::Wanted, port::Client, route::Way, translate::NewTuple},
+    stage::{masquerade::Ask, pool::Wanted, port::Client, route::Way, translate::NewTuple},
 };
 
 const AF_INET: u8 = 2;
@@ -77,8 +77,8 @@ pub struct Room<A> {
     pub backend_key: BackendKey,
     /// Who asks for a published port.
     pub client: Addr,
-    /// Not 0: the masqueraded flow that begins is for another container's outside port.
-    pub hairpin: u32,
+    /// Whose masqueraded flow begins: [`crate::stage::masquerade::OUTWARD`] and its like.
+    pub begins: u32,
     /// What the first half of a new flow has seen.
     pub seen: u8,
     /// Number of the outside address among those with pools.
@@ -179,11 +179,11 @@ pub trait Family: Sized {
         src: Self::Addr,
         dst: Self::Addr,
     ) -> Result<(), DropReason>;
-    /// The same with one hop less, of a packet without a transport checksum that covers
-    /// the addresses.
+    /// The same of a packet without a transport checksum that covers the addresses.
     fn rewrite_bare(
         skb: &Skb,
         l3: usize,
+        hops: u8,
         src: Self::Addr,
         dst: Self::Addr,
     ) -> Result<(), DropReason>;
@@ -217,7 +217,7 @@ pub trait Family: Sized {
     fn call_advance(seen: u8, opens: bool, scale: u8) -> Coded;
     fn call_try_outside(skb: &Skb, candidate: u16, idle: bool) -> u32;
     fn call_search(skb: &Skb, wanted: Wanted) -> u32;
-    fn call_record(skb: &Skb, port: u16, shared: bool) -> u32;
+    fn call_record(skb: &Skb, port: u16, ask: Ask) -> u32;
     fn call_clear() -> u32;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
     fn call_enter_tunnel(skb: &Skb) -> Coded;
@@ -310,8 +310,8 @@ impl Family for V4 {
         calls::search_v4(skb.raw(), wanted as u32)
     }
     #[inline(always)]
-    fn call_record(skb: &Skb, port: u16, shared: bool) -> u32 {
-        calls::record_v4(skb.raw(), port.into(), shared.into())
+    fn call_record(skb: &Skb, port: u16, ask: Ask) -> u32 {
+        calls::record_v4(skb.raw(), port.into(), ask as u32)
     }
     #[inline(always)]
     fn call_clear() -> u32 {
@@ -491,8 +491,14 @@ impl Family for V4 {
         )
     }
     #[inline(always)]
-    fn rewrite_bare(skb: &Skb, l3: usize, src: Addr4, dst: Addr4) -> Result<(), DropReason> {
-        Self::rewrite(skb, l3, 1, src, dst)
+    fn rewrite_bare(
+        skb: &Skb,
+        l3: usize,
+        hops: u8,
+        src: Addr4,
+        dst: Addr4,
+    ) -> Result<(), DropReason> {
+        Self::rewrite(skb, l3, hops, src, dst)
     }
     #[inline(always)]
     fn lower_hop_limit(skb: &Skb, l3: usize) -> Result<(), DropReason> {
@@ -591,8 +597,8 @@ impl Family for V6 {
         calls::search_v6(skb.raw(), wanted as u32)
     }
     #[inline(always)]
-    fn call_record(skb: &Skb, port: u16, shared: bool) -> u32 {
-        calls::record_v6(skb.raw(), port.into(), shared.into())
+    fn call_record(skb: &Skb, port: u16, ask: Ask) -> u32 {
+        calls::record_v6(skb.raw(), port.into(), ask as u32)
     }
     #[inline(always)]
     fn call_clear() -> u32 {
@@ -736,8 +742,16 @@ impl Family for V6 {
         skb.write(l3 + ipv6::DST, dst)
     }
     #[inline(always)]
-    fn rewrite_bare(skb: &Skb, l3: usize, src: Addr6, dst: Addr6) -> Result<(), DropReason> {
-        Self::lower_hop_limit(skb, l3)?;
+    fn rewrite_bare(
+        skb: &Skb,
+        l3: usize,
+        hops: u8,
+        src: Addr6,
+        dst: Addr6,
+    ) -> Result<(), DropReason> {
+        if hops != 0 {
+            Self::lower_hop_limit(skb, l3)?;
+        }
         skb.store_covered(l3 + ipv6::SRC, &src)?;
         skb.store_covered(l3 + ipv6::DST, &dst)
     }

@@ -120,6 +120,8 @@ pub static POOLS: Array<Pool, { POOL_ENTRIES as usize }> = Array::new();
 pub static IDLE: Array<Pool, { POOL_ENTRIES as usize }> = Array::new();
 #[btf_map(name = "reserved")]
 pub static RESERVED: Array<Pool, { POOL_KINDS as usize }> = Array::new();
+#[btf_map(name = "displaced")]
+pub static DISPLACED: Array<Pool, { POOL_KINDS as usize }> = Array::new();
 
 pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentOf<A>, { FRAGMENTED as usize }>;
 

@@ -37,12 +37,16 @@ assert_layout!(FlowKey<[u8; 16]>, 40);
 /// Arrived from an uplink.
 pub const ARRIVAL_UPLINK: u16 = 0;
 
-/// Sent by the host itself to itself: seen on the way out by `lo`.
+/// Sent by the host itself: seen on the way out by `lo` or by an uplink.
 pub const ARRIVAL_HOST: u16 = 0xffff;
 
 /// Sent by a container to an outside port of another one's: seen between the two
 /// translations.
 pub const ARRIVAL_HAIRPIN: u16 = 0xfffe;
+
+/// Scope of the host's own addresses, where they are inside of a masqueraded flow: its
+/// packets arrive as [`ARRIVAL_HOST`].
+pub const SCOPE_HOST: u32 = ARRIVAL_HOST as u32 - 1;
 
 /// Arrived from a container whose addresses are in this scope (as in
 /// [`crate::maps::EndpointKey`]; below 65,533).
@@ -68,6 +72,10 @@ pub const FLOW_TO_HOST: u8 = 1 << 5;
 
 /// This half leads to an outside port of another container's, without leaving the host.
 pub const FLOW_HAIRPIN: u8 = 1 << 6;
+
+/// Both ends are the host's own: a packet keeps its way, and all but the host's port, which
+/// a container has towards the same remote.
+pub const FLOW_OF_HOST: u8 = 1 << 7;
 
 /// What made the flow.
 pub const KIND_PUBLISH: u8 = 1;
@@ -167,9 +175,9 @@ pub struct Flow<A> {
     /// To a container: its host-side veth. Outward: the device of the way out.
     pub ifindex: u32,
     /// The container's endpoint: that of the destination where the half leads
-    /// into a container, else that of the source.
+    /// into a container, else that of the source; 0 of a flow of the host's own.
     pub endpoint: u32,
-    /// The endpoint whose packets these are; 0 for those from an uplink. Another
+    /// The endpoint whose packets these are; 0 for those from an uplink or the host. Another
     /// endpoint with the same address does not take up the flow.
     pub sender: u32,
     /// Of the published port: the generation that made the flow, and its slot.

@@ -1,9 +1,11 @@
 //! `pools`: which outside ports are in use, so that a free one is found at once. `idle`:
 //! at which of them a flow of TCP ended, so that its mapping may be taken over.
-//! `reserved`: which ones masquerade never gives out, whatever the address.
+//! `reserved`: which ones masquerade never gives out, whatever the address. `displaced`:
+//! ports of the host's own packets that leave with another one (see `to_uplink`); a mark
+//! that is no longer needed costs a look-up and no more, so that it stays.
 //!
-//! All are bit maps, of which the first two are no more than hints: the insert into
-//! `outside*` decides. Bits are set by the programs and put right by the daemon, every 10 seconds.
+//! All are bit maps. The first two are no more than hints: the insert into `outside*`
+//! decides. Their bits are set by the programs and put right by the daemon, every 10 seconds.
 
 use crate::{
     assert_layout,
@@ -22,7 +24,7 @@ pub const POOL_KINDS: u32 = 3;
 /// Entries of `pools` and `idle`.
 pub const POOLS: u32 = POOL_ADDRESSES * POOL_KINDS;
 
-/// Value of all three: bit `n % 64` of word `n / 64` is port `n`.
+/// Value of all four: bit `n % 64` of word `n / 64` is port `n`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -50,8 +52,8 @@ impl Pool {
     }
 }
 
-/// Ports of TCP, ports of UDP, identifiers of ICMP: the entries of `reserved`, and those
-/// of an address in `pools` and `idle`.
+/// Ports of TCP, ports of UDP, identifiers of ICMP: the entries of `reserved` and
+/// `displaced`, and those of an address in `pools` and `idle`.
 #[inline(always)]
 pub const fn pool_kind(protocol: u8) -> u32 {
     match protocol {

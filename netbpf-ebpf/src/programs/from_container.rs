@@ -20,7 +20,7 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
-    stage::{Step, antispoof, deliver, local, nd, overlay, port::Client, route},
+    stage::{Step, antispoof, deliver, local, masquerade, nd, overlay, port::Client, route},
 };
 
 #[classifier]
@@ -189,7 +189,7 @@ fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<
     if veth.flags & NETWORK_INTERNAL != 0 {
         return Err(DropReason::Internal);
     }
-    room.hairpin = 0;
+    room.begins = masquerade::OUTWARD;
     if veth.flags & NETWORK_MASQUERADE != 0 {
         if ip.later_fragment {
             return Err(DropReason::Fragment);

@@ -6,6 +6,7 @@ mod from_uplink;
 mod host_local;
 mod sock_addr;
 mod to_container;
+mod to_uplink;
 
 use netbpf_common::{
     drop::DropReason,

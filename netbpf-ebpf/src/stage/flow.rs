@@ -8,8 +8,8 @@ use netbpf_common::{
         Flow, FlowKey,
         flows::{
             ARRIVAL_UPLINK, Expects, FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP,
-            FLOW_HAIRPIN, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE,
-            is_of_port,
+            FLOW_HAIRPIN, FLOW_OF_HOST, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST,
+            KIND_MASQUERADE, is_of_port,
         },
     },
     packet::{IPPROTO_TCP, Read as _, tcp, tuple::TransportKind},
@@ -99,7 +99,7 @@ pub fn follow<F: Family>(
     } else if flow.seen & seen != seen {
         flow.seen |= seen;
     }
-    if ip.hop_limit <= 1 {
+    if ip.hop_limit <= hops(flow.flags) {
         return Err(DropReason::HopLimit);
     }
 
@@ -118,14 +118,15 @@ pub fn follow<F: Family>(
     let settled = taken.flags & FLOW_ESTABLISHED != 0;
     // Once a second, and when the flow settles: it may then be silent for long.
     if settled
-        && taken.flags & (FLOW_TO_CONTAINER | FLOW_TO_HOST) == 0
+        && taken.flags & FLOW_ORIGINAL != 0
         && taken.kind == KIND_MASQUERADE
         && (moved || room.way.asked != 0)
     {
         masquerade::keep::<F>(p, room, time);
     }
-    translate::rewrite::<F>(skb, p, &room.new)?;
-    if ip.more_fragments {
+    translate::rewrite::<F>(skb, p, &room.new, taken.hops())?;
+    // Of the host's own, nothing changes that later fragments have.
+    if ip.more_fragments && taken.flags & FLOW_OF_HOST == 0 {
         remember::<F>(skb)?;
     }
     address::<F>(skb, p.l3, &taken)?;
@@ -170,14 +171,17 @@ pub fn direct<F: Family>(
     if taken.flags & FLOW_TO_HOST != 0 {
         return Ok(Coded::TO_LOOPBACK);
     }
-    if taken.flags & FLOW_HAIRPIN != 0 {
+    if taken.flags & (FLOW_HAIRPIN | FLOW_OF_HOST) != 0 {
         // There is nothing to ask, but the mapping to be kept as often.
         let ask = since(time, flow.checked) >= TICKS_PER_SECOND;
         if ask && taken.flags & FLOW_ESTABLISHED != 0 {
             flow.checked = time;
         }
         room.way.asked = u32::from(ask);
-        return Ok(Coded::TO_HAIRPIN);
+        return Ok(match taken.flags & FLOW_HAIRPIN {
+            0 => Coded::PASS,
+            _ => Coded::TO_HAIRPIN,
+        });
     }
     outward::<F>(skb, p, flow, room, time)?;
     Ok(deliver::forward::<F>(room))
@@ -199,6 +203,20 @@ pub struct Taken {
     kind: u8,
     mtu: u16,
     delivered: Coded,
+}
+
+impl Taken {
+    /// By how many the hop limit of its packets becomes lower.
+    #[inline(always)]
+    pub fn hops(&self) -> u8 {
+        hops(self.flags)
+    }
+}
+
+/// The host is no router to itself.
+#[inline(always)]
+fn hops(flags: u8) -> u8 {
+    u8::from(flags & FLOW_OF_HOST == 0)
 }
 
 /// Copies all that decides where the packet goes, before it is trusted: an entry of an

@@ -62,7 +62,7 @@ pub fn follow<F: Family>(
     if p.key.arrival == ARRIVAL_UPLINK && local::subnet::<F>(room, p.ip.src).is_some() {
         return Err(DropReason::SpoofedSubnet);
     }
-    if p.ip.hop_limit <= 1 {
+    if p.ip.hop_limit <= taken.hops() {
         return Err(DropReason::HopLimit);
     }
     let verdict = flow::direct::<F>(skb, p, found, &taken, room, now())?;
@@ -79,7 +79,7 @@ pub fn follow<F: Family>(
         let diff = F::addr_diff((p.ip.src, p.ip.dst), (src, dst));
         skb.pseudo_checksum(l4 + icmp::CHECKSUM, diff, false, true)?;
     }
-    F::rewrite(skb, l3, 1, src, dst)?;
+    F::rewrite(skb, l3, taken.hops(), src, dst)?;
     flow::address::<F>(skb, p.l3, &taken)?;
     Ok(verdict)
 }

@@ -11,8 +11,8 @@ use netbpf_common::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Veth,
         endpoints::{NETWORK_INTERNAL, NETWORK_MASQUERADE},
         flows::{
-            ARRIVAL_HAIRPIN, ARRIVAL_UPLINK, Expects, FLOW_HAIRPIN, FLOW_ORIGINAL,
-            FLOW_TO_CONTAINER, KIND_MASQUERADE, arrival_container,
+            ARRIVAL_HAIRPIN, ARRIVAL_UPLINK, Expects, FLOW_HAIRPIN, FLOW_OF_HOST, FLOW_ORIGINAL,
+            FLOW_TO_CONTAINER, KIND_MASQUERADE, SCOPE_HOST, arrival_container,
         },
     },
     packet::{
@@ -41,6 +41,13 @@ use crate::{
 /// host has, or that another CPU takes.
 const TRIES: u32 = 32;
 
+/// Whose flow begins, as the program leaves it in `room.begins`: a container's to the
+/// outside; one's to another container's outside port; one of the host's own, whose tuple a
+/// container has already.
+pub const OUTWARD: u32 = 0;
+pub const HAIRPIN: u32 = 1;
+pub const OF_HOST: u32 = 2;
+
 #[inline(always)]
 pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let (ip, t) = (&p.ip, &p.t);
@@ -59,12 +66,13 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
             return Err(DropReason::NoFlow);
         }
     };
-    if ip.hop_limit <= 1 {
+    let of_host = room.begins == OF_HOST;
+    if ip.hop_limit <= 1 && !of_host {
         return Err(DropReason::HopLimit);
     }
-    if room.hairpin != 0 {
+    if room.begins != OUTWARD {
         // It leaves and comes back by that address.
-        room.way.src = ip.dst;
+        room.way.src = if of_host { ip.src } else { ip.dst };
         room.way.ifindex = 0;
     } else {
         route::way::<F>(skb, room, F::UNSPECIFIED, ip.dst)?;
@@ -79,7 +87,7 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         }
         // The checksum of SCTP covers its ports, and the others have none: one container
         // at a time has an association or a tunnel with a peer.
-        _ => match F::call_record(skb, t.sport, false) {
+        _ => match F::call_record(skb, t.sport, Ask::Nothing) {
             WRITTEN => t.sport,
             FULL => return Err(DropReason::FlowTableFull),
             _ if ip.protocol == IPPROTO_SCTP => return Err(DropReason::PortsExhausted),
@@ -93,11 +101,15 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         sport: port,
         dport: if echo { 0 } else { t.dport },
     };
-    translate::rewrite::<F>(skb, p, &room.new)?;
+    translate::rewrite::<F>(skb, p, &room.new, u8::from(!of_host))?;
+    if of_host {
+        pool::displace(ip.protocol, t.sport);
+        return Ok(Coded::PASS);
+    }
     if ip.more_fragments {
         remember::<F>(skb)?;
     }
-    if room.hairpin != 0 {
+    if room.begins == HAIRPIN {
         return Ok(Coded::TO_HAIRPIN);
     }
     Ok(deliver::forward::<F>(room))
@@ -130,7 +142,7 @@ pub fn leads_back<F: Family>(
     if host_has::<F>(skb, room, remote, own, ip.protocol, true) {
         return false;
     }
-    room.hairpin = 1;
+    room.begins = HAIRPIN;
     true
 }
 
@@ -140,9 +152,9 @@ pub fn leads_back<F: Family>(
 #[inline(always)]
 fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step<u16> {
     let protocol = p.ip.protocol;
-    let mut port = outside_port::<F>(skb, p, room)?;
+    let (mut port, ask) = outside_port::<F>(skb, p, room)?;
     if port != 0 {
-        match F::call_record(skb, port, false) {
+        match F::call_record(skb, port, ask) {
             WRITTEN => return Ok(port),
             FULL => return Err(DropReason::FlowTableFull),
             // A flow that shares the port has this very remote.
@@ -155,7 +167,7 @@ fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -
         if port == 0 {
             break;
         }
-        match F::call_record(skb, port, true) {
+        match F::call_record(skb, port, Ask::All) {
             WRITTEN => return Ok(port),
             FULL => return Err(DropReason::FlowTableFull),
             _ => {}
@@ -165,10 +177,15 @@ fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -
 }
 
 /// The port that the container's address and port has outside: the one it has
-/// already (RFC 4787 REQ-1), or a new one; 0 where there is none to be had.
+/// already (RFC 4787 REQ-1), or a new one; 0 where there is none to be had. With it what is
+/// still to be asked.
 #[inline(always)]
-fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step<u16> {
-    let veth = local::veth(skb)?;
+fn outside_port<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+) -> Step<(u16, Ask)> {
+    let scope = owner(skb, room)?.scope;
     let (ip, t, outside, time) = (&p.ip, &p.t, room.way.src, now());
     room.mapping_key = MappingKey {
         inside: ip.src,
@@ -176,11 +193,11 @@ fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
         port: t.sport,
         protocol: ip.protocol,
         reserved: 0,
-        scope: veth.scope,
+        scope,
     };
     room.outside = Outside {
         inside: ip.src,
-        scope: veth.scope,
+        scope,
         port: t.sport,
         reserved: 0,
     };
@@ -204,7 +221,8 @@ fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
         // SAFETY: entries of `outside` are written once.
         let owner = unsafe { F::outside().get(&room.outside_key) };
         if owner.is_some_and(|owner| is_same(owner, &room.outside)) {
-            return Ok(port);
+            // A program of the host may have taken the port since.
+            return Ok((port, Ask::Connections));
         }
         let _ = F::mappings().remove(&room.mapping_key);
     }
@@ -217,17 +235,17 @@ fn outside_port<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Ad
         match F::call_try_outside(skb, t.sport, false) {
             TAKEN => {}
             FULL => return Err(DropReason::FlowTableFull),
-            port => return Ok(port as u16),
+            port => return Ok((port as u16, Ask::Nothing)),
         }
     }
     for wanted in [Wanted::Free, Wanted::Idle, Wanted::Any] {
         match F::call_search(skb, wanted) {
             TAKEN => {}
             FULL => return Err(DropReason::FlowTableFull),
-            port => return Ok(port as u16),
+            port => return Ok((port as u16, Ask::Nothing)),
         }
     }
-    Ok(0)
+    Ok((0, Ask::Nothing))
 }
 
 /// Looks for a port of that kind and takes it, as [`try_port`] does: one after the other
@@ -475,23 +493,72 @@ pub fn host_has<F: Family>(
     }
 }
 
-/// Writes both halves; the reverse one first, since it must not be another's. `shared`:
-/// the port is another mapping's, towards other remotes.
+/// Which sockets of the host may have the tuple, and are to be asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Ask {
+    /// None: it was asked when the port was taken.
+    Nothing,
+    /// Such as have a connection with it.
+    Connections,
+    /// Also such as listen on the port.
+    All,
+}
+
+impl Ask {
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Ask {
+        match number {
+            0 => Ask::Nothing,
+            1 => Ask::Connections,
+            _ => Ask::All,
+        }
+    }
+}
+
+/// Whose flow it is that begins.
+struct Owner {
+    endpoint: u32,
+    scope: u32,
+    ifindex: u32,
+    mac: [u8; 6],
+}
+
+#[inline(always)]
+fn owner<A>(skb: &Skb, room: &Room<A>) -> Step<Owner> {
+    if room.begins == OF_HOST {
+        return Ok(Owner {
+            endpoint: 0,
+            scope: SCOPE_HOST,
+            ifindex: 0,
+            mac: [0; 6],
+        });
+    }
+    let veth = local::veth(skb)?;
+    Ok(Owner {
+        endpoint: veth.endpoint,
+        scope: veth.scope,
+        ifindex: skb.ifindex(),
+        mac: veth.mac,
+    })
+}
+
+/// Writes both halves; the reverse one first, since it must not be another's.
 #[inline(always)]
 pub fn record<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     outside_port: u16,
-    shared: bool,
+    ask: Ask,
 ) -> u32 {
-    let Ok(veth) = local::veth(skb) else {
+    let Ok(owner) = owner(skb, room) else {
         return FULL;
     };
     let (ip, t, time, seen) = (&p.ip, &p.t, now(), room.seen);
-    if shared {
+    if ask != Ask::Nothing {
         let (remote, own) = ((ip.dst, t.dport), (room.way.src, outside_port));
-        if host_has::<F>(skb, room, remote, own, ip.protocol, true) {
+        if host_has::<F>(skb, room, remote, own, ip.protocol, ask == Ask::All) {
             return TAKEN;
         }
     }
@@ -505,10 +572,9 @@ pub fn record<F: Family>(
         dport: outside_port,
         protocol: ip.protocol,
         reserved: 0,
-        arrival: if room.hairpin != 0 {
-            ARRIVAL_HAIRPIN
-        } else {
-            ARRIVAL_UPLINK
+        arrival: match room.begins {
+            HAIRPIN => ARRIVAL_HAIRPIN,
+            _ => ARRIVAL_UPLINK,
         },
     };
     // Field by field: a whole flow built on the stack would not fit there.
@@ -520,10 +586,10 @@ pub fn record<F: Family>(
     forward.sport = outside_port;
     forward.dport = if echo { 0 } else { t.dport };
     forward.ifindex = way.ifindex;
-    forward.endpoint = veth.endpoint;
+    forward.endpoint = owner.endpoint;
     forward.slot = 0;
     forward.other_arrival = room.reverse_key.arrival;
-    forward.sender = veth.endpoint;
+    forward.sender = owner.endpoint;
     forward.generation = 0;
     forward.last_seen = time;
     forward.created = time;
@@ -531,11 +597,12 @@ pub fn record<F: Family>(
     forward.next_hop = way.next_hop;
     forward.mac = [0; 6];
     forward.kind = KIND_MASQUERADE;
-    forward.flags = if room.hairpin != 0 {
-        FLOW_ORIGINAL | FLOW_HAIRPIN
-    } else {
-        FLOW_ORIGINAL | way.flow_flags()
-    };
+    forward.flags = FLOW_ORIGINAL
+        | match room.begins {
+            OUTWARD => way.flow_flags(),
+            HAIRPIN => FLOW_HAIRPIN,
+            _ => FLOW_OF_HOST,
+        };
     forward.seen = seen;
     forward.mtu = way.flow_mtu();
     forward.expects = Expects::after_own_syn(match t.kind {
@@ -551,10 +618,13 @@ pub fn record<F: Family>(
     room.reverse.dst = ip.src;
     room.reverse.sport = if echo { 0 } else { t.dport };
     room.reverse.dport = t.sport;
-    room.reverse.ifindex = skb.ifindex();
+    room.reverse.ifindex = owner.ifindex;
     room.reverse.next_hop = F::UNSPECIFIED;
-    room.reverse.mac = veth.mac;
-    room.reverse.flags = FLOW_TO_CONTAINER;
+    room.reverse.mac = owner.mac;
+    room.reverse.flags = match room.begins {
+        OF_HOST => FLOW_OF_HOST,
+        _ => FLOW_TO_CONTAINER,
+    };
     room.reverse.other_arrival = p.key.arrival;
     room.reverse.sender = 0;
     room.reverse.seen = 0;

@@ -6,7 +6,7 @@ use netbpf_common::maps::{
     pools::{POOL_WORDS, pool_index, pool_kind},
 };
 
-use crate::maps::{IDLE, POOLS, RESERVED};
+use crate::maps::{DISPLACED, IDLE, POOLS, RESERVED};
 
 const WORD_MASK: u32 = POOL_WORDS as u32 - 1;
 
@@ -76,12 +76,23 @@ pub fn next(wanted: Wanted, number: u32, protocol: u8, start: u16) -> u16 {
 /// May masquerade give out the port at all?
 #[inline(always)]
 pub fn is_reserved(protocol: u8, port: u16) -> bool {
-    match RESERVED.get(pool_kind(protocol)) {
-        Some(reserved) => {
-            reserved.words[usize::from(port >> 6) & (POOL_WORDS - 1)] & (1 << (port & 63)) != 0
-        }
-        None => true,
-    }
+    RESERVED
+        .get(pool_kind(protocol))
+        .is_none_or(|reserved| has(reserved, port))
+}
+
+/// May there be packets of the host that leave with another port than this?
+#[inline(always)]
+pub fn is_displaced(protocol: u8, port: u16) -> bool {
+    DISPLACED
+        .get(pool_kind(protocol))
+        .is_some_and(|displaced| has(displaced, port))
+}
+
+/// Packets of the host with this port leave with another one from now on.
+#[inline(always)]
+pub fn displace(protocol: u8, port: u16) {
+    set(DISPLACED.get_ptr_mut(pool_kind(protocol)), port);
 }
 
 /// Marks a port as in use by a mapping that is not idle, as far as is known.
@@ -119,6 +130,11 @@ fn set(pool: Option<*mut Pool>, port: u16) {
     unsafe {
         core::arch::asm!("lock *(u64 *)({p} + 0) |= {v}", p = in(reg) word, v = in(reg) bit);
     }
+}
+
+#[inline(always)]
+fn has(pool: &Pool, port: u16) -> bool {
+    pool.words[usize::from(port >> 6) & (POOL_WORDS - 1)] & (1 << (port & 63)) != 0
 }
 
 #[inline(always)]

@@ -426,7 +426,7 @@ pub fn begin<F: Family>(
     };
     let verdict = Coded::deliver(to.ifindex, to.endpoint);
     let mac = to.mac;
-    translate::rewrite::<F>(skb, p, &room.new)?;
+    translate::rewrite::<F>(skb, p, &room.new, 1)?;
     if ip.more_fragments {
         remember::<F>(skb)?;
     }

@@ -21,10 +21,15 @@ pub struct NewTuple<A> {
     pub dport: u16,
 }
 
-/// Rewrites the packet, hop limit included. The helpers for the transport
-/// checksum come first, as they end the life of packet pointers.
+/// Rewrites the packet, and lowers its hop limit by `hops` (0 or 1). The helpers for the
+/// transport checksum come first, as they end the life of packet pointers.
 #[inline(always)]
-pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr>) -> Step<()> {
+pub fn rewrite<F: Family>(
+    skb: &Skb,
+    p: &Packet<F::Addr>,
+    new: &NewTuple<F::Addr>,
+    hops: u8,
+) -> Step<()> {
     let (ip, t, l3) = (&p.ip, &p.t, p.l3 & 0xf);
     // The verifier loses the bounds of a value that went through the stack.
     let l4 = ip.l4 & 0x3fff;
@@ -45,7 +50,7 @@ pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr
                 skb.field_checksum(check, t.dport, new.dport, udp)?;
             }
             let (s, d) = (new.sport.to_be_bytes(), new.dport.to_be_bytes());
-            F::rewrite(skb, l3, 1, new.src, new.dst)?;
+            F::rewrite(skb, l3, hops, new.src, new.dst)?;
             skb.write(l4, [s[0], s[1], d[0], d[1]])
         }
         TransportKind::EchoRequest | TransportKind::EchoReply => {
@@ -60,15 +65,15 @@ pub fn rewrite<F: Family>(skb: &Skb, p: &Packet<F::Addr>, new: &NewTuple<F::Addr
             if from != to {
                 skb.field_checksum(check, from, to, false)?;
             }
-            F::rewrite(skb, l3, 1, new.src, new.dst)?;
+            F::rewrite(skb, l3, hops, new.src, new.dst)?;
             skb.write(l4 + icmp::ID, to.to_be_bytes())
         }
         // Its checksum is a CRC over ports and payload, not over the addresses.
         TransportKind::Sctp if new.sport == t.sport && new.dport == t.dport => {
-            F::rewrite_bare(skb, l3, new.src, new.dst)
+            F::rewrite_bare(skb, l3, hops, new.src, new.dst)
         }
         // Nothing of it covers the addresses; see `masquerade`.
-        TransportKind::Other => F::rewrite_bare(skb, l3, new.src, new.dst),
+        TransportKind::Other => F::rewrite_bare(skb, l3, hops, new.src, new.dst),
         TransportKind::Sctp | TransportKind::Icmp => Err(DropReason::Protocol),
     }
 }

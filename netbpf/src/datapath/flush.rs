@@ -45,22 +45,21 @@ where
     ) -> Result<Collected> {
         let mut flushed = Collected::default();
         let mut unused = HashMap::new();
-        let halves = self.halves()?;
-        for (key, flow) in &halves {
-            if flow.flags & FLOW_ORIGINAL == 0 || ended.has(flow) {
-                continue;
+        let mut found = Vec::new();
+        self.for_each(|key, flow, reply| {
+            let shown = record(key, flow, reply, now, &self.timeouts);
+            if shown.expires_in_seconds > 0 && !ended.has(flow) && wanted(&shown) {
+                found.push((*key, *flow, state_of(key, flow, reply)));
             }
-            let reverse = key.reverse(flow);
-            let shown = record(key, flow, halves.get(&reverse), now, &self.timeouts);
-            if shown.expires_in_seconds == 0 || !wanted(&shown) {
-                continue;
-            }
+            Ok(())
+        })?;
+        for (key, flow, state) in &found {
             let mapping = mapping_of(key, flow);
             let mapping = mapping.and_then(|key| Some((key, self.mappings.get(&key, 0).ok()?)));
-            if self.remove(key, &reverse, flow)? {
+            if self.remove(key, &key.reverse(flow), flow)? {
                 flushed.flows += 1;
                 unused.extend(mapping);
-                if !state_of(key, flow, halves.get(&reverse)).is_over() {
+                if !state.is_over() {
                     let (kind, tuple) = (kind_label(flow.kind), tuple(key, flow));
                     // What has begun is brought to its end, told or not.
                     if let Ok(event) = events::closed(Close::Flushed, flow.endpoint, kind, tuple) {
@@ -69,14 +68,15 @@ where
                 }
             }
         }
-        drop(halves);
+        drop(found);
         if !unused.is_empty() {
             // Read anew: some may have begun meanwhile.
-            for (key, flow) in &self.halves()? {
+            self.for_each(|key, flow, _| {
                 if let Some(used) = mapping_of(key, flow) {
                     unused.remove(&used);
                 }
-            }
+                Ok(())
+            })?;
         }
         for (key, mapping) in &unused {
             flushed.mappings += u64::from(self.unmap(key, mapping)?);
@@ -128,7 +128,7 @@ where
 }
 
 /// The mapping that a flow uses, of its half that leads out.
-fn mapping_of<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<MappingKey<A>> {
+pub(super) fn mapping_of<A: Address>(key: &FlowKey<A>, flow: &Flow<A>) -> Option<MappingKey<A>> {
     let masqueraded = flow.kind == KIND_MASQUERADE && flow.flags & FLOW_ORIGINAL != 0;
     masqueraded.then(|| MappingKey {
         inside: key.src,

@@ -15,6 +15,7 @@ use super::{
     attach::attach_type,
     host,
     load::chain,
+    on_uplink,
     pins::{self, Direction},
     types::{AttachKind, DatapathError, Device, EarlyDrop, UplinkEntry},
 };
@@ -76,11 +77,10 @@ impl Datapath {
         early: &EarlyDrop,
     ) -> Result<Vec<Hung>> {
         let device = &uplink.device;
-        let program = match uplink.ethernet {
-            true => names::FROM_UPLINK,
-            false => names::FROM_UPLINK_L3,
-        };
-        let mut all = vec![self.hung(netlink, device, program, Direction::Ingress, self.kind)?];
+        let mut all = on_uplink(uplink.ethernet)
+            .into_iter()
+            .map(|(program, direction)| self.hung(netlink, device, program, direction, self.kind))
+            .collect::<Result<Vec<_>>>()?;
         if *early == EarlyDrop::Xdp {
             all.push(self.hung_early(netlink, device)?);
         }

@@ -6,6 +6,7 @@
 
 mod attach;
 mod blocks;
+mod collect;
 mod drift;
 mod early;
 mod events;
@@ -17,6 +18,7 @@ mod kernel;
 mod load;
 mod marks;
 mod overlay;
+mod pages;
 mod pins;
 mod places;
 mod pools;
@@ -60,6 +62,7 @@ use netbpf_common::{
 
 use crate::sys::cgroup::Cgroup;
 use attach::{monotonic, name_of};
+use collect::{InUse, Round};
 use flows::Ended;
 use kernel::Kernel;
 use load::chain;
@@ -103,6 +106,16 @@ struct Inner {
 struct Flows {
     v4: FlowTables<[u8; 4]>,
     v6: FlowTables<[u8; 16]>,
+}
+
+impl Flows {
+    /// The outside ports that are in use.
+    fn in_use(&self) -> Result<InUse> {
+        let mut all = InUse::new();
+        self.v4.add_in_use(&mut all)?;
+        self.v6.add_in_use(&mut all)?;
+        Ok(all)
+    }
 }
 
 pub type Result<T, E = DatapathError> = std::result::Result<T, E>;
@@ -181,11 +194,11 @@ impl Datapath {
         Ok(())
     }
 
-    /// Hangs `from_uplink` on an uplink and writes its entry; `early_drop`, too, where
-    /// that is asked for and the driver runs it.
+    /// Hangs `from_uplink` and `to_uplink` on an uplink and writes its entry; `early_drop`,
+    /// too, where that is asked for and the driver runs it.
     pub fn attach_uplink(&self, uplink: &UplinkEntry) -> Result<EarlyDrop> {
         let inner = &mut *self.inner();
-        let (device, ingress) = (&uplink.device, Direction::Ingress);
+        let device = &uplink.device;
         let early = match uplink.xdp {
             true => early::attach(&mut inner.ebpf, &self.bpffs, device)?,
             false => {
@@ -199,24 +212,22 @@ impl Datapath {
             .uplinks
             .insert(device.ifindex, entry, 0)
             .map_err(|e| write_error(names::UPLINKS, 256, &e))?;
-        let program = if uplink.ethernet {
-            names::FROM_UPLINK
-        } else {
-            names::FROM_UPLINK_L3
-        };
-        load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
-        attach::attach(
-            &mut inner.ebpf,
-            &self.bpffs,
-            program,
-            device,
-            ingress,
-            self.kind,
-        )
-        .inspect_err(|_| {
-            // No way out by which nothing comes back.
-            let _ = inner.tables.uplinks.remove(&device.ifindex);
-        })?;
+        // In this order: what leaves under another port finds its way back.
+        for (program, direction) in on_uplink(uplink.ethernet) {
+            load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
+            attach::attach(
+                &mut inner.ebpf,
+                &self.bpffs,
+                program,
+                device,
+                direction,
+                self.kind,
+            )
+            .inspect_err(|_| {
+                // No way out by which nothing comes back.
+                let _ = inner.tables.uplinks.remove(&device.ifindex);
+            })?;
+        }
         Ok(early)
     }
 
@@ -483,10 +494,15 @@ impl Datapath {
         let living = || self.living();
         let now = ticks(monotonic()?);
         let ended = Ended::new(self);
-        let v4 = flows.v4.collect(now, living, &ended, tell)?;
-        let v6 = flows.v6.collect(now, living, &ended, tell)?;
-        let in_use = flows.v4.in_use().chain(flows.v6.in_use());
-        self.pools().set(in_use)?;
+        let round = Round {
+            now,
+            ended: &ended,
+            living: &living,
+            tell,
+        };
+        let v4 = flows.v4.collect(&round)?;
+        let v6 = flows.v6.collect(&round)?;
+        self.pools().set(flows.in_use()?)?;
         Ok(v4.and(v6))
     }
 
@@ -504,8 +520,7 @@ impl Datapath {
         let v6 = flows.v6.flush(now, &ended, &wanted, tell)?;
         let flushed = v4.and(v6);
         if flushed.mappings != 0 {
-            let in_use = flows.v4.in_use().chain(flows.v6.in_use());
-            self.pools().set(in_use)?;
+            self.pools().set(flows.in_use()?)?;
         }
         Ok(flushed)
     }
@@ -556,15 +571,12 @@ impl Datapath {
         self.inner().tables.generations.get(&slot, 0).ok()
     }
 
-    /// Endpoints that are there.
+    /// Endpoints that are there, and the host itself.
     fn living(&self) -> HashSet<u32> {
         let tables = &self.inner().tables;
-        tables
-            .veths
-            .iter()
-            .flatten()
-            .map(|(_, veth)| veth.endpoint)
-            .collect()
+        let veths = tables.veths.iter().flatten();
+        let endpoints = veths.map(|(_, veth)| veth.endpoint);
+        endpoints.chain([OF_HOST]).collect()
     }
 
     /// Removes every link, filter, program and map pin under `bpffs`; works
@@ -591,6 +603,18 @@ fn linked_program(pin: &Path) -> Option<u32> {
     let link = FdLink::from(PinnedLink::from_pin(pin).ok()?);
     Some(link.info().ok()?.program_id())
 }
+
+/// The programs of an uplink.
+fn on_uplink(ethernet: bool) -> [(&'static str, Direction); 2] {
+    let (from, to) = match ethernet {
+        true => (names::FROM_UPLINK, names::TO_UPLINK),
+        false => (names::FROM_UPLINK_L3, names::TO_UPLINK_L3),
+    };
+    [(from, Direction::Ingress), (to, Direction::Egress)]
+}
+
+/// No endpoint has this index: flows of the host's own have it.
+const OF_HOST: u32 = 0;
 
 /// No endpoint has this index: here is the sum of those that are no more, so that what
 /// all of them carried never becomes less.

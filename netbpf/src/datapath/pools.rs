@@ -14,7 +14,7 @@ use netbpf_common::{
     packet::IPPROTO_TCP,
 };
 
-use super::{Result, load::chain, tables::write_error, types::DatapathError};
+use super::{Result, collect::InUse, load::chain, tables::write_error, types::DatapathError};
 
 pub(super) struct Pools {
     table: Array<MapData, Pool>,
@@ -22,9 +22,6 @@ pub(super) struct Pools {
     /// Numbers of addresses, from 1 on, as in `locals`.
     numbers: HashMap<Addr, u32>,
 }
-
-/// An outside port that is in use.
-pub(super) type InUse = (Addr, u8, u16);
 
 impl Pools {
     /// With the numbers that an earlier daemon gave.
@@ -71,18 +68,12 @@ impl Pools {
 
     /// Marks just these ports as in use. A port that is taken meanwhile may be marked
     /// free: whoever tries it then finds out, and marks it.
-    pub fn set(&mut self, in_use: impl Iterator<Item = InUse>) -> Result<()> {
-        let mut pools: HashMap<u32, Box<Pool>> = HashMap::new();
-        for (addr, protocol, port) in in_use {
+    pub fn set(&mut self, in_use: InUse) -> Result<()> {
+        let numbered = in_use.into_iter().filter_map(|((addr, kind), pool)| {
             let number = self.number(&addr);
-            if number != 0 {
-                let index = pool_index(number, protocol);
-                pools
-                    .entry(index)
-                    .or_insert_with(|| Box::new(Pool::EMPTY))
-                    .put(port, true);
-            }
-        }
+            (number != 0).then(|| (entries(number).start + kind, pool))
+        });
+        let mut pools: HashMap<u32, Box<Pool>> = numbered.collect();
         let numbers: Vec<u32> = self.numbers.values().copied().collect();
         for number in numbers {
             self.write(number, &mut pools)?;

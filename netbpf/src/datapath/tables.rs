@@ -29,6 +29,7 @@ use netbpf_common::{
 use super::{
     Result,
     load::{chain, cpus},
+    pages::Paged,
     types::{
         DatapathError, EarlyDrop, EndpointEntry, LocalEntry, NetworkFlags, SourceEntry,
         SubnetEntry, UplinkEntry,
@@ -45,14 +46,12 @@ where
     OutsideKey<A>: Pod,
     Outside<A>: Pod,
 {
-    pub flows: HashMap<MapData, FlowKey<A>, Flow<A>>,
-    pub transient: HashMap<MapData, FlowKey<A>, Flow<A>>,
-    pub mappings: HashMap<MapData, MappingKey<A>, Mapping<A>>,
-    pub outside: HashMap<MapData, OutsideKey<A>, Outside<A>>,
+    pub flows: Paged<FlowKey<A>, Flow<A>>,
+    pub transient: Paged<FlowKey<A>, Flow<A>>,
+    pub mappings: Paged<MappingKey<A>, Mapping<A>>,
+    pub outside: Paged<OutsideKey<A>, Outside<A>>,
     /// When silent flows are over.
     pub timeouts: Timeouts,
-    /// Entries that the table of established flows has room for.
-    pub max_entries: usize,
     /// What seemed to be of no use at the last collection.
     pub suspects: Suspects<A>,
 }
@@ -63,6 +62,9 @@ pub(super) struct Suspects<A> {
     pub outside: HashSet<OutsideKey<A>>,
     /// Flows of ports that were taken back, which answer for a while.
     pub ended: HashSet<FlowKey<A>>,
+    /// Mappings that several flows were made with, long ago: whether one of them goes on is
+    /// seen with the next collection.
+    pub mappings: HashSet<MappingKey<A>>,
 }
 
 impl<A> Default for Suspects<A> {
@@ -70,6 +72,7 @@ impl<A> Default for Suspects<A> {
         Suspects {
             outside: HashSet::new(),
             ended: HashSet::new(),
+            mappings: HashSet::new(),
         }
     }
 }
@@ -106,26 +109,14 @@ pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
     M::try_from(map).map_err(|e| DatapathError::other(format!("open map {name}"), chain(&e)))
 }
 
-/// The size of a map that is not taken yet.
-fn entries(ebpf: &Ebpf, name: &'static str) -> Result<usize> {
-    let failed = |e: &dyn std::error::Error| {
-        DatapathError::other(format!("read the size of map {name}"), chain(e))
-    };
-    let Some(Map::HashMap(data)) = ebpf.map(name) else {
-        return Err(DatapathError::other("open maps", format!("no map {name}")));
-    };
-    Ok(data.info().map_err(|e| failed(&e))?.max_entries() as usize)
-}
-
 impl FlowTables<[u8; 4]> {
     pub(super) fn open4(ebpf: &mut Ebpf, timeouts: Timeouts) -> Result<Self> {
         Ok(FlowTables {
             timeouts,
-            max_entries: entries(ebpf, names::FLOWS4)?,
-            flows: take(ebpf, names::FLOWS4)?,
-            transient: take(ebpf, names::TRANSIENT4)?,
-            mappings: take(ebpf, names::MAPPINGS4)?,
-            outside: take(ebpf, names::OUTSIDE4)?,
+            flows: Paged::take(ebpf, names::FLOWS4)?,
+            transient: Paged::take(ebpf, names::TRANSIENT4)?,
+            mappings: Paged::take(ebpf, names::MAPPINGS4)?,
+            outside: Paged::take(ebpf, names::OUTSIDE4)?,
             suspects: Suspects::default(),
         })
     }
@@ -135,11 +126,10 @@ impl FlowTables<[u8; 16]> {
     pub(super) fn open6(ebpf: &mut Ebpf, timeouts: Timeouts) -> Result<Self> {
         Ok(FlowTables {
             timeouts,
-            max_entries: entries(ebpf, names::FLOWS6)?,
-            flows: take(ebpf, names::FLOWS6)?,
-            transient: take(ebpf, names::TRANSIENT6)?,
-            mappings: take(ebpf, names::MAPPINGS6)?,
-            outside: take(ebpf, names::OUTSIDE6)?,
+            flows: Paged::take(ebpf, names::FLOWS6)?,
+            transient: Paged::take(ebpf, names::TRANSIENT6)?,
+            mappings: Paged::take(ebpf, names::MAPPINGS6)?,
+            outside: Paged::take(ebpf, names::OUTSIDE6)?,
             suspects: Suspects::default(),
         })
     }

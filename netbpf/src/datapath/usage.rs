@@ -70,14 +70,14 @@ impl Datapath {
         {
             let t = &self.flow_tables();
             entries.extend([
-                (names::FLOWS4, t.v4.flows.keys().flatten().count()),
-                (names::FLOWS6, t.v6.flows.keys().flatten().count()),
-                (names::TRANSIENT4, t.v4.transient.keys().flatten().count()),
-                (names::TRANSIENT6, t.v6.transient.keys().flatten().count()),
-                (names::MAPPINGS4, t.v4.mappings.keys().flatten().count()),
-                (names::MAPPINGS6, t.v6.mappings.keys().flatten().count()),
-                (names::OUTSIDE4, t.v4.outside.keys().flatten().count()),
-                (names::OUTSIDE6, t.v6.outside.keys().flatten().count()),
+                (names::FLOWS4, t.v4.flows.count()?),
+                (names::FLOWS6, t.v6.flows.count()?),
+                (names::TRANSIENT4, t.v4.transient.count()?),
+                (names::TRANSIENT6, t.v6.transient.count()?),
+                (names::MAPPINGS4, t.v4.mappings.count()?),
+                (names::MAPPINGS6, t.v6.mappings.count()?),
+                (names::OUTSIDE4, t.v4.outside.count()?),
+                (names::OUTSIDE6, t.v6.outside.count()?),
             ]);
         }
         names::MAPS

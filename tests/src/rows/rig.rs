@@ -12,7 +12,7 @@ use netbpf::datapath::{
     Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
     ServiceAt, ServiceBackend, SubnetEntry, UplinkEntry,
 };
-use netbpf_common::names::EARLY_DROP;
+use netbpf_common::names::{EARLY_DROP, TO_UPLINK};
 
 use crate::packets::Way;
 
@@ -258,7 +258,8 @@ impl Rig {
             .unwrap_or_else(|e| panic!("publish: {e}"));
     }
 
-    /// Runs a packet through a program as if it came by that device; the code
+    /// Runs a packet through a program as if it came by that device, or, of `to_uplink`, as
+    /// if a program of the host sent it by that; the code
     /// that it returned, that of TC for what XDP means by its own, and the packet
     /// afterwards.
     #[track_caller]
@@ -278,8 +279,10 @@ impl Rig {
             let classifier = SchedClassifier::from_pin(&path)
                 .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let mut context = [0; CTX_SIZE];
-            for offset in [CTX_INGRESS_IFINDEX, CTX_IFINDEX] {
-                context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
+            // What the host sends has come by no device.
+            let came_by = if program == TO_UPLINK { 0 } else { ifindex };
+            for (offset, number) in [(CTX_INGRESS_IFINDEX, came_by), (CTX_IFINDEX, ifindex)] {
+                context[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
             }
             classifier.test_run(TestRunOptions {
                 data_in: Some(packet),

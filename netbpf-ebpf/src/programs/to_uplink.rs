@@ -1,0 +1,145 @@
+//! TC egress of an uplink: what the host's own programs send with a tuple that a container's
+//! masqueraded flow has already. Their answers would be the container's, so that they leave
+//! by another port, and their answers come back by it. All else passes.
+//!
+//! ours → parse → displaced, or outside port → flow or ICMP error → masquerade
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use netbpf_common::{
+    maps::{
+        OutsideKey,
+        flows::{ARRIVAL_HOST, ARRIVAL_UPLINK, FLOW_OF_HOST},
+    },
+    packet::{eth, icmp, tcp, tuple::TransportKind},
+    verdict::Coded,
+};
+
+use super::{Parsed, follow_by, parse};
+use crate::{
+    calls,
+    ctx::Skb,
+    emit,
+    family::{Family, Packet, Room, V4, V6, scratch},
+    maps::VETHS,
+    stage::{flow, masquerade, pool},
+};
+
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    program(&Skb::new(&ctx), eth::LEN)
+}
+
+#[classifier]
+pub fn to_uplink_l3(ctx: TcContext) -> i32 {
+    program(&Skb::new(&ctx), 0)
+}
+
+#[inline(always)]
+fn program(skb: &Skb, l3: usize) -> i32 {
+    // Tagged frames come from the VLAN device above, which is an uplink of its own.
+    if is_ours(skb) || skb.is_of_vlan() {
+        return emit::NEXT;
+    }
+    match skb.protocol() {
+        eth::TYPE_IPV4 => ip::<V4>(skb, l3),
+        eth::TYPE_IPV6 => ip::<V6>(skb, l3),
+        _ => emit::NEXT,
+    }
+}
+
+/// Comes from a container, by `from_container`.
+#[inline(always)]
+fn is_ours(skb: &Skb) -> bool {
+    let from = skb.ingress_ifindex();
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    from != 0 && unsafe { VETHS.get(&from) }.is_some()
+}
+
+#[inline(always)]
+fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
+    let found_by = Coded::from_bits(first_steps::<F>(skb, l3));
+    if found_by == Coded::PASS {
+        return emit::NEXT;
+    }
+    let verdict = follow_by::<F>(skb, found_by, 0);
+    if verdict == Coded::NOT_FOLLOWED
+        && found_by == Coded::TO_FLOW
+        && is_taken::<F>() != 0
+        // Where there is no other port it leaves as it is, and the container may get the
+        // answer: no program of the host fails for us.
+        && F::call_masquerade(skb) == Coded::PASS
+    {
+        calls::tell_began(skb.raw(), u32::from(F::VERSION));
+    }
+    match verdict.dropped() {
+        Some(reason) => emit::dropped(skb, l3, reason.into(), 0),
+        None => emit::NEXT,
+    }
+}
+
+/// `PASS` for all but what may have to be changed: one look-up for most packets.
+#[inline(never)]
+fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
+    let verdict = match scratch::<F>() {
+        Ok((p, room)) if parse::<F>(skb, l3, ARRIVAL_HOST) == Parsed::Whole => way::<F>(p, room),
+        _ => Coded::PASS,
+    };
+    verdict.to_bits()
+}
+
+#[inline(always)]
+fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Coded {
+    let (ip, t) = (&p.ip, &p.t);
+    // Later fragments have nothing that changes.
+    if ip.later_fragment || F::is_link_local(ip.src) || F::is_multicast(ip.dst) {
+        return Coded::PASS;
+    }
+    if icmp::is_about_flow(ip.protocol, t.flags) {
+        return Coded::TO_QUOTED;
+    }
+    match t.kind {
+        TransportKind::Tcp | TransportKind::Udp | TransportKind::EchoRequest => {
+            room.outside_key = OutsideKey {
+                outside: ip.src,
+                port: t.sport,
+                protocol: ip.protocol,
+                reserved: 0,
+            };
+            // SAFETY: entries of `outside` are written once.
+            let is_outside = unsafe { F::outside().get(&room.outside_key) }.is_some();
+            if is_outside || pool::is_displaced(ip.protocol, t.sport) {
+                Coded::TO_FLOW
+            } else {
+                Coded::PASS
+            }
+        }
+        // Without ports: one at a time has a tunnel with a peer, and the host comes first.
+        TransportKind::Sctp | TransportKind::Other => Coded::TO_FLOW,
+        TransportKind::EchoReply | TransportKind::Icmp => Coded::PASS,
+    }
+}
+
+/// Would the answer be a container's, and can the packet begin a flow? What has no port that
+/// could be another one takes the tuple over: the container's flow ends.
+#[inline(never)]
+fn is_taken<F: Family>() -> u32 {
+    let Ok((p, room)) = scratch::<F>() else {
+        return 0;
+    };
+    let key = p.ip.key_of_answer(&p.t, ARRIVAL_UPLINK);
+    let Some(held) = flow::find::<F>(&key) else {
+        return 0;
+    };
+    if held.flags & FLOW_OF_HOST != 0 {
+        return 0;
+    }
+    let begins = match p.t.kind {
+        TransportKind::Tcp => p.t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN,
+        _ => true,
+    };
+    if matches!(p.t.kind, TransportKind::Sctp | TransportKind::Other) {
+        flow::forget::<F>(&key, held, room);
+    }
+    room.begins = masquerade::OF_HOST;
+    begins.into()
+}
