@@ -32,6 +32,8 @@ const CHECK: Duration = Duration::from_secs(3);
 /// Nothing is drained, or for longer than that.
 const CHECK_DRAINS: Duration = Duration::from_secs(3600);
 const COLLECT: Duration = Duration::from_secs(10);
+/// With many flows it takes long: then it rests for so many times as long.
+const COLLECT_SHARE: u32 = 20;
 
 /// Starts the tasks; they end with the last strong reference.
 pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
@@ -196,17 +198,19 @@ async fn drain(inner: Weak<Inner>) {
 /// Removes dead flows. It does not wait for changes, nor they for it: the tables
 /// that it walks are the programs', not the control's.
 async fn collect(inner: Weak<Inner>) {
-    let mut ticks = interval_at(Instant::now() + COLLECT, COLLECT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rest = COLLECT;
     loop {
-        ticks.tick().await;
+        sleep(rest).await;
         let Some(inner) = inner.upgrade() else { return };
         let work = move || {
             let collected = inner.datapath.collect(&|event| inner.monitor.tell(event));
             process::give_back_memory();
             collected
         };
-        match tokio::task::spawn_blocking(work).await {
+        let began = Instant::now();
+        let collected = tokio::task::spawn_blocking(work).await;
+        rest = COLLECT.max(began.elapsed() * COLLECT_SHARE);
+        match collected {
             Ok(Ok(collected)) => tracing::debug!(?collected, "dead flows removed"),
             Ok(Err(error)) => tracing::warn!(%error, "dead flows stay"),
             Err(error) => tracing::warn!(%error, "dead flows stay"),

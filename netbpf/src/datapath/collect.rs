@@ -29,9 +29,9 @@ use super::{
     types::Collected,
 };
 
-/// A mapping that was used within this many milliseconds is kept though no flow is
-/// seen: its first one may be on the way into the table.
-const MAPPING_GRACE_MILLIS: u64 = 60_000;
+/// A mapping that was used within this many seconds, or the time-out of a flow that opens, is
+/// kept though no flow is seen: its first one may be on the way into the table, or evicted.
+const MAPPING_GRACE: u32 = 60;
 
 /// The ports in use of each outside address, by [`pool_kind`].
 pub(super) type InUse = HashMap<(Addr, u32), Box<Pool>>;
@@ -182,7 +182,9 @@ where
         let mut page = Page::new();
         while page.read(&self.mappings)? {
             for (key, mapping) in page.entries() {
-                if ticks_to_millis(since(now, mapping.last_used)) < MAPPING_GRACE_MILLIS {
+                let opening = self.timeouts.seconds(key.protocol, State::Opening);
+                let grace = u64::from(opening.min(MAPPING_GRACE)) * 1000;
+                if ticks_to_millis(since(now, mapping.last_used)) < grace {
                     continue;
                 }
                 let is_unused = if mapping.flows <= 1 {

@@ -8,6 +8,7 @@
 //! - [`lifecycle`]: how long attach and detach take.
 //! - [`plugins`]: CNI plug-ins, ours and the reference ones.
 //! - [`size`]: what becomes of it with a thousand containers.
+//! - [`flows`]: and with a million flows.
 //! - [`report`]: table, JSON, Markdown.
 //!
 //! A new alternative is a file of `worlds`, a new measure a file of `load`; both
@@ -19,6 +20,7 @@
 
 pub mod bare;
 pub mod daemon;
+pub mod flows;
 pub mod lifecycle;
 pub mod load;
 pub mod machine;
@@ -37,7 +39,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use self::{lifecycle::Lifecycle, machine::Machine, rounds::Comparison, size::Size};
+use self::{flows::Flows, lifecycle::Lifecycle, machine::Machine, rounds::Comparison, size::Size};
 
 /// Everything that a run has found.
 #[derive(Debug, Serialize)]
@@ -48,6 +50,7 @@ pub struct Results {
     pub comparisons: Vec<Comparison>,
     pub lifecycle: Vec<Lifecycle>,
     pub sizes: Vec<Size>,
+    pub flows: Vec<Flows>,
 }
 
 /// Runs what the options ask for.
@@ -58,6 +61,7 @@ pub fn run(options: &Options) -> Result<Results> {
     let comparisons = rounds::run(options)?;
     let lifecycle = lifecycle::run(options);
     let sizes = size::run(options);
+    let flows = flows::run(options);
     Ok(Results {
         machine: machine.at_end(),
         rounds: options.rounds(),
@@ -65,6 +69,7 @@ pub fn run(options: &Options) -> Result<Results> {
         comparisons,
         lifecycle,
         sizes,
+        flows,
     })
 }
 

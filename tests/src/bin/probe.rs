@@ -40,6 +40,15 @@ enum Call {
     /// Holds a TCP connection open until its input ends, and says how the connection
     /// was: with `--send`, a line is sent and read back first.
     Hold(Talk),
+    /// Opens many TCP connections, says so, and prints the number that comes by each: more
+    /// than one process may have descriptors for.
+    Crowd(Crowd),
+}
+
+#[derive(clap::Args)]
+struct Crowd {
+    to: SocketAddr,
+    count: usize,
 }
 
 #[derive(clap::Args)]
@@ -72,6 +81,7 @@ fn main() -> ExitCode {
         Call::UdpConnected(talk) => udp_connected(&talk),
         Call::Bind(bind) => bound(&bind),
         Call::Hold(talk) => hold(&talk),
+        Call::Crowd(crowd) => open_many(&crowd),
     };
     match done {
         Ok(heard) => {
@@ -208,6 +218,20 @@ fn bound(wanted: &Bind) -> io::Result<Heard> {
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1)?)?;
     }
     Ok(heard)
+}
+
+fn open_many(crowd: &Crowd) -> io::Result<Heard> {
+    let one = |_| TcpStream::connect_timeout(&crowd.to, TIMEOUT);
+    let all = (0..crowd.count).map(one).collect::<io::Result<Vec<_>>>()?;
+    println!("open");
+    io::stdout().flush()?;
+    for mut stream in all {
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut number = [0; 4];
+        stream.read_exact(&mut number)?;
+        println!("{}", u32::from_be_bytes(number));
+    }
+    Ok(Heard::default())
 }
 
 /// Says `open` when a line went there and back, then waits: for its input to end, or

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
 };
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
@@ -299,6 +300,39 @@ impl Rig {
             (_, code) => code,
         };
         (code, out)
+    }
+
+    /// Where a program is pinned.
+    pub fn pin(&self, program: &str) -> PathBuf {
+        self.bpffs().join("programs").join(program)
+    }
+
+    pub fn bpffs(&self) -> PathBuf {
+        self.host.bpffs()
+    }
+
+    /// Runs a packet through a program that is opened; the code that it returned and the
+    /// length of the packet afterwards.
+    #[track_caller]
+    pub fn run_opened(
+        program: &SchedClassifier,
+        came_by: u32,
+        ifindex: u32,
+        packet: &[u8],
+        out: &mut [u8],
+    ) -> (u32, usize) {
+        let mut context = [0; CTX_SIZE];
+        for (offset, number) in [(CTX_INGRESS_IFINDEX, came_by), (CTX_IFINDEX, ifindex)] {
+            context[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
+        }
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: (!out.is_empty()).then_some(out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        });
+        let result = result.unwrap_or_else(|e| panic!("test-run: {e}"));
+        (result.return_value, result.data_size_out as usize)
     }
 
     /// Drops by label.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{by_size, noisy, p99, ratio, value};
+use super::{by_flows, by_size, noisy, p99, ratio, value};
 use crate::bench::{
     Results,
     load::Measure,
@@ -18,6 +18,7 @@ pub fn markdown(results: &Results) -> String {
     }
     lifecycle(&mut page, results);
     sizes(&mut page, results);
+    flows(&mut page, results);
     page
 }
 
@@ -141,7 +142,25 @@ fn sizes(page: &mut String, results: &Results) {
          that comes up it walks all IPv6 routes (`rt6_sync_up`), and with each clsact the list\n\
          of all such qdiscs (`flow_indr_dev_setup_offload`).\n\n",
     );
-    for (index, (name, values)) in by_size(&results.sizes).into_iter().enumerate() {
+    columns(page, by_size(&results.sizes));
+}
+
+fn flows(page: &mut String, results: &Results) {
+    if results.flows.is_empty() {
+        return;
+    }
+    page.push_str(
+        "\n## With many flows\n\nUDP through masquerade, with `--max-flows 1000000`: nanoseconds of a program's run by\n\
+         the kernel's statistics (which take some 20 of them), each time another flow's packet.\n\
+         Maps: all that hold flows of the family, preallocated, by flow that there is room for.\n\
+         Collection: the daemon's look at all of them, every 10 seconds or at 20 times what the\n\
+         last one took; of all: when all are over at once.\n\n",
+    );
+    columns(page, by_flows(&results.flows));
+}
+
+fn columns(page: &mut String, lines: Vec<(&str, Vec<String>)>) {
+    for (index, (name, values)) in lines.into_iter().enumerate() {
         _ = writeln!(page, "| {name} | {} |", values.join(" | "));
         if index == 0 {
             _ = writeln!(page, "|---|{}", "---:|".repeat(values.len()));

@@ -11,6 +11,7 @@ pub use progress::Progress;
 pub use table::table;
 
 use super::{
+    flows::Flows,
     load::Measure,
     rounds::{Comparison, Figures},
     size::Size,
@@ -47,6 +48,35 @@ fn noisy(comparison: &Comparison) -> bool {
     let pair = comparison.of(Kind::NetbpfAgain);
     pair.and_then(|figures| figures.ratio)
         .is_some_and(|ratio| (ratio.median - 1.0).abs() > TOO_NOISY)
+}
+
+/// A line for each figure, a column for each number of flows; the first line is the numbers.
+fn by_flows(flows: &[Flows]) -> Vec<(&'static str, Vec<String>)> {
+    type Figure = fn(&Flows) -> String;
+    let lines: [(&str, Figure); 10] = [
+        ("flows", |f| f.flows.to_string()),
+        ("family", |f| f.family.into()),
+        ("a packet that begins one, ns", |f| {
+            format!("{:.0}", f.begin_ns)
+        }),
+        ("a further one, ns", |f| format!("{:.0}", f.out_ns)),
+        ("an answer, ns", |f| format!("{:.0}", f.back_ns)),
+        ("maps, bytes per flow", |f| {
+            format!("{:.0}", f.map_bytes_per_flow)
+        }),
+        ("collection, ms", |f| format!("{:.1}", f.collect_ms)),
+        ("and its memory, MB", |f| {
+            format!("{:.1}", f.collect_bytes as f64 / 1e6)
+        }),
+        ("collection of all, ms", |f| match f.collect_dead_ms {
+            0.0 => String::new(),
+            ms => format!("{ms:.0}"),
+        }),
+        ("listing, ms", |f| format!("{:.1}", f.list_ms)),
+    ];
+    lines
+        .map(|(name, figure)| (name, flows.iter().map(figure).collect()))
+        .into()
 }
 
 /// A line for each figure, a column for each size; the first line is the sizes.

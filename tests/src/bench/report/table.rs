@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{by_size, noisy, p99, ratio, value};
+use super::{by_flows, by_size, noisy, p99, ratio, value};
 use crate::bench::{Results, rounds::Comparison};
 
 pub fn table(results: &Results) -> String {
@@ -63,14 +63,21 @@ pub fn table(results: &Results) -> String {
         );
     }
     if !results.sizes.is_empty() {
-        text += "\n";
+        columns(&mut text, by_size(&results.sizes));
     }
-    for (name, values) in by_size(&results.sizes) {
-        _ = write!(text, "{name:<26}");
+    if !results.flows.is_empty() {
+        columns(&mut text, by_flows(&results.flows));
+    }
+    text
+}
+
+fn columns(text: &mut String, lines: Vec<(&str, Vec<String>)>) {
+    text.push('\n');
+    for (name, values) in lines {
+        _ = write!(text, "{name:<30}");
         for value in values {
             _ = write!(text, " {value:>9}");
         }
-        text += "\n";
+        text.push('\n');
     }
-    text
 }
