@@ -6,8 +6,8 @@
 //! ```
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -153,25 +153,6 @@ fn routes_are_traced_through() {
     }
 }
 
-/// Sends 1 MiB, which comes back.
-#[track_caller]
-fn echo_big(from: &Namespace, to: SocketAddr) {
-    let time = Some(Duration::from_secs(8));
-    let mut stream = from
-        .enter(|| TcpStream::connect(to))
-        .unwrap_or_else(|e| panic!("connect {to}: {e}"));
-    stream.set_read_timeout(time).expect("a time-out");
-    stream.set_write_timeout(time).expect("a time-out");
-    let mut writer = stream.try_clone().expect("a second handle");
-    let sent = vec![b'x'; 1 << 20];
-    std::thread::scope(|scope| {
-        scope.spawn(|| writer.write_all(&sent).expect("sent"));
-        let mut back = vec![0; sent.len()];
-        stream.read_exact(&mut back).expect("comes back");
-        assert!(back == sent);
-    });
-}
-
 #[test]
 fn a_narrow_link_on_the_way_is_found_and_kept_to() {
     let street = street_with_networks("narrow_link", &[]);
@@ -186,7 +167,7 @@ fn a_narrow_link_on_the_way_is_found_and_kept_to() {
         let known = known.ok();
         assert!(known.contains(&format!("mtu {NARROW}")), "{known}");
         // Masqueraded: the container sends it, and gets it back.
-        echo_big(&web, SocketAddr::new(family.ip(FAR), 7));
+        web.echo_big(SocketAddr::new(family.ip(FAR), 7), |_| ());
         // And gets what it has not sent.
         web.fetch_big(family.ip(FAR), 80);
     }

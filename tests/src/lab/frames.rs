@@ -25,6 +25,12 @@ impl Wiretap {
         Wiretap::open_for(space, device, libc::ETH_P_ALL)
     }
 
+    /// One that sees what comes of this type, and that behind the programs at TC ingress.
+    #[track_caller]
+    pub fn behind(space: &Namespace, device: &str, ether_type: i32) -> Wiretap {
+        Wiretap::open_for(space, device, ether_type)
+    }
+
     /// One that sends only.
     #[track_caller]
     pub(super) fn sender(space: &Namespace, device: &str) -> Wiretap {

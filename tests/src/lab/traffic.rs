@@ -1,8 +1,8 @@
 //! Traffic by real tools and plain sockets, from a namespace.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -121,6 +121,27 @@ impl Namespace {
     pub fn fetch_big(&self, address: IpAddr, port: u16) {
         let body = self.curl_command(&url(address, port, "big"), "8").ok();
         assert_eq!(body.len(), super::server::BIG);
+    }
+
+    /// Sends 1 MiB to [`super::TcpEcho`], which comes back; `set` has the connection
+    /// first.
+    #[track_caller]
+    pub fn echo_big(&self, to: SocketAddr, set: impl FnOnce(&TcpStream)) {
+        let time = Some(Duration::from_secs(8));
+        let mut stream = self
+            .enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))
+            .unwrap_or_else(|e| panic!("connect {to} from {}: {e}", self.name()));
+        stream.set_read_timeout(time).expect("a time-out");
+        stream.set_write_timeout(time).expect("a time-out");
+        set(&stream);
+        let mut writer = stream.try_clone().expect("a second handle");
+        let sent = vec![b'x'; 1 << 20];
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(&sent).expect("sent"));
+            let mut back = vec![0; sent.len()];
+            stream.read_exact(&mut back).expect("comes back");
+            assert!(back == sent);
+        });
     }
 
     /// Fails when something can be fetched there, with an answer or within 1 s.

@@ -33,7 +33,7 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 17] = [
+const NEEDED: [Needed; 22] = [
     needed("protoc", "protobuf-compiler"),
     // What etcd's definitions build on is a package of its own.
     Needed {
@@ -53,6 +53,11 @@ const NEEDED: [Needed; 17] = [
     needed("tracepath", "iputils-tracepath"),
     needed("mtr", "mtr-tiny"),
     needed("tshark", "tshark"),
+    needed("ethtool", "ethtool"),
+    needed("nmap", "nmap"),
+    needed("hping3", "hping3"),
+    needed("dig", "bind9-dnsutils"),
+    needed("dnsmasq", "dnsmasq-base"),
     // Debian's python3-minimal has the command alone, without http.server.
     Needed {
         probe: &["-c", "import http.server"],
@@ -87,7 +92,7 @@ pub fn install(missing: &[Needed], consent: Consent) -> Result<()> {
     arguments.extend(missing.iter().map(|needed| needed.package));
     ask(
         consent,
-        "commands for the build, the demo and the tests are missing; this installs them, about 25 MB, \
+        "commands for the build, the demo and the tests are missing; this installs them, about 35 MB, \
          in half a minute, and removes nothing:",
         &format!("sudo apt-get {}", arguments.join(" ")),
     )?;

@@ -37,6 +37,8 @@ fn fedora(package: &'static str) -> &'static str {
         "iputils-ping" => "iputils",
         "procps" => "procps-ng",
         "libprotobuf-dev" => "protobuf-devel",
+        "bind9-dnsutils" => "bind-utils",
+        "dnsmasq-base" => "dnsmasq",
         other => other,
     }
 }
@@ -48,6 +50,9 @@ fn arch(package: &'static str) -> &'static str {
         "python3" => "python",
         "bpftool" => "bpf",
         "protobuf-compiler" | "libprotobuf-dev" => "protobuf",
+        "bind9-dnsutils" => "bind",
+        "dnsmasq-base" => "dnsmasq",
+        "hping3" => "hping",
         other => other,
     }
 }
@@ -56,6 +61,9 @@ fn suse(package: &'static str) -> &'static str {
     match package {
         "protobuf-compiler" | "libprotobuf-dev" => "protobuf-devel",
         "iputils-ping" => "iputils",
+        "bind9-dnsutils" => "bind-utils",
+        "dnsmasq-base" => "dnsmasq",
+        "hping3" => "hping",
         other => other,
     }
 }
