@@ -2,7 +2,7 @@
 //! masqueraded flow has already. Their answers would be the container's, so that they leave
 //! by another port, and their answers come back by it. All else passes.
 //!
-//! ours → parse → displaced, or outside port → flow or ICMP error → masquerade
+//! ours → parse → outside port, or displaced → flow or ICMP error → masquerade
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{

@@ -11,7 +11,7 @@ use netbpf_common::{
     flow::{State, Timeouts},
     maps::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Pool,
-        flows::{FLOW_ORIGINAL, arrival_container},
+        flows::{FLOW_ESTABLISHED, FLOW_ORIGINAL, arrival_container},
         pools::pool_kind,
     },
     names,
@@ -24,8 +24,8 @@ use super::{
     events::{self, Close, EventRecord},
     flows::{Address, Ended, is_over, kind_label, state_of, tuple},
     flush::mapping_of,
-    pages::{Page, Paged},
-    tables::{FlowTables, removed},
+    pages::Page,
+    tables::{FlowTables, Suspects, removed},
     types::Collected,
 };
 
@@ -63,6 +63,115 @@ impl Living<'_> {
     }
 }
 
+/// A look at all flows of a family, a page at a time: in between others get at the tables.
+pub(super) struct Collection<'a, A> {
+    round: &'a Round<'a>,
+    living: Living<'a>,
+    /// What seemed to be of no use at the last collection.
+    before: Suspects<A>,
+    at: At<A>,
+    collected: Collected,
+}
+
+/// Where it is. Opening flows come first, so that one which settles meanwhile is not missed;
+/// one that closes may be, until the next time.
+enum At<A> {
+    Transient(Page<FlowKey<A>, Flow<A>>),
+    Flows(Page<FlowKey<A>, Flow<A>>),
+    Mappings(Page<MappingKey<A>, Mapping<A>>),
+    Outside(Page<OutsideKey<A>, Outside<A>>),
+}
+
+impl<'a, A: Address> Collection<'a, A>
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+    MappingKey<A>: Pod,
+    Mapping<A>: Pod,
+    OutsideKey<A>: Pod,
+    Outside<A>: Pod,
+{
+    pub(super) fn new(round: &'a Round<'a>) -> Self {
+        Collection {
+            round,
+            living: Living {
+                ask: round.living,
+                known: HashSet::new(),
+                is_fresh: false,
+            },
+            before: Suspects::default(),
+            at: At::Transient(Page::new()),
+            collected: Collected::default(),
+        }
+    }
+
+    pub(super) fn collected(&self) -> Collected {
+        self.collected
+    }
+
+    /// Removes flows that are over, those of endpoints that are no more, and after a while
+    /// those of ports that were taken back; then mappings of which no flow goes on, and ports
+    /// that are nobody's. One page of it; `false`: it was the last.
+    pub(super) fn step(&mut self, tables: &mut FlowTables<A>) -> Result<bool> {
+        match &mut self.at {
+            At::Transient(page) => {
+                if page.is_first() {
+                    self.before = std::mem::take(&mut tables.suspects);
+                }
+                if !page.read(&tables.transient)? {
+                    self.at = At::Flows(Page::new());
+                    return Ok(true);
+                }
+            }
+            At::Flows(page) => {
+                if !page.read(&tables.flows)? {
+                    self.at = At::Mappings(Page::new());
+                    return Ok(true);
+                }
+            }
+            At::Mappings(page) => {
+                if !page.read(&tables.mappings)? {
+                    self.at = At::Outside(Page::new());
+                    return Ok(true);
+                }
+                for (key, mapping) in page.entries() {
+                    let unused = &self.before.mappings;
+                    if tables.is_unused(&key, &mapping, self.round.now, unused)
+                        && tables.unmap(&key, &mapping)?
+                    {
+                        self.collected.mappings += 1;
+                    }
+                }
+                return Ok(true);
+            }
+            At::Outside(page) => {
+                if !page.read(&tables.outside)? {
+                    return Ok(false);
+                }
+                for (key, owner) in page.entries() {
+                    tables.collect_outside(&key, &owner, &self.before.outside)?;
+                }
+                return Ok(true);
+            }
+        }
+        let (At::Transient(page) | At::Flows(page)) = &self.at else {
+            return Ok(true);
+        };
+        self.living.is_fresh = false;
+        for (key, flow) in page.entries() {
+            let ended = &self.before.ended;
+            if !tables.goes_on(&key, &flow, self.round, ended, &mut self.living)? {
+                self.collected.flows += 1;
+            } else if !self.before.mappings.is_empty()
+                && let Some(used) = mapping_of(&key, &flow)
+            {
+                self.before.mappings.remove(&used);
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl<A: Address> FlowTables<A>
 where
     FlowKey<A>: Pod,
@@ -72,50 +181,8 @@ where
     OutsideKey<A>: Pod,
     Outside<A>: Pod,
 {
-    /// Removes flows that are over, those of endpoints that are no more, and after a
-    /// while those of ports that were taken back. Flows that go on keep their
-    /// mappings.
-    pub(super) fn collect(&mut self, round: &Round) -> Result<Collected> {
-        let mut collected = Collected::default();
-        let before = std::mem::take(&mut self.suspects.ended);
-        let mut unused = std::mem::take(&mut self.suspects.mappings);
-        let mut living = Living {
-            ask: round.living,
-            known: HashSet::new(),
-            is_fresh: false,
-        };
-        // In this order one that settles meanwhile is not missed. One that closes may be,
-        // until the next round.
-        for is_transient in [true, false] {
-            let mut page = Page::new();
-            while page.read(self.table(is_transient))? {
-                living.is_fresh = false;
-                for (key, flow) in page.entries() {
-                    let goes_on = self.judge(&key, &flow, round, &before, &mut living)?;
-                    if !goes_on {
-                        collected.flows += 1;
-                    } else if !unused.is_empty()
-                        && let Some(used) = mapping_of(&key, &flow)
-                    {
-                        unused.remove(&used);
-                    }
-                }
-            }
-        }
-        collected.mappings = self.collect_mappings(round.now, &unused)?;
-        self.collect_outside()?;
-        Ok(collected)
-    }
-
-    fn table(&self, is_transient: bool) -> &Paged<FlowKey<A>, Flow<A>> {
-        match is_transient {
-            true => &self.transient,
-            false => &self.flows,
-        }
-    }
-
     /// Removes a flow that does not go on; `false` when it did.
-    fn judge(
+    fn goes_on(
         &mut self,
         key: &FlowKey<A>,
         flow: &Flow<A>,
@@ -143,14 +210,18 @@ where
         if lives && !is_over(key, flow, other.as_ref(), now, &self.timeouts) {
             return Ok(true);
         }
-        // Begun anew since it was read, or gone already?
-        let is_same = |f: Flow<A>| f.created == flow.created;
-        if !self.half(key).is_some_and(is_same) || lives && self.goes_on(key, &reverse_key)? {
+        // As it is now: begun anew, gone already, or has either half seen a packet?
+        let Some(fresh) = self.half(key).filter(|f| f.created == flow.created) else {
             return Ok(true);
+        };
+        if lives {
+            let (now, other) = (ticks(monotonic()?), self.half(&reverse_key));
+            if !is_over(key, &fresh, other.as_ref(), now, &self.timeouts) {
+                return Ok(true);
+            }
         }
         for key in [key, &reverse_key] {
-            removed(names::FLOWS4, self.flows.remove(key))?;
-            removed(names::TRANSIENT4, self.transient.remove(key))?;
+            self.remove_half(key, fresh.flags & FLOW_ESTABLISHED != 0)?;
         }
         let close = match (ended, is_living) {
             (_, false) => Close::Detached,
@@ -165,70 +236,71 @@ where
         Ok(false)
     }
 
-    /// Has either half seen a packet lately, as it is now?
-    fn goes_on(&self, key: &FlowKey<A>, reverse: &FlowKey<A>) -> Result<bool> {
-        let now = ticks(monotonic()?);
-        let reply = self.half(reverse);
-        Ok(self
-            .half(key)
-            .is_some_and(|flow| !is_over(key, &flow, reply.as_ref(), now, &self.timeouts)))
+    /// Removes a half from the table that it was seen in, and from the other one where it
+    /// was not there any more.
+    fn remove_half(&mut self, key: &FlowKey<A>, established: bool) -> Result<()> {
+        let (first, second) = match established {
+            true => (&mut self.flows, &mut self.transient),
+            false => (&mut self.transient, &mut self.flows),
+        };
+        match first.remove(key) {
+            Ok(()) => Ok(()),
+            gone => {
+                removed(names::FLOWS4, gone)?;
+                removed(names::TRANSIENT4, second.remove(key))
+            }
+        }
     }
 
-    /// Gives outside ports back; how many. The one flow that a mapping was made with is
+    /// Is an outside port to be given back? The one flow that a mapping was made with is
     /// looked for. Of those with several it takes a look at all flows: `unused` are those of
     /// which none was seen since the last collection.
-    fn collect_mappings(&mut self, now: Ticks, unused: &HashSet<MappingKey<A>>) -> Result<u64> {
-        let mut collected = 0;
-        let mut page = Page::new();
-        while page.read(&self.mappings)? {
-            for (key, mapping) in page.entries() {
-                let opening = self.timeouts.seconds(key.protocol, State::Opening);
-                let grace = u64::from(opening.min(MAPPING_GRACE)) * 1000;
-                if ticks_to_millis(since(now, mapping.last_used)) < grace {
-                    continue;
-                }
-                let is_unused = if mapping.flows <= 1 {
-                    self.half(&only_flow(&key, &mapping)).is_none()
-                } else if unused.contains(&key) {
-                    true
-                } else {
-                    self.suspects.mappings.insert(key);
-                    false
-                };
-                if is_unused && self.unmap(&key, &mapping)? {
-                    collected += 1;
-                }
-            }
+    fn is_unused(
+        &mut self,
+        key: &MappingKey<A>,
+        mapping: &Mapping<A>,
+        now: Ticks,
+        unused: &HashSet<MappingKey<A>>,
+    ) -> bool {
+        let opening = self.timeouts.seconds(key.protocol, State::Opening);
+        let grace = u64::from(opening.min(MAPPING_GRACE)) * 1000;
+        if ticks_to_millis(since(now, mapping.last_used)) < grace {
+            return false;
         }
-        Ok(collected)
+        if mapping.flows <= 1 {
+            return self.half(&only_flow(key, mapping)).is_none();
+        }
+        let is_unused = unused.contains(key);
+        if !is_unused {
+            self.suspects.mappings.insert(*key);
+        }
+        is_unused
     }
 
-    /// Frees ports that were taken by a program that did not come to write their mapping;
-    /// twice seen so, it did not just begin.
-    fn collect_outside(&mut self) -> Result<()> {
-        let before = std::mem::take(&mut self.suspects.outside);
-        let mut page = Page::new();
-        while page.read(&self.outside)? {
-            for (key, owner) in page.entries() {
-                let mapping = MappingKey {
-                    inside: owner.inside,
-                    outside: key.outside,
-                    port: owner.port,
-                    protocol: key.protocol,
-                    reserved: 0,
-                    scope: owner.scope,
-                };
-                let mapping = self.mappings.get(&mapping, 0);
-                if mapping.is_ok_and(|mapping| mapping.outside_port == key.port) {
-                    continue;
-                }
-                if before.contains(&key) {
-                    removed(names::OUTSIDE4, self.outside.remove(&key))?;
-                } else {
-                    self.suspects.outside.insert(key);
-                }
-            }
+    /// Frees a port that was taken by a program that did not come to write its mapping; twice
+    /// seen so, it did not just begin.
+    fn collect_outside(
+        &mut self,
+        key: &OutsideKey<A>,
+        owner: &Outside<A>,
+        before: &HashSet<OutsideKey<A>>,
+    ) -> Result<()> {
+        let mapping = MappingKey {
+            inside: owner.inside,
+            outside: key.outside,
+            port: owner.port,
+            protocol: key.protocol,
+            reserved: 0,
+            scope: owner.scope,
+        };
+        let mapping = self.mappings.get(&mapping, 0);
+        if mapping.is_ok_and(|mapping| mapping.outside_port == key.port) {
+            return Ok(());
         }
+        if before.contains(key) {
+            return removed(names::OUTSIDE4, self.outside.remove(key));
+        }
+        self.suspects.outside.insert(*key);
         Ok(())
     }
 

@@ -62,7 +62,7 @@ use netbpf_common::{
 
 use crate::sys::cgroup::Cgroup;
 use attach::{monotonic, name_of};
-use collect::{InUse, Round};
+use collect::{Collection, InUse, Round};
 use flows::Ended;
 use kernel::Kernel;
 use load::chain;
@@ -488,9 +488,6 @@ impl Datapath {
     /// Removes expired flows and unused mappings, and flows of endpoints that are
     /// no more; tells of those that nobody closed.
     pub fn collect(&self, tell: &dyn Fn(EventRecord)) -> Result<Collected> {
-        let flows = &mut *self.flow_tables();
-        // The endpoints are asked after the flows are read, or one that was
-        // attached in between would lose its first flows.
         let living = || self.living();
         let now = ticks(monotonic()?);
         let ended = Ended::new(self);
@@ -500,10 +497,12 @@ impl Datapath {
             living: &living,
             tell,
         };
-        let v4 = flows.v4.collect(&round)?;
-        let v6 = flows.v6.collect(&round)?;
+        let (mut v4, mut v6) = (Collection::new(&round), Collection::new(&round));
+        while v4.step(&mut self.flow_tables().v4)? {}
+        while v6.step(&mut self.flow_tables().v6)? {}
+        let flows = self.flow_tables();
         self.pools().set(flows.in_use()?)?;
-        Ok(v4.and(v6))
+        Ok(v4.collected().and(v6.collected()))
     }
 
     /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside

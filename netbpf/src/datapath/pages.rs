@@ -98,6 +98,11 @@ impl<K: Pod, V: Pod> Page<K, V> {
         }
     }
 
+    /// Nothing has been read so far.
+    pub fn is_first(&self) -> bool {
+        self.next.is_none() && !self.over
+    }
+
     /// Reads the entries that come next; `false`: there are no more.
     pub fn read(&mut self, table: &Paged<K, V>) -> Result<bool> {
         while !self.over {

@@ -10,6 +10,7 @@ pub struct FlowInfo {
     pub protocol: String,
     /// `ipv4` or `ipv6`.
     pub family: String,
+    /// `null` of a flow of the host's own, whose tuple a container had already.
     pub endpoint: Option<String>,
     pub network: Option<String>,
     /// `publish`, `masquerade`, `forward` or `local`.

@@ -164,6 +164,21 @@ fn stages_of_host_local_are_in_the_order_of_the_picture() {
     );
 }
 
+#[test]
+fn stages_of_to_uplink_are_in_the_order_of_the_picture() {
+    is_in_order(
+        "to_uplink",
+        &[
+            ("ours", "is_ours"),
+            ("parse", "parse"),
+            ("outside", "F::outside"),
+            ("displaced", "pool::is_displaced"),
+            ("flow", "follow_by"),
+            ("masquerade", "F::call_masquerade"),
+        ],
+    );
+}
+
 /// These pages say of each promise which test shows it.
 #[test]
 fn tests_that_pages_name_are_there() {
