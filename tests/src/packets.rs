@@ -2,8 +2,12 @@
 //! for both families: the addresses say which.
 
 mod fragments;
+mod sums;
+mod whole;
 
 pub use fragments::fragments;
+pub use sums::{Rest, repair, rests};
+pub use whole::{Body, Whole};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -10,7 +10,10 @@ mod to_uplink;
 
 use netbpf_common::{
     drop::DropReason,
-    packet::tuple::{self, NO_TRANSPORT},
+    packet::{
+        sctp, tcp,
+        tuple::{self, NO_TRANSPORT, TransportKind},
+    },
     verdict::{Coded, Kind},
 };
 
@@ -89,9 +92,27 @@ pub fn parse_into<F: Family>(
                 parsed = Parsed::Headless;
             }
         }
+        // What is behind the end is padding, whatever it looks like.
+        if !ends_behind::<F>(p, l3) && !skb.is_gso() {
+            p.t = NO_TRANSPORT;
+            parsed = Parsed::Headless;
+        }
     }
     p.key = p.ip.key(&p.t, arrival);
     parsed
+}
+
+/// Does the packet, as it says itself, end behind its transport header? One that stands
+/// for several may be larger than it can say (BIG TCP).
+#[inline(always)]
+fn ends_behind<F: Family>(p: &Packet<F::Addr>, l3: usize) -> bool {
+    let header = match p.t.kind {
+        TransportKind::Tcp => tcp::LEN,
+        TransportKind::Sctp => sctp::CHUNK + 1,
+        TransportKind::Other => 0,
+        _ => 8,
+    };
+    (p.ip.l4 & 0x3fff) + header <= l3 + p.ip.total_len as usize
 }
 
 /// The same as a function of its own.

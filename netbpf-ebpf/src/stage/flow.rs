@@ -99,7 +99,8 @@ pub fn follow<F: Family>(
     } else if flow.seen & seen != seen {
         flow.seen |= seen;
     }
-    if ip.hop_limit <= hops(flow.flags) {
+    // The second translation has to find enough of it: it could not answer.
+    if ip.hop_limit <= hops(flow.flags) + u8::from(flow.flags & FLOW_HAIRPIN != 0) {
         return Err(DropReason::HopLimit);
     }
 

@@ -76,12 +76,13 @@ pub fn follow<F: Family>(
     let Some((found, taken)) = flow::led::<F>(room, sender) else {
         return Ok(Coded::NOT_FOLLOWED);
     };
-    if p.ip.hop_limit <= 1 {
+    // The flow may be the host's own by now, which took over a container's tunnel.
+    if p.ip.hop_limit <= taken.hops() {
         return Err(DropReason::HopLimit);
     }
     flow::count(skb, found, time);
     let verdict = flow::direct::<F>(skb, p, found, &taken, room, time)?;
-    F::rewrite(skb, p.l3 & 0xf, 1, room.new.src, room.new.dst)?;
+    F::rewrite(skb, p.l3 & 0xf, taken.hops(), room.new.src, room.new.dst)?;
     let id = room.fragment.id;
     renumber::<F>(skb, p, id)?;
     flow::address::<F>(skb, p.l3, &taken)?;

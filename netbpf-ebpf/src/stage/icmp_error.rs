@@ -33,7 +33,18 @@ pub fn parse<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     }
     let l4 = room.quoted.l4 & 0x3fff;
     room.quoted_t = tuple::quoted(skb, room.quoted.protocol, l4)?;
-    room.quoted_t.identifies_flow().then_some(())
+    let least = match room.quoted_t.kind {
+        TransportKind::Other => 0,
+        _ => icmp::LEN,
+    };
+    (room.quoted_t.identifies_flow() && l4 + least <= end(p)).then_some(())
+}
+
+/// Where the error ends, as it says itself: what is behind is not of it, nor of what its
+/// checksum covers.
+#[inline(always)]
+fn end<A>(p: &Packet<A>) -> usize {
+    (p.l3 & 0xf) + p.ip.total_len as usize
 }
 
 /// Follows the flow of the quoted packet. `NOT_FOLLOWED`: the error is about none of ours.
@@ -58,15 +69,21 @@ pub fn follow<F: Family>(
     let Some((found, taken)) = flow::led::<F>(room, sender) else {
         return Ok(Coded::NOT_FOLLOWED);
     };
-    // Any router may say it, but nobody on a wire is within our subnets.
-    if p.key.arrival == ARRIVAL_UPLINK && local::subnet::<F>(room, p.ip.src).is_some() {
-        return Err(DropReason::SpoofedSubnet);
+    // Any router may say it, but nobody on a wire is within our subnets, and what the stack
+    // would call martian does not get to a container either.
+    if p.key.arrival == ARRIVAL_UPLINK {
+        if local::subnet::<F>(room, p.ip.src).is_some() {
+            return Err(DropReason::SpoofedSubnet);
+        }
+        if F::is_multicast(p.ip.src) || local::host::<F>(room, p.ip.src).is_some() {
+            return Ok(Coded::NOT_FOLLOWED);
+        }
     }
     if p.ip.hop_limit <= taken.hops() {
         return Err(DropReason::HopLimit);
     }
     let verdict = flow::direct::<F>(skb, p, found, &taken, room, now())?;
-    rewrite_quote::<F>(skb, l4 + icmp::CHECKSUM, &quote, &t, &room.new)?;
+    rewrite_quote::<F>(skb, (l4 + icmp::CHECKSUM, end(p)), &quote, &t, &room.new)?;
     // A router on the way complains under its own address, the peer under the one
     // that the receiver knows it by.
     let src = if p.ip.src == quote.dst {
@@ -85,11 +102,11 @@ pub fn follow<F: Family>(
 }
 
 /// Makes the quoted packet the one that the receiver of the error has sent. `check` is
-/// where the checksum of the error stands.
+/// where the checksum of the error stands, `end` where the error ends.
 #[inline(always)]
 fn rewrite_quote<F: Family>(
     skb: &Skb,
-    check: usize,
+    (check, end): (usize, usize),
     quote: &Ip<F::Addr>,
     t: &Transport,
     new: &NewTuple<F::Addr>,
@@ -111,6 +128,7 @@ fn rewrite_quote<F: Family>(
     }
     // Eight bytes of a segment do not reach to its checksum.
     if own_check != 0
+        && l4 + own_check + 2 <= end
         && let Some(old) = skb.u16(l4 + own_check)
         && !(matches!(t.kind, TransportKind::Udp) && old == 0)
     {
@@ -137,7 +155,9 @@ fn rewrite_quote<F: Family>(
     match t.kind {
         TransportKind::EchoRequest => skb.store(l4 + icmp::ID, &s)?,
         TransportKind::EchoReply => skb.store(l4 + icmp::ID, &d)?,
-        _ => skb.store(l4, &[s[0], s[1], d[0], d[1]])?,
+        TransportKind::Tcp | TransportKind::Udp => skb.store(l4, &[s[0], s[1], d[0], d[1]])?,
+        // Those of SCTP never change, and what else there is has none.
+        TransportKind::Sctp | TransportKind::Icmp | TransportKind::Other => {}
     }
     let l3 = (check - icmp::CHECKSUM + icmp::LEN) & 0x3fff;
     F::rewrite(skb, l3, 0, new.dst, new.src)

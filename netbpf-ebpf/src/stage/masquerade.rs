@@ -67,7 +67,9 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         }
     };
     let of_host = room.begins == OF_HOST;
-    if ip.hop_limit <= 1 && !of_host {
+    // To another container's outside port it is two translations, see `flow::follow`.
+    let least = 1 + u8::from(room.begins == HAIRPIN);
+    if ip.hop_limit <= least && !of_host {
         return Err(DropReason::HopLimit);
     }
     if room.begins != OUTWARD {

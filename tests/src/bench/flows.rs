@@ -3,11 +3,10 @@
 //! the kernel's test-run, a different packet each time, so that caches are as cold as flows
 //! are many.
 
-use std::{fs, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fs, net::IpAddr, time::Duration};
 
 use aya::{
     maps::MapInfo,
-    programs::SchedClassifier,
     sys::{Stats, enable_stats},
 };
 use netbpf_common::{
@@ -22,7 +21,7 @@ use crate::{
         Family,
         names::{CLIENT, HOST},
     },
-    rows::{Rig, with_rig_of},
+    rows::{Opened, Rig, with_rig_of},
 };
 
 /// Flows that are there.
@@ -88,8 +87,8 @@ pub fn run(options: &Options) -> Vec<Flows> {
 struct Bench<'a> {
     rig: &'a Rig,
     family: Family,
-    from_container: PathBuf,
-    from_uplink: PathBuf,
+    from_container: Opened,
+    from_uplink: Opened,
 }
 
 impl Bench<'_> {
@@ -97,8 +96,8 @@ impl Bench<'_> {
         Bench {
             rig,
             family,
-            from_container: rig.pin(FROM_CONTAINER),
-            from_uplink: rig.pin(FROM_UPLINK),
+            from_container: rig.open(FROM_CONTAINER),
+            from_uplink: rig.open(FROM_UPLINK),
         }
     }
 
@@ -180,20 +179,15 @@ impl Bench<'_> {
     }
 
     /// Nanoseconds of a run of the program, over all these packets.
-    fn run(&self, pin: &PathBuf, packets: impl Iterator<Item = (u32, Vec<u8>)>) -> f64 {
-        let program = SchedClassifier::from_pin(pin).expect("a program");
+    fn run(&self, program: &Opened, packets: impl Iterator<Item = (u32, Vec<u8>)>) -> f64 {
         let _on = enable_stats(Stats::RunTime).expect("run statistics");
-        let spent = || {
-            let info = program.info().expect("its figures");
-            (info.run_time(), info.run_count())
-        };
-        let before = spent();
+        let before = program.spent();
         for (ifindex, packet) in packets {
-            let code = Rig::run_opened(&program, ifindex, ifindex, &packet, &mut []);
-            assert_eq!(code.0, 7, "not redirected");
+            let code = program.run(ifindex, ifindex, &packet).map(|(code, _)| code);
+            assert_eq!(code, Some(7), "not redirected");
         }
-        let after = spent();
-        (after.0 - before.0).as_nanos() as f64 / (after.1 - before.1) as f64
+        let after = program.spent();
+        (after.1 - before.1).as_nanos() as f64 / (after.0 - before.0) as f64
     }
 
     /// Of all maps of the family's flows.

@@ -5,9 +5,10 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    time::Duration,
 };
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use netbpf::datapath::{
     Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
@@ -265,74 +266,31 @@ impl Rig {
     /// afterwards.
     #[track_caller]
     pub fn run(&self, program: &str, ifindex: u32, packet: &[u8]) -> (u32, Vec<u8>) {
-        let path = self.host.bpffs().join("programs").join(program);
-        let mut out = vec![0; packet.len() + GROWTH];
-        let result = if program == EARLY_DROP {
-            let xdp = Xdp::from_pin(&path, XdpAttachType::Interface)
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            // Without a context the frame comes by `lo`, which matters to nobody here.
-            xdp.test_run(TestRunOptions {
-                data_in: Some(packet),
-                data_out: Some(&mut out),
-                ..TestRunOptions::default()
-            })
-        } else {
-            let classifier = SchedClassifier::from_pin(&path)
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let mut context = [0; CTX_SIZE];
-            // What the host sends has come by no device.
-            let came_by = if program == TO_UPLINK { 0 } else { ifindex };
-            for (offset, number) in [(CTX_INGRESS_IFINDEX, came_by), (CTX_IFINDEX, ifindex)] {
-                context[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
-            }
-            classifier.test_run(TestRunOptions {
-                data_in: Some(packet),
-                data_out: Some(&mut out),
-                ctx_in: Some(&context),
-                ..TestRunOptions::default()
-            })
-        };
-        let result = result.unwrap_or_else(|e| panic!("test-run of {program}: {e}"));
-        out.truncate(result.data_size_out as usize);
-        let code = match (program, result.return_value) {
-            (EARLY_DROP, XDP_DROP) => TC_ACT_SHOT,
-            (EARLY_DROP, XDP_PASS) => TC_ACT_OK,
-            (_, code) => code,
-        };
-        (code, out)
+        // What the host sends has come by no device.
+        let came_by = if program == TO_UPLINK { 0 } else { ifindex };
+        self.open(program)
+            .run(came_by, ifindex, packet)
+            .unwrap_or_else(|| panic!("test-run of {program}: the kernel takes no such packet"))
     }
 
-    /// Where a program is pinned.
-    pub fn pin(&self, program: &str) -> PathBuf {
-        self.bpffs().join("programs").join(program)
+    /// Opens the pinned program, for many a packet.
+    #[track_caller]
+    pub fn open(&self, program: &str) -> Opened {
+        let path = self.host.bpffs().join("programs").join(program);
+        let loaded = if program == EARLY_DROP {
+            Xdp::from_pin(&path, XdpAttachType::Interface).map(Loaded::Xdp)
+        } else {
+            SchedClassifier::from_pin(&path).map(Loaded::Classifier)
+        };
+        let loaded = loaded.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Opened {
+            name: program.into(),
+            loaded,
+        }
     }
 
     pub fn bpffs(&self) -> PathBuf {
         self.host.bpffs()
-    }
-
-    /// Runs a packet through a program that is opened; the code that it returned and the
-    /// length of the packet afterwards.
-    #[track_caller]
-    pub fn run_opened(
-        program: &SchedClassifier,
-        came_by: u32,
-        ifindex: u32,
-        packet: &[u8],
-        out: &mut [u8],
-    ) -> (u32, usize) {
-        let mut context = [0; CTX_SIZE];
-        for (offset, number) in [(CTX_INGRESS_IFINDEX, came_by), (CTX_IFINDEX, ifindex)] {
-            context[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
-        }
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(packet),
-            data_out: (!out.is_empty()).then_some(out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        });
-        let result = result.unwrap_or_else(|e| panic!("test-run: {e}"));
-        (result.return_value, result.data_size_out as usize)
     }
 
     /// Drops by label.
@@ -340,6 +298,72 @@ impl Rig {
         let drops = self.datapath.drops(None);
         let drops = drops.unwrap_or_else(|e| panic!("drops: {e}"));
         drops.into_iter().map(|(r, n)| (r.label(), n)).collect()
+    }
+}
+
+/// A program that stays open.
+pub struct Opened {
+    pub name: String,
+    loaded: Loaded,
+}
+
+impl Opened {
+    /// How often it has run, and for how long, while the kernel kept count.
+    #[track_caller]
+    pub fn spent(&self) -> (u64, Duration) {
+        let info = match &self.loaded {
+            Loaded::Xdp(xdp) => xdp.info(),
+            Loaded::Classifier(classifier) => classifier.info(),
+        };
+        let info = info.unwrap_or_else(|e| panic!("figures of {}: {e}", self.name));
+        (info.run_count(), info.run_time())
+    }
+}
+
+enum Loaded {
+    Xdp(Xdp),
+    Classifier(SchedClassifier),
+}
+
+impl Opened {
+    /// As [`Rig::run`]; `came_by` is 0 for what the host sends. `None` where the kernel
+    /// makes no packet of it: it is shorter than an Ethernet header, or too long.
+    #[track_caller]
+    pub fn run(&self, came_by: u32, ifindex: u32, packet: &[u8]) -> Option<(u32, Vec<u8>)> {
+        let mut out = vec![0; packet.len() + GROWTH];
+        let mut context = [0; CTX_SIZE];
+        for (offset, number) in [(CTX_INGRESS_IFINDEX, came_by), (CTX_IFINDEX, ifindex)] {
+            context[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
+        }
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let result = match &self.loaded {
+            // Without a context the frame comes by `lo`, which matters to nobody here.
+            Loaded::Xdp(xdp) => xdp.test_run(options),
+            Loaded::Classifier(classifier) => classifier.test_run(TestRunOptions {
+                ctx_in: Some(&context),
+                ..options
+            }),
+        };
+        let result = match result {
+            Ok(result) => result,
+            Err(ProgramError::SyscallError(e))
+                if e.io_error.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                return None;
+            }
+            Err(e) => panic!("test-run of {}: {e}", self.name),
+        };
+        out.truncate(result.data_size_out as usize);
+        let code = match (&self.loaded, result.return_value) {
+            (Loaded::Xdp(_), XDP_DROP) => TC_ACT_SHOT,
+            (Loaded::Xdp(_), XDP_PASS) => TC_ACT_OK,
+            (_, code) => code,
+        };
+        Some((code, out))
     }
 }
 

@@ -22,7 +22,8 @@ pub enum Action {
 }
 
 impl Action {
-    pub(super) fn from_code(code: u32) -> Option<Action> {
+    /// `None`: no code that a program of ours may return.
+    pub fn from_code(code: u32) -> Option<Action> {
         match code as i32 {
             0 | -1 => Some(Action::Pass),
             2 => Some(Action::Drop),
