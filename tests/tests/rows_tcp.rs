@@ -408,3 +408,34 @@ fn a_container_begins_anew_from_the_same_port() {
         }
     });
 }
+
+/// Both ends send a SYN before they have heard of the other's (RFC 9293, section 3.5).
+#[test]
+fn a_connection_that_both_sides_begin_is_established() {
+    with_rig("both_sides_begin", |rig| {
+        for family in Family::BOTH {
+            let connection = Connection::opening(rig, family, false, 5000);
+            let other = Segment {
+                flags: "S",
+                seq: OTHER_ISN,
+                window: 64_240,
+                scale: Some(SCALE),
+                ..Segment::default()
+            };
+            connection.send(false, &other);
+            for (of_client, seq, ack) in [(true, ISN, OTHER_ISN), (false, OTHER_ISN, ISN)] {
+                let answer = Segment {
+                    flags: "SA",
+                    seq,
+                    ack: ack.wrapping_add(1),
+                    ..other
+                };
+                connection.send(of_client, &answer);
+            }
+            for of_client in [true, false] {
+                connection.send(of_client, &connection.plain(of_client, "A"));
+            }
+            assert_eq!(connection.state(), State::Established, "{family:?}");
+        }
+    });
+}

@@ -54,14 +54,41 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
     set_config(&mut ebpf, options)?;
 
     pins::make_directories(&options.bpffs)?;
-    for &name in names::PROGRAMS {
-        // One that an earlier daemon needed is put in its place.
-        let wanted = !names::AT_NEED.contains(&name);
-        if wanted || pins::program(&options.bpffs, name).exists() {
-            load_program(&mut ebpf, &options.bpffs, name)?;
-        }
+    // One that an earlier daemon needed is put in its place.
+    let is_wanted = |name: &&&str| {
+        !names::AT_NEED.contains(*name) || pins::program(&options.bpffs, name).exists()
+    };
+    let wanted: Vec<&str> = names::PROGRAMS.iter().filter(is_wanted).copied().collect();
+    load_side_by_side(&mut ebpf, &wanted)?;
+    for name in wanted {
+        pin_program(program(&mut ebpf, name)?, &options.bpffs, name)?;
     }
     Ok(ebpf)
+}
+
+/// The kernel's check of the programs is most of a start, and needs no lock.
+fn load_side_by_side(ebpf: &mut Ebpf, wanted: &[&str]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| {
+                let name = *wanted.iter().find(|wanted| **wanted == name)?;
+                Some(scope.spawn(move || load_into_kernel(program, name)))
+            })
+            .collect();
+        if threads.len() != wanted.len() {
+            return Err(DatapathError::other(
+                "load",
+                "a program is not in the object",
+            ));
+        }
+        threads
+            .into_iter()
+            .try_for_each(|thread| match thread.join() {
+                Ok(loaded) => loaded,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })
 }
 
 /// Loads the programs of cgroups and pins them, if they are not loaded yet.
@@ -80,9 +107,17 @@ pub(super) fn load_at_need(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<
 }
 
 fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| DatapathError::other("load", format!("no program {name} in the object")))?;
+    let program = program(ebpf, name)?;
+    load_into_kernel(program, name)?;
+    pin_program(program, bpffs, name)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| DatapathError::other("load", format!("no program {name} in the object")))
+}
+
+fn load_into_kernel(program: &mut Program, name: &str) -> Result<()> {
     let loaded = match program {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
@@ -95,7 +130,10 @@ fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
             ));
         }
     };
-    loaded.map_err(|error| refusal::of_program(name, &error))?;
+    loaded.map_err(|error| refusal::of_program(name, &error))
+}
+
+fn pin_program(program: &mut Program, bpffs: &Path, name: &str) -> Result<()> {
     pins::replace(&pins::program(bpffs, name), |path| {
         program.pin(path).map_err(|error| chain(&error))
     })

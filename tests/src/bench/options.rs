@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, overlay, round-trip, set-up, stream, attach, size, flows
+    /// masquerade, overlay, host, round-trip, set-up, stream, attach, size, flows
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
     /// Only worlds whose name contains this: netbpf, iptables, bridge, vxlan,

@@ -25,6 +25,7 @@ fn worlds(way: Way) -> &'static [Kind] {
             Kind::NetbpfAgain,
         ],
         Way::Overlay => &[Kind::Vxlan, Kind::Wire, Kind::Netbpf, Kind::NetbpfAgain],
+        Way::Host => &[Kind::Wire, Kind::Iptables, Kind::Netbpf, Kind::NetbpfAgain],
         Way::Sibling => &[
             Kind::Bridge,
             Kind::Iptables,

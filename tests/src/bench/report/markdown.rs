@@ -91,6 +91,9 @@ fn section(page: &mut String, results: &Results, way: Way) {
         Way::Sibling => "Siblings: container to container of one network",
         Way::Masquerade => "Masquerade: a container to the outside",
         Way::Overlay => "Overlay: container to container of one network on two hosts",
+        Way::Host => {
+            "The host's own: a client outside to a program of the host, which nobody translates"
+        }
     };
     _ = writeln!(page, "\n## {title}\n");
     _ = writeln!(page, "| | world | median | p99 | netbpf / it |");

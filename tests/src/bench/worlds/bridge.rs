@@ -18,6 +18,7 @@ pub fn build(lab: &Lab, tag: &str) -> impl World + use<> {
     let [web, app] = containers(lab, tag, &host);
     bridged_packets_pass_iptables(&host, false);
     Bridge(Town {
+        host,
         client,
         web,
         web_address: WEB.parse().expect("an address"),

@@ -25,6 +25,7 @@ pub fn build(lab: &Lab, tag: &str, bridged: Bridged) -> impl World + use<> {
         iptables(&host, &rule);
     }
     Iptables(Town {
+        host,
         client,
         web,
         web_address: bridge::WEB.parse().expect("an address"),

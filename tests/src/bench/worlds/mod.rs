@@ -34,10 +34,18 @@ pub enum Way {
     Masquerade,
     /// A container to another one of its network on another host, in VXLAN.
     Overlay,
+    /// A client outside to a program of the host: what is not ours pays for what is.
+    Host,
 }
 
 impl Way {
-    pub const ALL: [Way; 4] = [Way::Published, Way::Sibling, Way::Masquerade, Way::Overlay];
+    pub const ALL: [Way; 5] = [
+        Way::Published,
+        Way::Sibling,
+        Way::Masquerade,
+        Way::Overlay,
+        Way::Host,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -45,6 +53,7 @@ impl Way {
             Way::Sibling => "sibling",
             Way::Masquerade => "masquerade",
             Way::Overlay => "overlay",
+            Way::Host => "host",
         }
     }
 }
@@ -149,6 +158,7 @@ pub trait World {
 
 /// What a world consists of when it has a host between client and containers.
 struct Town {
+    host: Namespace,
     client: Namespace,
     web: Namespace,
     web_address: std::net::IpAddr,
@@ -161,6 +171,7 @@ impl World for Town {
             Way::Published => (&self.client, &self.web, (host(), 8080)),
             Way::Sibling => (&self.app, &self.web, (self.web_address, 80)),
             Way::Masquerade => (&self.app, &self.client, (outside(), 80)),
+            Way::Host => (&self.client, &self.host, (host(), 80)),
             Way::Overlay => return None,
         };
         Some(Path {

@@ -47,6 +47,7 @@ pub fn build(
             .then(|| overlay::netbpf(lab, tag, binary, flags))
             .flatten(),
         town: Town {
+            host: Namespace::clone(&host),
             client,
             web: Namespace::clone(&web),
             web_address: web.addr(Family::V4),
