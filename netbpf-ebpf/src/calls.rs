@@ -12,7 +12,7 @@ use crate::{
     family::{Family, V4, V6, scratch},
     programs::{HEADERS, parse_into},
     stage::{
-        Step, arp, flow, fragment, icmp_error, masquerade, nd, overlay,
+        Step, arp, displaced, flow, fragment, icmp_error, masquerade, nd, overlay,
         pool::{self, Wanted},
         port::{self, Client},
         refuse, route,
@@ -38,7 +38,7 @@ macro_rules! of_family {
         $family:ty, $parse:ident, $parse_quote:ident, $follow:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
         $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
         $remember:ident, $record:ident, $clear:ident, $search:ident,
-        $enter_tunnel:ident, $leave_tunnel:ident, $ask_way:ident, $learn_mtu:ident
+        $enter_tunnel:ident, $leave_tunnel:ident, $ask_way:ident, $learn_mtu:ident, $is_free:ident
     ) => {
         /// Parses the packet; a `Parsed`.
         #[unsafe(no_mangle)]
@@ -237,6 +237,14 @@ macro_rules! of_family {
             }
         }
 
+        /// Is the source of what the host sends no container's outside port?
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $is_free(skb: *mut __sk_buff, l3: u32) -> u32 {
+            let skb = &Skb::from_raw(skb);
+            displaced::is_from_free::<$family>(skb, l3 as usize & 0xf).into()
+        }
+
         /// Tries a source port towards a container.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -271,7 +279,8 @@ of_family!(
     enter_tunnel_v4,
     leave_tunnel_v4,
     ask_way_v4,
-    learn_mtu_v4
+    learn_mtu_v4,
+    is_free_v4
 );
 of_family!(
     V6,
@@ -294,7 +303,8 @@ of_family!(
     enter_tunnel_v6,
     leave_tunnel_v6,
     ask_way_v6,
-    learn_mtu_v6
+    learn_mtu_v6,
+    is_free_v6
 );
 
 /// An outside port; see [`pool::next`].

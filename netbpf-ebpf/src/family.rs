@@ -13,7 +13,7 @@ use netbpf_common::{
         Veth,
     },
     packet::{
-        self, Read, checksum, eth, icmp, ipv4, ipv6,
+        self, IPPROTO_TCP, IPPROTO_UDP, Read, checksum, eth, icmp, ipv4, ipv6,
         tuple::{Ip, Transport},
         vxlan,
     },
@@ -191,6 +191,9 @@ pub trait Family: Sized {
     fn renumber(skb: &Skb, l3: usize, at: usize, from: u32, to: u32) -> Result<(), DropReason>;
     /// Source and destination of the network header at `l3`.
     fn addresses(packet: &impl Read, l3: usize) -> Option<(Self::Addr, Self::Addr)>;
+    /// Source port, address and protocol of a TCP segment or UDP datagram behind a header
+    /// without options; `None` of all else.
+    fn plain_source(packet: &impl Read, l3: usize) -> Option<(u16, Self::Addr, u8)>;
     /// Type of service or traffic class.
     fn class(packet: &impl Read, l3: usize) -> Option<u8>;
     /// Writes it anew where only the marks of congestion change.
@@ -224,6 +227,7 @@ pub trait Family: Sized {
     fn call_leave_tunnel(skb: &Skb) -> Coded;
     fn call_ask_way(skb: &Skb, node: u32) -> Coded;
     fn call_learn_mtu(skb: &Skb) -> u32;
+    fn call_is_free(skb: &Skb, l3: usize) -> u32;
 }
 
 pub enum V4 {}
@@ -239,6 +243,12 @@ fn words(a: Addr6) -> [u32; 4] {
 fn bytes(w: [u32; 4]) -> Addr6 {
     // SAFETY: same size, any bytes are valid.
     unsafe { core::mem::transmute(w) }
+}
+
+/// TCP or UDP.
+#[inline(always)]
+fn is_segment(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP)
 }
 
 /// The checksum of an IPv4 header after 16-bit words changed (RFC 1624 eqn. 3).
@@ -338,6 +348,10 @@ impl Family for V4 {
         calls::learn_mtu_v4(skb.raw())
     }
     #[inline(always)]
+    fn call_is_free(skb: &Skb, l3: usize) -> u32 {
+        calls::is_free_v4(skb.raw(), l3 as u32)
+    }
+    #[inline(always)]
     fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Addr4>> {
         ipv4::parse(packet, offset)
     }
@@ -407,6 +421,14 @@ impl Family for V4 {
         let is_whole = b[0] >> 4 == 4 && b[0] & 0x0f >= 5;
         let (src, dst) = ([b[12], b[13], b[14], b[15]], [b[16], b[17], b[18], b[19]]);
         is_whole.then_some((src, dst))
+    }
+    #[inline(always)]
+    fn plain_source(packet: &impl Read, l3: usize) -> Option<(u16, Addr4, u8)> {
+        let b = packet.bytes::<{ ipv4::LEN + 4 }>(l3)?;
+        // Of a datagram in fragments not even the first.
+        let is_plain = b[0] == 0x45 && b[6] & 0x3f == 0 && b[7] == 0 && is_segment(b[9]);
+        let port = u16::from_be_bytes([b[20], b[21]]);
+        is_plain.then_some((port, [b[12], b[13], b[14], b[15]], b[9]))
     }
     #[inline(always)]
     fn class(packet: &impl Read, l3: usize) -> Option<u8> {
@@ -625,6 +647,10 @@ impl Family for V6 {
         calls::learn_mtu_v6(skb.raw())
     }
     #[inline(always)]
+    fn call_is_free(skb: &Skb, l3: usize) -> u32 {
+        calls::is_free_v6(skb.raw(), l3 as u32)
+    }
+    #[inline(always)]
     fn parse(packet: &impl Read, offset: usize) -> Option<Ip<Addr6>> {
         ipv6::parse(packet, offset)
     }
@@ -691,6 +717,13 @@ impl Family for V6 {
         }
         let src = packet.bytes::<16>(l3 + ipv6::SRC)?;
         Some((src, packet.bytes::<16>(l3 + ipv6::DST)?))
+    }
+    #[inline(always)]
+    fn plain_source(packet: &impl Read, l3: usize) -> Option<(u16, Addr6, u8)> {
+        let b = packet.bytes::<8>(l3)?;
+        let src = packet.bytes::<16>(l3 + ipv6::SRC)?;
+        let port = packet.u16(l3 + ipv6::LEN)?;
+        (b[0] >> 4 == 6 && is_segment(b[6])).then_some((port, src, b[6]))
     }
     #[inline(always)]
     fn class(packet: &impl Read, l3: usize) -> Option<u8> {

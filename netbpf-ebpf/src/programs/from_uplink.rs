@@ -68,23 +68,31 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     if verdict == Coded::TO_PORT {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Uplink));
     }
+    if verdict.dropped().is_some() {
+        answer_as_host::<F>(skb);
+    }
     finish(skb, refuse::<F>(skb, l3, verdict, 0))
+}
+
+/// For a routed network's container, too, what is refused is answered by the host.
+#[inline(never)]
+fn answer_as_host<F: Family>(skb: &Skb) -> u32 {
+    if let Ok((p, room)) = scratch::<F>() {
+        room.answer_from = match route::uplink(skb.ifindex()) {
+            Some(uplink) => F::uplink_addr(uplink),
+            None => p.ip.dst,
+        };
+    }
+    0
 }
 
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
+        Ok((p, _)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
             // What cannot be parsed is the kernel's to judge.
             Parsed::Nothing => Coded::PASS,
-            Parsed::Whole | Parsed::Headless => {
-                // For a routed network's container the answer is the host's.
-                room.answer_from = match route::uplink(skb.ifindex()) {
-                    Some(uplink) => F::uplink_addr(uplink),
-                    None => p.ip.dst,
-                };
-                way::<F>(p).unwrap_or_else(Coded::drop)
-            }
+            Parsed::Whole | Parsed::Headless => way::<F>(p).unwrap_or_else(Coded::drop),
         },
         Err(_) => Coded::PASS,
     };

@@ -2,14 +2,11 @@
 //! masqueraded flow has already. Their answers would be the container's, so that they leave
 //! by another port, and their answers come back by it. All else passes.
 //!
-//! ours → parse → outside port, or displaced → flow or ICMP error → masquerade
+//! ours → outside port, or displaced → parse → flow or ICMP error → masquerade
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
-    maps::{
-        OutsideKey,
-        flows::{ARRIVAL_HOST, ARRIVAL_UPLINK, FLOW_OF_HOST},
-    },
+    maps::flows::{ARRIVAL_HOST, ARRIVAL_UPLINK, FLOW_OF_HOST},
     packet::{eth, icmp, tcp, tuple::TransportKind},
     verdict::Coded,
 };
@@ -19,9 +16,9 @@ use crate::{
     calls,
     ctx::Skb,
     emit,
-    family::{Family, Packet, Room, V4, V6, scratch},
+    family::{Family, Packet, V4, V6, scratch},
     maps::VETHS,
-    stage::{flow, masquerade, pool},
+    stage::{displaced, flow, masquerade},
 };
 
 #[classifier]
@@ -57,6 +54,10 @@ fn is_ours(skb: &Skb) -> bool {
 
 #[inline(always)]
 fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
+    // One look-up ends the way of nearly all that the host sends.
+    if F::call_is_free(skb, l3) != 0 {
+        return emit::NEXT;
+    }
     let found_by = Coded::from_bits(first_steps::<F>(skb, l3));
     if found_by == Coded::PASS {
         return emit::NEXT;
@@ -77,18 +78,18 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
     }
 }
 
-/// `PASS` for all but what may have to be changed: one look-up for most packets.
+/// `PASS` for all but what may have to be changed.
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) if parse::<F>(skb, l3, ARRIVAL_HOST) == Parsed::Whole => way::<F>(p, room),
+        Ok((p, _)) if parse::<F>(skb, l3, ARRIVAL_HOST) == Parsed::Whole => way::<F>(p),
         _ => Coded::PASS,
     };
     verdict.to_bits()
 }
 
 #[inline(always)]
-fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Coded {
+fn way<F: Family>(p: &Packet<F::Addr>) -> Coded {
     let (ip, t) = (&p.ip, &p.t);
     // Later fragments have nothing that changes.
     if ip.later_fragment || F::is_link_local(ip.src) || F::is_multicast(ip.dst) {
@@ -99,18 +100,9 @@ fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Coded {
     }
     match t.kind {
         TransportKind::Tcp | TransportKind::Udp | TransportKind::EchoRequest => {
-            room.outside_key = OutsideKey {
-                outside: ip.src,
-                port: t.sport,
-                protocol: ip.protocol,
-                reserved: 0,
-            };
-            // SAFETY: entries of `outside` are written once.
-            let is_outside = unsafe { F::outside().get(&room.outside_key) }.is_some();
-            if is_outside || pool::is_displaced(ip.protocol, t.sport) {
-                Coded::TO_FLOW
-            } else {
-                Coded::PASS
+            match displaced::is_free::<F>(ip.src, t.sport, ip.protocol) {
+                true => Coded::PASS,
+                false => Coded::TO_FLOW,
             }
         }
         // Without ports: one at a time has a tunnel with a peer, and the host comes first.

@@ -3,6 +3,7 @@
 pub mod antispoof;
 pub mod arp;
 pub mod deliver;
+pub mod displaced;
 pub mod flow;
 pub mod fragment;
 pub mod icmp_error;

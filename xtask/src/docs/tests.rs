@@ -170,9 +170,8 @@ fn stages_of_to_uplink_are_in_the_order_of_the_picture() {
         "to_uplink",
         &[
             ("ours", "is_ours"),
+            ("outside", "F::call_is_free"),
             ("parse", "parse"),
-            ("outside", "F::outside"),
-            ("displaced", "pool::is_displaced"),
             ("flow", "follow_by"),
             ("masquerade", "F::call_masquerade"),
         ],

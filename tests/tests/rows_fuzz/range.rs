@@ -1,0 +1,207 @@
+//! Who throws, and the programs that are thrown at.
+
+use std::net::IpAddr;
+
+use netbpf::datapath::GATEWAY_MAC;
+use netbpf_common::names::{
+    EARLY_DROP, FROM_CONTAINER, FROM_UPLINK, HOST_LOCAL, TO_CONTAINER, TO_UPLINK,
+};
+use netbpf_tests::{
+    lab::{
+        Family,
+        names::{BACK, CLIENT, FAR, FRONT, HOST, NOBODY, NOWHERE},
+    },
+    packets::{BROADCAST, Mac},
+    rows::{Member, Opened, Rig},
+};
+
+use crate::{
+    frame::{ends, is_local, is_loopback},
+    seeds::{publish, seeds, seeds_of_neighbours},
+};
+
+/// Who throws, and at what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lane {
+    /// The number of the container.
+    Container(usize),
+    Uplink,
+    /// What the host sends by the uplink.
+    Host,
+    /// What a container has sent by it.
+    Left,
+    /// What the host sends to a container, or forwards to it.
+    ToContainer {
+        forwarded: bool,
+    },
+    Local,
+    Early,
+}
+
+/// Those with more to go wrong more often.
+pub const LANES: [Lane; 18] = [
+    Lane::Container(0),
+    Lane::Container(0),
+    Lane::Container(0),
+    Lane::Container(0),
+    Lane::Container(1),
+    Lane::Container(2),
+    Lane::Uplink,
+    Lane::Uplink,
+    Lane::Uplink,
+    Lane::Uplink,
+    Lane::Uplink,
+    Lane::Host,
+    Lane::Host,
+    Lane::Left,
+    Lane::ToContainer { forwarded: false },
+    Lane::ToContainer { forwarded: true },
+    Lane::Local,
+    Lane::Early,
+];
+
+impl Lane {
+    /// Whose packets of before are like those that come by it.
+    pub fn of_whose_kind(self) -> Lane {
+        match self {
+            Lane::Early => Lane::Uplink,
+            Lane::Left => Lane::Host,
+            Lane::ToContainer { .. } => Lane::ToContainer { forwarded: false },
+            other => other,
+        }
+    }
+}
+
+/// Programs of a rig, and packets to begin with.
+pub struct Range<'a> {
+    pub rig: &'a Rig,
+    from_container: Opened,
+    from_uplink: Opened,
+    to_uplink: Opened,
+    to_container: Opened,
+    host_local: Opened,
+    early_drop: Opened,
+    pub seeds: Vec<(Lane, Vec<u8>)>,
+    pub macs: Vec<Mac>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What a program made of a packet.
+pub struct Outcome {
+    pub code: u32,
+    pub out: Vec<u8>,
+    /// Drops that were counted.
+    pub counted: u64,
+}
+
+impl<'a> Range<'a> {
+    pub fn new(rig: &'a Rig) -> Range<'a> {
+        publish(rig);
+        let macs = vec![
+            rig.web.mac(),
+            rig.app.mac(),
+            rig.other.mac(),
+            GATEWAY_MAC,
+            rig.uplink.mac,
+            rig.uplink.neighbour,
+            BROADCAST,
+            [0x33, 0x33, 0, 0, 0, 1],
+            [2, 0, 0, 0, 0, 9],
+            [0; 6],
+        ];
+        let named = [
+            HOST,
+            CLIENT,
+            FAR,
+            NOBODY,
+            NOWHERE,
+            FRONT.gateways,
+            BACK.gateways,
+        ];
+        let special = [
+            ["127.0.0.1", "::1"],
+            ["0.0.0.0", "::"],
+            ["224.0.0.1", "ff02::1"],
+            ["255.255.255.255", "ff05::2"],
+            ["169.254.7.7", "fe80::7"],
+            ["10.10.1.255", "::ffff:10.10.1.2"],
+            ["240.0.0.1", "2001:db8:1::"],
+        ];
+        let texts = named.into_iter().chain(special);
+        let texts = texts.chain([FRONT.absent, BACK.absent]).flatten();
+        let mut addresses: Vec<IpAddr> = texts.map(|text| text.parse().unwrap()).collect();
+        for family in Family::BOTH {
+            addresses.extend([&rig.web, &rig.app, &rig.other].map(|member| member.ip(family)));
+        }
+        let mut range = Range {
+            rig,
+            from_container: rig.open(FROM_CONTAINER),
+            from_uplink: rig.open(FROM_UPLINK),
+            to_uplink: rig.open(TO_UPLINK),
+            to_container: rig.open(TO_CONTAINER),
+            host_local: rig.open(HOST_LOCAL),
+            early_drop: rig.open(EARLY_DROP),
+            seeds: Vec::new(),
+            macs,
+            addresses,
+        };
+        range.seeds = Family::BOTH
+            .iter()
+            .flat_map(|&family| seeds(rig, family))
+            .collect();
+        range.seeds.extend(seeds_of_neighbours(rig));
+        range
+    }
+
+    pub fn member(&self, number: usize) -> &Member {
+        [&self.rig.web, &self.rig.app, &self.rig.other][number]
+    }
+
+    pub fn lane(&self, lane: Lane) -> (&Opened, u32, u32) {
+        let uplink = self.rig.uplink.entry.device.ifindex;
+        let web = self.rig.web.ifindex();
+        match lane {
+            Lane::Container(number) => {
+                let own = self.member(number).ifindex();
+                (&self.from_container, own, own)
+            }
+            Lane::Uplink => (&self.from_uplink, uplink, uplink),
+            Lane::Host => (&self.to_uplink, 0, uplink),
+            Lane::Left => (&self.to_uplink, web, uplink),
+            Lane::ToContainer { forwarded: false } => (&self.to_container, 0, web),
+            Lane::ToContainer { forwarded: true } => (&self.to_container, uplink, web),
+            Lane::Local => (&self.host_local, 0, 1),
+            Lane::Early => (&self.early_drop, 0, 0),
+        }
+    }
+
+    fn drops(&self) -> u64 {
+        let drops = self.rig.datapath.drops(None).expect("drops");
+        drops.into_iter().map(|(_, count)| count).sum()
+    }
+
+    /// `None` where the kernel makes no packet of it, or sends none like it that way.
+    pub fn throw(&self, lane: Lane, packet: &[u8]) -> Option<Outcome> {
+        // By `lo`, from the host to itself.
+        let is_own = |address| is_local(address) || is_loopback(address);
+        if lane == Lane::Local && !ends(packet).is_none_or(|e| is_own(e.from) && is_own(e.to)) {
+            return None;
+        }
+        let (program, came_by, ifindex) = self.lane(lane);
+        let before = self.drops();
+        let (code, out) = program.run(came_by, ifindex, packet)?;
+        Some(Outcome {
+            code,
+            out,
+            counted: self.drops() - before,
+        })
+    }
+
+    /// Begins flows of every kind anew.
+    pub fn begin(&self) {
+        self.rig.datapath.flush(|_| true, &|_| {}).expect("flush");
+        for (lane, packet) in &self.seeds {
+            self.throw(*lane, packet);
+        }
+    }
+}
