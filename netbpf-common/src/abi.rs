@@ -11,6 +11,17 @@ pub const ABI: u32 = 6;
 /// A wrong size means that the layout changed: raise [`ABI`].
 #[macro_export]
 macro_rules! assert_layout {
+    // Of a type that there is for each family, with its sizes.
+    ($type:ident<_>, $v4:expr, $v6:expr) => {
+        const _: () = assert!(
+            core::mem::size_of::<$type<$crate::addr::Addr4>>() == $v4
+                && core::mem::size_of::<$type<$crate::addr::Addr6>>() == $v6,
+            concat!("the layout of ", stringify!($type), " changed: raise ABI")
+        );
+        // SAFETY: as below; there are no other families.
+        #[cfg(feature = "user")]
+        unsafe impl<A: $crate::addr::OfFamily> aya::Pod for $type<A> {}
+    };
     ($type:ty, $size:expr) => {
         const _: () = assert!(
             core::mem::size_of::<$type>() == $size,

@@ -14,6 +14,20 @@ pub type Addr4 = [u8; 4];
 /// An IPv6 address in network byte order.
 pub type Addr6 = [u8; 16];
 
+/// The address of a family: [`Addr4`] or [`Addr6`], and nothing else, so that what holds for
+/// the layout of both holds for all.
+pub trait OfFamily: sealed::Sealed + Copy + 'static {}
+
+impl OfFamily for Addr4 {}
+impl OfFamily for Addr6 {}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::Addr4 {}
+    impl Sealed for super::Addr6 {}
+}
+
 /// The IPv4 or IPv6 wildcard in a key that means "any address of the host".
 pub const ANY: Addr = [0; 16];
 

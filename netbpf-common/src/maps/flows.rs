@@ -31,8 +31,7 @@ pub struct FlowKey<A> {
     /// of the other.
     pub arrival: u16,
 }
-assert_layout!(FlowKey<[u8; 4]>, 16);
-assert_layout!(FlowKey<[u8; 16]>, 40);
+assert_layout!(FlowKey<_>, 16, 40);
 
 /// Arrived from an uplink.
 pub const ARRIVAL_UPLINK: u16 = 0;
@@ -208,8 +207,7 @@ pub struct Flow<A> {
     pub reserved: [u8; 1],
     pub reserved_addr: A,
 }
-assert_layout!(Flow<[u8; 4]>, 88);
-assert_layout!(Flow<[u8; 16]>, 136);
+assert_layout!(Flow<_>, 88, 136);
 
 impl<A: Copy> FlowKey<A> {
     /// The key of the other half of `flow`, which is found by this one: the tuple

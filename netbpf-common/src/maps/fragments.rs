@@ -19,8 +19,7 @@ pub struct FragmentKey<A> {
     /// As in [`FlowKey`].
     pub arrival: u16,
 }
-assert_layout!(FragmentKey<[u8; 4]>, 16);
-assert_layout!(FragmentKey<[u8; 16]>, 40);
+assert_layout!(FragmentKey<_>, 16, 40);
 
 /// Value.
 #[repr(C)]
@@ -33,8 +32,7 @@ pub struct FragmentOf<A> {
     /// When the first one came.
     pub seen: Ticks,
 }
-assert_layout!(FragmentOf<[u8; 4]>, 24);
-assert_layout!(FragmentOf<[u8; 16]>, 48);
+assert_layout!(FragmentOf<_>, 24, 48);
 
 /// Entries of `fragments*`: datagrams whose fragments are on the way at a time.
 pub const FRAGMENTED: u32 = 8192;

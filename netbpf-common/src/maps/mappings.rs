@@ -21,8 +21,7 @@ pub struct MappingKey<A> {
     /// As in [`crate::maps::EndpointKey`].
     pub scope: u32,
 }
-assert_layout!(MappingKey<[u8; 4]>, 16);
-assert_layout!(MappingKey<[u8; 16]>, 40);
+assert_layout!(MappingKey<_>, 16, 40);
 
 /// Value of `mappings*`.
 #[repr(C)]
@@ -42,8 +41,7 @@ pub struct Mapping<A> {
     /// taken for another inside port when that flow is closed and no port is free.
     pub remote: A,
 }
-assert_layout!(Mapping<[u8; 4]>, 20);
-assert_layout!(Mapping<[u8; 16]>, 32);
+assert_layout!(Mapping<_>, 20, 32);
 
 /// Key of `outside*`.
 #[repr(C)]
@@ -55,8 +53,7 @@ pub struct OutsideKey<A> {
     /// Explicit padding, 0.
     pub reserved: u8,
 }
-assert_layout!(OutsideKey<[u8; 4]>, 8);
-assert_layout!(OutsideKey<[u8; 16]>, 20);
+assert_layout!(OutsideKey<_>, 8, 20);
 
 /// Value of `outside*`: the owner.
 #[repr(C)]
@@ -68,5 +65,4 @@ pub struct Outside<A> {
     /// Explicit padding, 0.
     pub reserved: u16,
 }
-assert_layout!(Outside<[u8; 4]>, 12);
-assert_layout!(Outside<[u8; 16]>, 24);
+assert_layout!(Outside<_>, 12, 24);

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aya::Pod;
 use netbpf_common::{
     addr::Addr,
     flow::{State, Timeouts},
@@ -82,15 +81,7 @@ enum At<A> {
     Outside(Page<OutsideKey<A>, Outside<A>>),
 }
 
-impl<'a, A: Address> Collection<'a, A>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-    MappingKey<A>: Pod,
-    Mapping<A>: Pod,
-    OutsideKey<A>: Pod,
-    Outside<A>: Pod,
-{
+impl<'a, A: Address> Collection<'a, A> {
     pub(super) fn new(round: &'a Round<'a>) -> Self {
         Collection {
             round,
@@ -172,15 +163,7 @@ where
     }
 }
 
-impl<A: Address> FlowTables<A>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-    MappingKey<A>: Pod,
-    Mapping<A>: Pod,
-    OutsideKey<A>: Pod,
-    Outside<A>: Pod,
-{
+impl<A: Address> FlowTables<A> {
     /// Removes a flow that does not go on; `false` when it did.
     fn goes_on(
         &mut self,

@@ -9,10 +9,10 @@ use std::{
 
 use aya::Pod;
 use netbpf_common::{
-    addr::{self, Addr},
+    addr::{self, Addr, OfFamily},
     flow::{State, Timeouts, state},
     maps::{
-        Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
+        Flow, FlowKey,
         flows::{FLOW_ORIGINAL, KIND_LOCAL, KIND_PUBLISH, arrival_container, is_of_port},
     },
     time::{Ticks, since, ticks_to_millis},
@@ -21,7 +21,7 @@ use netbpf_common::{
 use super::{Datapath, Result, events::Tuple, pages::Page, tables::FlowTables, types::FlowRecord};
 
 /// An address of a family.
-pub(super) trait Address: Pod + Eq + Hash {
+pub(super) trait Address: OfFamily + Pod + Eq + Hash {
     fn ip(self) -> IpAddr;
     fn mapped(self) -> Addr;
 }
@@ -70,15 +70,7 @@ impl<'a> Ended<'a> {
     }
 }
 
-impl<A: Address> FlowTables<A>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-    MappingKey<A>: Pod,
-    Mapping<A>: Pod,
-    OutsideKey<A>: Pod,
-    Outside<A>: Pod,
-{
+impl<A: Address> FlowTables<A> {
     /// All flows by the half that began them, and what answers it. Established flows are read
     /// before and after the others, so that one which moves meanwhile is seen wherever it
     /// goes.

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use aya::Pod;
 use netbpf_common::{
     maps::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey,
@@ -25,15 +24,7 @@ use super::{
 /// it does not move.
 const TRIES: usize = 4;
 
-impl<A: Address> FlowTables<A>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-    MappingKey<A>: Pod,
-    Mapping<A>: Pod,
-    OutsideKey<A>: Pod,
-    Outside<A>: Pod,
-{
+impl<A: Address> FlowTables<A> {
     /// Removes the flows that are wanted and the mappings that only they used; tells
     /// of those that nobody closed.
     pub(super) fn flush(

@@ -12,7 +12,7 @@ use aya::{
     },
 };
 use netbpf_common::{
-    addr::{Addr, mapped, unmapped},
+    addr::{Addr, OfFamily, mapped, unmapped},
     flow::Timeouts,
     maps::{
         AllowData, Backend, BackendKey, DropKey, Endpoint, EndpointKey, EndpointStats, Flow,
@@ -37,15 +37,7 @@ use super::{
 };
 
 /// The flow tables of one family.
-pub(super) struct FlowTables<A: Pod>
-where
-    FlowKey<A>: Pod,
-    Flow<A>: Pod,
-    MappingKey<A>: Pod,
-    Mapping<A>: Pod,
-    OutsideKey<A>: Pod,
-    Outside<A>: Pod,
-{
+pub(super) struct FlowTables<A: OfFamily> {
     pub flows: Paged<FlowKey<A>, Flow<A>>,
     pub transient: Paged<FlowKey<A>, Flow<A>>,
     pub mappings: Paged<MappingKey<A>, Mapping<A>>,
