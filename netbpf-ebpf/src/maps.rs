@@ -153,7 +153,7 @@ pub const SCRATCH_LEN: usize = 1536;
 
 /// Working space that the 512 bytes of stack have no room for; see
 /// [`crate::family::Room`]. One entry is enough: TC programs run with softirqs
-/// off and do not nest within one CPU.
+/// off and do not nest within one CPU; where one redirects, the next begins after its end.
 #[repr(C, align(8))]
 pub struct Scratch {
     pub bytes: [u64; SCRATCH_LEN / 8],

@@ -216,14 +216,59 @@ fn a_tunnel_of_the_host_takes_the_place_of_a_containers() {
                 Row::new("back", FROM_UPLINK, uplink, answer.clone(), Action::Pass).check(rig);
             }
             // As long as the host has its tunnel the container gets none.
-            let row = Row::new(
-                "the container's again",
-                FROM_CONTAINER,
-                rig.web.ifindex(),
-                of_web,
-                Action::Drop,
-            );
-            row.drops(&[(DropReason::Protocol, 1)]).check(rig);
+            refused(rig, of_web, DropReason::Protocol);
+            // Nor where the host's was there first.
+            let packet = out.protocol(50, b"of the host");
+            Row::new("first", TO_UPLINK, uplink, packet, Action::Pass).check(rig);
+            let of_web = rig.from(&rig.web, client).protocol(50, b"of web");
+            refused(rig, of_web, DropReason::Protocol);
+            // An association that began before we looked.
+            let of_web = rig.from(&rig.web, client).sctp(PORTS.0, PORTS.1, 1);
+            container_sends(rig, of_web.clone());
+            let data = out.sctp(PORTS.0, PORTS.1, 0);
+            Row::new("association", TO_UPLINK, uplink, data, Action::Pass).check(rig);
+            let answer = back.sctp(PORTS.1, PORTS.0, 0);
+            Row::new("its answer", FROM_UPLINK, uplink, answer, Action::Pass).check(rig);
+            refused(rig, of_web, DropReason::PortsExhausted);
+        }
+    });
+}
+
+#[track_caller]
+fn refused(rig: &Rig, packet: Vec<u8>, reason: DropReason) {
+    let ifindex = rig.web.ifindex();
+    Row::new(
+        "the container's again",
+        FROM_CONTAINER,
+        ifindex,
+        packet,
+        Action::Drop,
+    )
+    .drops(&[(reason, 1)])
+    .check(rig);
+}
+
+/// Both are changed, one after the other, whoever is in the way.
+#[test]
+fn two_of_the_host_get_two_ports() {
+    with_rig("two_of_the_host", |rig| {
+        let uplink = rig.uplink.entry.device.ifindex;
+        for family in Family::BOTH {
+            let (host, client) = (family.ip(HOST), family.ip(CLIENT));
+            let (out, back) = (rig.out(host, client), rig.by_uplink(client, host));
+            container_sends(rig, rig.from(&rig.web, client).udp(PORTS.0, PORTS.1, b"q"));
+            let mut seen = vec![PORTS.0];
+            // The second program has the port that the first one leaves by.
+            for _ in 0..3 {
+                let own = *seen.last().expect("one at least");
+                let port = port_of(family, &sends(rig, &out.udp(own, PORTS.1, b"question")));
+                assert!(!seen.contains(&port), "{port} of {seen:?}");
+                let answer = back.udp(PORTS.1, port, b"answer");
+                Row::new("back", FROM_UPLINK, uplink, answer, Action::Pass)
+                    .out(Out::Frame(back.udp(PORTS.1, own, b"answer")))
+                    .check(rig);
+                seen.push(port);
+            }
         }
     });
 }

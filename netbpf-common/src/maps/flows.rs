@@ -72,8 +72,8 @@ pub const FLOW_TO_HOST: u8 = 1 << 5;
 /// This half leads to an outside port of another container's, without leaving the host.
 pub const FLOW_HAIRPIN: u8 = 1 << 6;
 
-/// Both ends are the host's own: a packet keeps its way, and all but the host's port, which
-/// a container has towards the same remote.
+/// Both halves are of a connection of the host's own: a packet keeps its way, and all but the
+/// host's port, which a container has towards the same remote.
 pub const FLOW_OF_HOST: u8 = 1 << 7;
 
 /// What made the flow.

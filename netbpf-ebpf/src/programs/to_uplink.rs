@@ -6,7 +6,10 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
-    maps::flows::{ARRIVAL_HOST, ARRIVAL_UPLINK, FLOW_OF_HOST},
+    maps::{
+        flows::{ARRIVAL_HOST, ARRIVAL_UPLINK, FLOW_OF_HOST},
+        locals::LOCAL_GATEWAY,
+    },
     packet::{eth, icmp, tcp, tuple::TransportKind},
     verdict::Coded,
 };
@@ -18,7 +21,7 @@ use crate::{
     emit,
     family::{Family, Packet, V4, V6, scratch},
     maps::VETHS,
-    stage::{displaced, flow, masquerade},
+    stage::{displaced, flow, local, masquerade},
 };
 
 #[classifier]
@@ -44,12 +47,12 @@ fn program(skb: &Skb, l3: usize) -> i32 {
     }
 }
 
-/// Comes from a container, by `from_container`.
+/// Comes from a container, by `from_container`, or is an answer that `from_uplink` made.
 #[inline(always)]
 fn is_ours(skb: &Skb) -> bool {
     let from = skb.ingress_ifindex();
     // SAFETY: entries are replaced whole by the daemon; a reader sees either.
-    from != 0 && unsafe { VETHS.get(&from) }.is_some()
+    from != 0 && (from == skb.ifindex() || unsafe { VETHS.get(&from) }.is_some())
 }
 
 #[inline(always)]
@@ -82,14 +85,14 @@ fn ip<F: Family>(skb: &Skb, l3: usize) -> i32 {
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, _)) if parse::<F>(skb, l3, ARRIVAL_HOST) == Parsed::Whole => way::<F>(p),
+        Ok((p, _)) if parse::<F>(skb, l3, ARRIVAL_HOST) == Parsed::Whole => way::<F>(skb, p),
         _ => Coded::PASS,
     };
     verdict.to_bits()
 }
 
 #[inline(always)]
-fn way<F: Family>(p: &Packet<F::Addr>) -> Coded {
+fn way<F: Family>(skb: &Skb, p: &Packet<F::Addr>) -> Coded {
     let (ip, t) = (&p.ip, &p.t);
     // Later fragments have nothing that changes.
     if ip.later_fragment || F::is_link_local(ip.src) || F::is_multicast(ip.dst) {
@@ -106,32 +109,44 @@ fn way<F: Family>(p: &Packet<F::Addr>) -> Coded {
             }
         }
         // Without ports: one at a time has a tunnel with a peer, and the host comes first.
-        TransportKind::Sctp | TransportKind::Other => Coded::TO_FLOW,
+        // What it forwards may be anybody's under its address.
+        TransportKind::Sctp | TransportKind::Other if skb.ingress_ifindex() == 0 => Coded::TO_FLOW,
+        TransportKind::Sctp | TransportKind::Other => Coded::PASS,
         TransportKind::EchoReply | TransportKind::Icmp => Coded::PASS,
     }
 }
 
-/// Would the answer be a container's, and can the packet begin a flow? What has no port that
-/// could be another one takes the tuple over: the container's flow ends.
+/// Would the answer be another's, and can the packet begin a flow? What has no port that
+/// could be another one holds its tuple from the first packet on, and takes it over from a
+/// container, whose flow ends.
 #[inline(never)]
 fn is_taken<F: Family>() -> u32 {
     let Ok((p, room)) = scratch::<F>() else {
         return 0;
     };
-    let key = p.ip.key_of_answer(&p.t, ARRIVAL_UPLINK);
-    let Some(held) = flow::find::<F>(&key) else {
-        return 0;
-    };
-    if held.flags & FLOW_OF_HOST != 0 {
-        return 0;
-    }
-    let begins = match p.t.kind {
-        TransportKind::Tcp => p.t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN,
-        _ => true,
-    };
-    if matches!(p.t.kind, TransportKind::Sctp | TransportKind::Other) {
-        flow::forget::<F>(&key, held, room);
-    }
     room.begins = masquerade::OF_HOST;
-    begins.into()
+    let key = p.ip.key_of_answer(&p.t, ARRIVAL_UPLINK);
+    let held = flow::find::<F>(&key);
+    match p.t.kind {
+        TransportKind::Sctp | TransportKind::Other => {
+            // Nothing that the way in would refuse gets in by it.
+            let own = local::host::<F>(room, p.ip.src);
+            if own.is_none_or(|own| own.flags & LOCAL_GATEWAY != 0)
+                || local::subnet::<F>(room, p.ip.dst).is_some()
+            {
+                return 0;
+            }
+            if let Some(held) = held
+                && held.flags & FLOW_OF_HOST == 0
+            {
+                flow::forget::<F>(&key, held, room);
+            }
+            1
+        }
+        TransportKind::Tcp => {
+            let begins = p.t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+            u32::from(begins && held.is_some())
+        }
+        _ => held.is_some().into(),
+    }
 }

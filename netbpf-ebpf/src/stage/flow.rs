@@ -125,9 +125,12 @@ pub fn follow<F: Family>(
     {
         masquerade::keep::<F>(p, room, time);
     }
-    translate::rewrite::<F>(skb, p, &room.new, taken.hops())?;
-    // Of the host's own, nothing changes that later fragments have.
-    if ip.more_fragments && taken.flags & FLOW_OF_HOST == 0 {
+    // Of the host's own, no more than a port changes, and nothing that later fragments have.
+    let of_host = taken.flags & FLOW_OF_HOST != 0;
+    if !of_host || room.new.sport != t.sport || room.new.dport != t.dport {
+        translate::rewrite::<F>(skb, p, &room.new, taken.hops())?;
+    }
+    if ip.more_fragments && !of_host {
         remember::<F>(skb)?;
     }
     address::<F>(skb, p.l3, &taken)?;

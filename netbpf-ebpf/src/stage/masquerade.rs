@@ -55,7 +55,7 @@ pub fn begin<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         TransportKind::Tcp if t.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN => {
             seen_tcp(t.flags)
         }
-        TransportKind::Sctp if t.flags == sctp::INIT => SEEN_ANY,
+        TransportKind::Sctp if t.flags == sctp::INIT || room.begins == OF_HOST => SEEN_ANY,
         TransportKind::Udp | TransportKind::EchoRequest => SEEN_ANY,
         TransportKind::Other if may_change_address(ip.protocol) => SEEN_ANY,
         TransportKind::Other => return Err(DropReason::Protocol),
@@ -149,8 +149,8 @@ pub fn leads_back<F: Family>(
 }
 
 /// Chooses the outside port and records the flow: the port of the mapping; else one that
-/// is free; else that of a mapping whose flows are all over; else one that is in use
-/// towards other remotes only.
+/// is free; else that of a mapping whose flows are all over; else, for this flow alone, one
+/// that neither another flow nor the host has towards this remote.
 #[inline(always)]
 fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step<u16> {
     let protocol = p.ip.protocol;
@@ -159,7 +159,7 @@ fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -
         match F::call_record(skb, port, ask) {
             WRITTEN => return Ok(port),
             FULL => return Err(DropReason::FlowTableFull),
-            // A flow that shares the port has this very remote.
+            // A flow that shares the port, or a program of the host, has this very remote.
             _ => {}
         }
     }
@@ -170,7 +170,11 @@ fn choose<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -
             break;
         }
         match F::call_record(skb, port, Ask::All) {
-            WRITTEN => return Ok(port),
+            WRITTEN => {
+                // It may be nobody's by itself: what the host sends is to be looked at.
+                pool::displace(protocol, port);
+                return Ok(port);
+            }
             FULL => return Err(DropReason::FlowTableFull),
             _ => {}
         }
@@ -501,7 +505,8 @@ pub fn host_has<F: Family>(
 pub enum Ask {
     /// None: it was asked when the port was taken.
     Nothing,
-    /// Such as have a connection with it.
+    /// Such as have a connection with it; of UDP also such as have the port, as any of them
+    /// may be about to be answered.
     Connections,
     /// Also such as listen on the port.
     All,

@@ -6,7 +6,10 @@ use netbpf_common::maps::{
     pools::{POOL_WORDS, pool_index, pool_kind},
 };
 
-use crate::maps::{DISPLACED, IDLE, POOLS, RESERVED};
+use crate::{
+    ctx::opaque,
+    maps::{DISPLACED, IDLE, POOLS, RESERVED},
+};
 
 const WORD_MASK: u32 = POOL_WORDS as u32 - 1;
 
@@ -134,12 +137,19 @@ fn set(pool: Option<*mut Pool>, port: u16) {
 
 #[inline(always)]
 fn has(pool: &Pool, port: u16) -> bool {
-    pool.words[usize::from(port >> 6) & (POOL_WORDS - 1)] & (1 << (port & 63)) != 0
+    pool.words[word_of(port)] & (1 << (port & 63)) != 0
+}
+
+/// The mask says nothing to the compiler, which knows how large a port is; the verifier may
+/// not.
+#[inline(always)]
+fn word_of(port: u16) -> usize {
+    opaque(usize::from(port >> 6)) & (POOL_WORDS - 1)
 }
 
 #[inline(always)]
 fn place(pool: *mut Pool, port: u16) -> (*mut u64, u64) {
-    let index = usize::from(port >> 6) & (POOL_WORDS - 1);
+    let index = word_of(port);
     // SAFETY: the index is within the words.
     let word = unsafe { pool.cast::<u64>().add(index) };
     (word, 1 << (port & 63))

@@ -48,14 +48,28 @@ pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
             }
         }
     }
+    let mut fresh = Vec::new();
     for mut uplink in wanted {
         uplink.entry.xdp = inner.settings().xdp && uplink.entry.ethernet;
         let old = before.get(&uplink.entry.device.ifindex);
         match old.filter(|old| old.entry == uplink.entry && old.failed.is_none()) {
             Some(old) => uplink.early = old.early.clone(),
-            None => attach(inner, old, &mut uplink),
+            None => {
+                attach(inner, old, &mut uplink);
+                fresh.push(uplink.entry.device.ifindex);
+            }
         }
         state.uplinks.push(uplink);
+    }
+    // After the way in of all, see `Datapath::attach_way_out`.
+    let fresh = |uplink: &&mut Uplink| fresh.contains(&uplink.entry.device.ifindex);
+    for uplink in state.uplinks.iter_mut().filter(fresh) {
+        if uplink.failed.is_none()
+            && let Err(error) = inner.datapath.attach_way_out(&uplink.entry)
+        {
+            let old = before.get(&uplink.entry.device.ifindex);
+            failed(old, uplink, error.to_string());
+        }
     }
     overlay::uplinks_changed(inner, state)?;
     sources::refresh(inner, state)
@@ -83,14 +97,17 @@ fn attach(inner: &Inner, old: Option<&Uplink>, uplink: &mut Uplink) {
             tracing::info!(device, ?early, "uplink");
             uplink.early = early;
         }
-        Err(error) => {
-            let why = error.to_string();
-            if old.and_then(|old| old.failed.as_ref()) != Some(&why) {
-                tracing::warn!(%error, device, "cannot be an uplink");
-            }
-            uplink.failed = Some(why);
-        }
+        Err(error) => failed(old, uplink, error.to_string()),
     }
+}
+
+/// Notes why, and says it once.
+fn failed(old: Option<&Uplink>, uplink: &mut Uplink, why: String) {
+    let device = &uplink.entry.device.name;
+    if old.and_then(|old| old.failed.as_ref()) != Some(&why) {
+        tracing::warn!(error = why, device, "cannot be an uplink");
+    }
+    uplink.failed = Some(why);
 }
 
 /// After a network came or went: its subnets and gateway addresses.

@@ -70,6 +70,7 @@ pub(super) struct Collection<'a, A> {
     before: Suspects<A>,
     at: At<A>,
     collected: Collected,
+    in_use: InUse,
 }
 
 /// Where it is. Opening flows come first, so that one which settles meanwhile is not missed;
@@ -93,11 +94,13 @@ impl<'a, A: Address> Collection<'a, A> {
             before: Suspects::default(),
             at: At::Transient(Page::new()),
             collected: Collected::default(),
+            in_use: InUse::new(),
         }
     }
 
-    pub(super) fn collected(&self) -> Collected {
-        self.collected
+    /// What came of it, and the outside ports that are in use.
+    pub(super) fn end(self) -> (Collected, InUse) {
+        (self.collected, self.in_use)
     }
 
     /// Removes flows that are over, those of endpoints that are no more, and after a while
@@ -141,6 +144,7 @@ impl<'a, A: Address> Collection<'a, A> {
                 }
                 for (key, owner) in page.entries() {
                     tables.collect_outside(&key, &owner, &self.before.outside)?;
+                    mark(&mut self.in_use, &key);
                 }
                 return Ok(true);
             }
@@ -292,13 +296,18 @@ impl<A: Address> FlowTables<A> {
         let mut page = Page::new();
         while page.read(&self.outside)? {
             for (key, _) in page.entries() {
-                all.entry((key.outside.mapped(), pool_kind(key.protocol)))
-                    .or_insert_with(|| Box::new(Pool::EMPTY))
-                    .put(key.port, true);
+                mark(all, &key);
             }
         }
         Ok(())
     }
+}
+
+/// Notes an outside port as in use.
+fn mark<A: Address>(all: &mut InUse, key: &OutsideKey<A>) {
+    all.entry((key.outside.mapped(), pool_kind(key.protocol)))
+        .or_insert_with(|| Box::new(Pool::EMPTY))
+        .put(key.port, true);
 }
 
 /// The shortest time-out of a protocol's states, in seconds.

@@ -68,26 +68,28 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
 
 /// The kernel's check of the programs is most of a start, and needs no lock.
 fn load_side_by_side(ebpf: &mut Ebpf, wanted: &[&str]) -> Result<()> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = ebpf
-            .programs_mut()
-            .filter_map(|(name, program)| {
-                let name = *wanted.iter().find(|wanted| **wanted == name)?;
-                Some(scope.spawn(move || load_into_kernel(program, name)))
-            })
-            .collect();
-        if threads.len() != wanted.len() {
-            return Err(DatapathError::other(
-                "load",
-                "a program is not in the object",
-            ));
-        }
-        threads
-            .into_iter()
-            .try_for_each(|thread| match thread.join() {
+    let found = ebpf.programs_mut().filter_map(|(name, program)| {
+        let name = *wanted.iter().find(|wanted| **wanted == name)?;
+        Some((name, program))
+    });
+    let mut found: Vec<(&str, &mut Program)> = found.collect();
+    if found.len() != wanted.len() {
+        return Err(DatapathError::other("load", "the object lacks a program"));
+    }
+    // More at a time would take memory and no less time.
+    let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
+    found.chunks_mut(at_a_time).try_for_each(|some| {
+        std::thread::scope(|scope| {
+            let threads = some.iter_mut();
+            let threads: Vec<_> = threads
+                .map(|(name, program)| scope.spawn(|| load_into_kernel(program, name)))
+                .collect();
+            let mut results = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            results.try_for_each(|result| match result {
                 Ok(loaded) => loaded,
                 Err(panic) => std::panic::resume_unwind(panic),
             })
+        })
     })
 }
 

@@ -194,8 +194,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Hangs `from_uplink` and `to_uplink` on an uplink and writes its entry; `early_drop`,
-    /// too, where that is asked for and the driver runs it.
+    /// Hangs `from_uplink` on an uplink and writes its entry; `early_drop`, too, where that
+    /// is asked for and the driver runs it. [`Self::attach_way_out`] comes after it.
     pub fn attach_uplink(&self, uplink: &UplinkEntry) -> Result<EarlyDrop> {
         let inner = &mut *self.inner();
         let device = &uplink.device;
@@ -212,23 +212,37 @@ impl Datapath {
             .uplinks
             .insert(device.ifindex, entry, 0)
             .map_err(|e| write_error(names::UPLINKS, 256, &e))?;
-        // In this order: what leaves under another port finds its way back.
-        for (program, direction) in on_uplink(uplink.ethernet) {
-            load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
-            attach::attach(
-                &mut inner.ebpf,
-                &self.bpffs,
-                program,
-                device,
-                direction,
-                self.kind,
-            )
-            .inspect_err(|_| {
-                // No way out by which nothing comes back.
-                let _ = inner.tables.uplinks.remove(&device.ifindex);
-            })?;
-        }
+        let [(program, ingress), _] = on_uplink(uplink.ethernet);
+        load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
+        attach::attach(
+            &mut inner.ebpf,
+            &self.bpffs,
+            program,
+            device,
+            ingress,
+            self.kind,
+        )
+        .inspect_err(|_| {
+            // No way out by which nothing comes back.
+            let _ = inner.tables.uplinks.remove(&device.ifindex);
+        })?;
         Ok(early)
+    }
+
+    /// Hangs `to_uplink` on an uplink: once `from_uplink` hangs on all of them, so that what
+    /// leaves by another port finds its way back by whichever.
+    pub fn attach_way_out(&self, uplink: &UplinkEntry) -> Result<()> {
+        let inner = &mut *self.inner();
+        let [_, (program, egress)] = on_uplink(uplink.ethernet);
+        load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
+        attach::attach(
+            &mut inner.ebpf,
+            &self.bpffs,
+            program,
+            &uplink.device,
+            egress,
+            self.kind,
+        )
     }
 
     /// Hangs `host_local` on `lo`: published ports answer the host's own programs,
@@ -500,9 +514,10 @@ impl Datapath {
         let (mut v4, mut v6) = (Collection::new(&round), Collection::new(&round));
         while v4.step(&mut self.flow_tables().v4)? {}
         while v6.step(&mut self.flow_tables().v6)? {}
-        let flows = self.flow_tables();
-        self.pools().set(flows.in_use()?)?;
-        Ok(v4.collected().and(v6.collected()))
+        let (v4, v6) = (v4.end(), v6.end());
+        let in_use = v4.1.into_iter().chain(v6.1);
+        self.pools().set(in_use.collect())?;
+        Ok(v4.0.and(v6.0))
     }
 
     /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside
@@ -514,7 +529,10 @@ impl Datapath {
     ) -> Result<Collected> {
         let flows = &mut *self.flow_tables();
         let (now, ended, living) = (ticks(monotonic()?), Ended::new(self), self.living());
-        let wanted = |flow: &FlowRecord| living.contains(&flow.endpoint) && wanted(flow);
+        // Connections of the host's own are not to end by it.
+        let wanted = |flow: &FlowRecord| {
+            flow.endpoint != OF_HOST && living.contains(&flow.endpoint) && wanted(flow)
+        };
         let v4 = flows.v4.flush(now, &ended, &wanted, tell)?;
         let v6 = flows.v6.flush(now, &ended, &wanted, tell)?;
         let flushed = v4.and(v6);

@@ -40,7 +40,8 @@ pub(super) enum Direction {
 }
 
 impl Direction {
-    pub(super) const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+    /// In which they are taken off: what leaves changed finds its way back until the end.
+    pub(super) const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
     pub(super) const fn label(self) -> &'static str {
         match self {

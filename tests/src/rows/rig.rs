@@ -176,6 +176,7 @@ impl Rig {
         let datapath = &self.datapath;
         datapath
             .attach_uplink(&self.uplink.entry)
+            .and_then(|_| datapath.attach_way_out(&self.uplink.entry))
             .unwrap_or_else(|e| panic!("uplink: {e}"));
         for member in [&self.web, &self.app, &self.other] {
             datapath

@@ -99,12 +99,24 @@ impl Source {
         let asserted = self.items.iter().filter_map(|item| match item {
             Item::Macro(item) if item.mac.path.is_ident("assert_layout") => {
                 let arguments = text_of(&item.mac.tokens);
-                let (of, bytes) = arguments.rsplit_once(", ")?;
-                Some((of.to_owned(), bytes.to_owned()))
+                let mut arguments = arguments.split(", ").map(str::to_owned);
+                Some((arguments.next()?, arguments.collect::<Vec<_>>()))
             }
             _ => None,
         });
         asserted
+            .flat_map(|(of, sizes)| match sizes.len() {
+                // Of the two families.
+                2 => ["[u8; 4]", "[u8; 16]"]
+                    .map(|addr| of.replace("_>", &format!("{addr}>")))
+                    .into_iter()
+                    .zip(sizes)
+                    .collect(),
+                _ => sizes
+                    .into_iter()
+                    .map(|size| (of.clone(), size))
+                    .collect::<Vec<_>>(),
+            })
             .filter(|(of, _)| of.split('<').next() == Some(structure))
             .collect()
     }

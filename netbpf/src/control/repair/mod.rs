@@ -198,6 +198,7 @@ impl Job {
             Job::Veth(device) => datapath.attach_veth(device)?,
             Job::Uplink(uplink) => {
                 let early = datapath.attach_uplink(&uplink.entry)?;
+                datapath.attach_way_out(&uplink.entry)?;
                 let ifindex = uplink.entry.device.ifindex;
                 let mut known = state.uplinks.iter_mut();
                 if let Some(known) = known.find(|u| u.entry.device.ifindex == ifindex) {
