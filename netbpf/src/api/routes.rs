@@ -119,7 +119,7 @@ pub fn routes<S: Service>() -> Vec<Route<S>> {
         Route::new(
             Delete,
             "/flows",
-            "Forget live connections, all or those that fit; how many",
+            "Forget live connections of containers, all or those that fit; how many",
             flows_flush,
         ),
         Route::new(Get, "/drops", "Count dropped packets by reason", drops),

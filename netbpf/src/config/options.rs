@@ -106,7 +106,7 @@ pub struct Options {
     pub client_rate: Option<u32>,
     /// When silent connections are forgotten; KIND is tcp-opening, tcp-established,
     /// tcp-closing, udp, udp-answered, icmp, sctp or other; may be repeated
-    /// [default: 240s, 7440s, 240s, 120s, 300s, 60s, 300s, 60s]
+    /// [default: 240s, 7440s, 240s, 120s, 300s, 60s, 300s, 600s]
     #[arg(long, value_name = "KIND=TIME")]
     pub timeout: Option<Vec<TimeoutOf>>,
     /// Answer Prometheus there by HTTP at /metrics, such as 127.0.0.1:9464; whoever

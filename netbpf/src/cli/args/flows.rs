@@ -32,18 +32,19 @@ pub enum FlowsVerb {
     Flush(Flush),
 }
 
-/// Forget live connections: all of them, or those that fit all that is said
+/// Forget live connections of containers: all of them, or those that fit all that is said
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   netbpf flows flush --endpoint web
   netbpf flows flush --protocol udp --dst 192.0.2.53:53
   netbpf flows flush --kind masquerade --src 10.20.0.0/24
-  netbpf flows flush                    all of them
+  netbpf flows flush                    all of the containers'
 
 The next packet begins the connection anew where it can: of udp and icmp any packet of
 the side that began it, of tcp a SYN alone, so established tcp connections do not go
-on. An outside port whose connections are all flushed is given back.")]
+on. An outside port whose connections are all flushed is given back. The host's own (of
+no endpoint) stay: a program of the host would lose its connection.")]
 pub struct Flush {
     #[command(flatten)]
     pub filter: Filter,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netbpf_common::flow::Timeouts;
 
-use super::findings::{Findings, RESTART, count};
+use super::findings::{Findings, count};
 use crate::{
     control::{portset::PortSet, uplinks::Uplink},
     model::{Check, Finding},
@@ -160,7 +160,11 @@ pub fn uplinks(uplinks: &[Uplink], wanted: &[String]) -> Vec<Finding> {
 pub fn notes(notes: &[String]) -> Vec<Finding> {
     let mut found = Findings::of(Check::Start);
     for note in notes {
-        found.warning("daemon", note, RESTART);
+        found.warning(
+            "daemon",
+            note,
+            "see to what it says, then restart the daemon",
+        );
     }
     found.or_ok("daemon", "it started without a remark")
 }
