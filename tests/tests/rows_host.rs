@@ -269,6 +269,11 @@ fn two_of_the_host_get_two_ports() {
                     .check(rig);
                 seen.push(port);
             }
+            // Nobody but the remote gets to it by that port: there is no socket of the host.
+            let port = *seen.last().expect("one at least");
+            let packet = rig.from(&rig.app, host).udp(7000, port, b"hello");
+            let ifindex = rig.app.ifindex();
+            Row::new("a container", FROM_CONTAINER, ifindex, packet, Action::Pass).check(rig);
         }
     });
 }

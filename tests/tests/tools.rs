@@ -23,22 +23,39 @@ use quinn::{
     },
 };
 
-/// A street with `web`, of whose published ports one of each protocol leads to nobody.
-fn shop(test: &str) -> (Street, Container) {
-    let street = street_with_networks(test, &[]);
-    let ports = ["8080:80", "8081:81", "5300:53/udp", "5301:54/udp"];
-    let flags = ports.map(|port| ["-p", port]);
-    let web = street.front("web", &flags.concat());
-    (street, web)
+/// A street with `web`, of whose published ports one of each protocol leads to nobody. What
+/// `web` serves, the client does, too.
+struct Shop {
+    street: Street,
+    web: Container,
+    _http: [Http; 2],
+    _udp: [UdpEcho; 2],
+}
+
+impl Shop {
+    fn open(test: &str) -> Shop {
+        let street = street_with_networks(test, &[]);
+        let ports = ["8080:80", "8081:81", "5300:53/udp", "5301:54/udp"];
+        let flags = ports.map(|port| ["-p", port]);
+        let web = street.front("web", &flags.concat());
+        let spaces = [&*web, &street.client];
+        Shop {
+            _http: spaces.map(|space| Http::start(space, 80)),
+            _udp: spaces.map(|space| UdpEcho::start(space, 53)),
+            street,
+            web,
+        }
+    }
 }
 
 /// Whom to scan or flood, from where, and the ports there: TCP and UDP, open and closed.
 type Target<'a> = (&'a Namespace, IpAddr, [u16; 2], [u16; 2]);
 
-fn targets<'a>(street: &'a Street, web: &'a Container, family: Family) -> [Target<'a>; 2] {
+fn targets(shop: &Shop, family: Family) -> [Target<'_>; 2] {
+    let client = &shop.street.client;
     [
-        (web, family.ip(CLIENT), [80, 81], [53, 54]),
-        (&street.client, family.ip(HOST), [8080, 8081], [5300, 5301]),
+        (&shop.web, family.ip(CLIENT), [80, 81], [53, 54]),
+        (client, family.ip(HOST), [8080, 8081], [5300, 5301]),
     ]
 }
 
@@ -48,13 +65,10 @@ fn nmap_finds_what_is_open_and_what_is_closed() {
     if !has_tools(test, &["nmap"]) {
         return;
     }
-    let (street, web) = shop(test);
-    let spaces = [&*web, &street.client];
-    let _http = spaces.map(|space| Http::start(space, 80));
-    let _udp = spaces.map(|space| UdpEcho::start(space, 53));
-    let drops = street.host.drops();
+    let shop = Shop::open(test);
+    let drops = shop.street.host.drops();
     for family in Family::BOTH {
-        for (from, to, tcp, udp) in targets(&street, &web, family) {
+        for (from, to, tcp, udp) in targets(&shop, family) {
             for (scan, kind, ports) in [
                 ("-sT", "tcp", tcp),
                 ("-sS", "tcp", tcp),
@@ -90,13 +104,10 @@ fn hping3_counts_as_many_answers_as_questions() {
     if !has_tools(test, &["hping3"]) {
         return;
     }
-    let (street, web) = shop(test);
-    let spaces = [&*web, &street.client];
-    let _http = spaces.map(|space| Http::start(space, 80));
-    let _udp = spaces.map(|space| UdpEcho::start(space, 53));
-    let drops = street.host.drops();
+    let shop = Shop::open(test);
+    let drops = shop.street.host.drops();
     // It does not speak IPv6.
-    for (from, to, tcp, udp) in targets(&street, &web, Family::V4) {
+    for (from, to, tcp, udp) in targets(&shop, Family::V4) {
         let to = to.to_string();
         let [open, closed] = tcp.map(|port| port.to_string());
         let udp = udp[0].to_string();

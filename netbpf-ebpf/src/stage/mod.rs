@@ -15,6 +15,7 @@ pub mod pool;
 pub mod port;
 pub mod refuse;
 pub mod route;
+pub mod sockets;
 pub mod translate;
 
 use netbpf_common::{drop::DropReason, verdict::Coded};

@@ -31,9 +31,8 @@ use netbpf_common::{
 use super::{
     Step, deliver,
     flow::{check_mtu, remember},
-    local,
-    masquerade::{self, host_has},
-    route,
+    local, masquerade, route,
+    sockets::host_has,
     translate::{self, NewTuple},
 };
 use crate::{

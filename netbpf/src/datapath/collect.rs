@@ -18,7 +18,7 @@ use netbpf_common::{
 };
 
 use super::{
-    Result,
+    Datapath, Result,
     attach::monotonic,
     events::{self, Close, EventRecord},
     flows::{Address, Ended, is_over, kind_label, state_of, tuple},
@@ -31,6 +31,29 @@ use super::{
 /// A mapping that was used within this many seconds, or the time-out of a flow that opens, is
 /// kept though no flow is seen: its first one may be on the way into the table, or evicted.
 const MAPPING_GRACE: u32 = 60;
+
+impl Datapath {
+    /// Removes expired flows and unused mappings, and flows of endpoints that are
+    /// no more; tells of those that nobody closed.
+    pub fn collect(&self, tell: &dyn Fn(EventRecord)) -> Result<Collected> {
+        let living = || self.living();
+        let now = ticks(monotonic()?);
+        let ended = Ended::new(self);
+        let round = Round {
+            now,
+            ended: &ended,
+            living: &living,
+            tell,
+        };
+        let (mut v4, mut v6) = (Collection::new(&round), Collection::new(&round));
+        while v4.step(&mut self.flow_tables().v4)? {}
+        while v6.step(&mut self.flow_tables().v6)? {}
+        let (v4, v6) = (v4.end(), v6.end());
+        let in_use = v4.1.into_iter().chain(v6.1);
+        self.pools().set(in_use.collect())?;
+        Ok(v4.0.and(v6.0))
+    }
+}
 
 /// The ports in use of each outside address, by [`pool_kind`].
 pub(super) type InUse = HashMap<(Addr, u32), Box<Pool>>;
@@ -143,8 +166,9 @@ impl<'a, A: Address> Collection<'a, A> {
                     return Ok(false);
                 }
                 for (key, owner) in page.entries() {
-                    tables.collect_outside(&key, &owner, &self.before.outside)?;
-                    mark(&mut self.in_use, &key);
+                    if !tables.is_nobodys(&key, &owner, &self.before.outside)? {
+                        mark(&mut self.in_use, &key);
+                    }
                 }
                 return Ok(true);
             }
@@ -153,6 +177,7 @@ impl<'a, A: Address> Collection<'a, A> {
             return Ok(true);
         };
         self.living.is_fresh = false;
+        self.round.ended.ask_anew();
         for (key, flow) in page.entries() {
             let ended = &self.before.ended;
             if !tables.goes_on(&key, &flow, self.round, ended, &mut self.living)? {
@@ -265,13 +290,13 @@ impl<A: Address> FlowTables<A> {
     }
 
     /// Frees a port that was taken by a program that did not come to write its mapping; twice
-    /// seen so, it did not just begin.
-    fn collect_outside(
+    /// seen so, it did not just begin. `false`: it stays.
+    fn is_nobodys(
         &mut self,
         key: &OutsideKey<A>,
         owner: &Outside<A>,
         before: &HashSet<OutsideKey<A>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mapping = MappingKey {
             inside: owner.inside,
             outside: key.outside,
@@ -282,13 +307,13 @@ impl<A: Address> FlowTables<A> {
         };
         let mapping = self.mappings.get(&mapping, 0);
         if mapping.is_ok_and(|mapping| mapping.outside_port == key.port) {
-            return Ok(());
+            return Ok(false);
         }
         if before.contains(key) {
-            return removed(names::OUTSIDE4, self.outside.remove(key));
+            return removed(names::OUTSIDE4, self.outside.remove(key)).map(|()| true);
         }
         self.suspects.outside.insert(*key);
-        Ok(())
+        Ok(false)
     }
 
     /// Adds the outside ports that are in use.

@@ -12,13 +12,85 @@ use netbpf_common::{
     addr::{self, Addr, OfFamily},
     flow::{State, Timeouts, state},
     maps::{
-        Flow, FlowKey,
+        Config, Flow, FlowKey,
         flows::{FLOW_ORIGINAL, KIND_LOCAL, KIND_PUBLISH, arrival_container, is_of_port},
     },
-    time::{Ticks, since, ticks_to_millis},
+    time::{Ticks, since, ticks, ticks_to_millis},
 };
 
-use super::{Datapath, Result, events::Tuple, pages::Page, tables::FlowTables, types::FlowRecord};
+use super::{
+    Datapath, Result, attach::monotonic, collect::InUse, events::Tuple, load, pages::Page,
+    tables::FlowTables, types::FlowRecord,
+};
+
+/// The flow tables of both families.
+pub(super) struct Flows {
+    pub v4: FlowTables<[u8; 4]>,
+    pub v6: FlowTables<[u8; 16]>,
+}
+
+impl Flows {
+    /// The outside ports that are in use.
+    pub fn in_use(&self) -> Result<InUse> {
+        let mut all = InUse::new();
+        self.v4.add_in_use(&mut all)?;
+        self.v6.add_in_use(&mut all)?;
+        Ok(all)
+    }
+}
+
+impl Datapath {
+    /// Changes when silent flows are over, those that are there too.
+    pub fn set_timeouts(&self, timeouts: Timeouts) -> Result<()> {
+        let change = |config: &mut Config| config.timeouts = timeouts;
+        load::change_config(&mut load::config(&mut self.inner().ebpf)?, change)?;
+        let tables = &mut *self.flow_tables();
+        tables.v4.timeouts = timeouts;
+        tables.v6.timeouts = timeouts;
+        Ok(())
+    }
+
+    /// All live flows.
+    pub fn flows(&self) -> Result<Vec<FlowRecord>> {
+        let now = ticks(monotonic()?);
+        let tables = self.flow_tables();
+        let ended = Ended::new(self);
+        let mut records = tables.v4.records(now, &ended)?;
+        records.extend(tables.v6.records(now, &ended)?);
+        drop(tables);
+        // Those of endpoints that are no more wait to be collected.
+        let living = self.living();
+        records.retain(|record| living.contains(&record.endpoint));
+        Ok(records)
+    }
+
+    /// Whether a connection of a container, as it sees it, came by this published
+    /// range.
+    pub fn is_of_slot(
+        &self,
+        slot: u32,
+        protocol: u8,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
+        let tables = self.flow_tables();
+        match (local.ip(), remote.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => tables.v4.is_of_slot(
+                slot,
+                protocol,
+                (src.octets(), local.port()),
+                (dst.octets(), remote.port()),
+            ),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => tables.v6.is_of_slot(
+                slot,
+                protocol,
+                (src.octets(), local.port()),
+                (dst.octets(), remote.port()),
+            ),
+            _ => false,
+        }
+    }
+}
 
 /// An address of a family.
 pub(super) trait Address: OfFamily + Pod + Eq + Hash {
@@ -58,6 +130,12 @@ impl<'a> Ended<'a> {
             datapath,
             generations: RefCell::default(),
         }
+    }
+
+    /// What is asked from now on is of flows that were read from now on: a port may have been
+    /// published anew since.
+    pub fn ask_anew(&self) {
+        self.generations.borrow_mut().clear();
     }
 
     pub fn has<A>(&self, flow: &Flow<A>) -> bool {

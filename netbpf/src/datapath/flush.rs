@@ -9,11 +9,12 @@ use netbpf_common::{
         flows::{FLOW_ORIGINAL, KIND_MASQUERADE, arrival_container},
     },
     names,
-    time::Ticks,
+    time::{Ticks, ticks},
 };
 
 use super::{
-    Result,
+    Datapath, OF_HOST, Result,
+    attach::monotonic,
     events::{self, Close, EventRecord},
     flows::{Address, Ended, kind_label, record, state_of, tuple},
     tables::{FlowTables, removed},
@@ -23,6 +24,30 @@ use super::{
 /// A flow that moves to the other table under the removal is removed there; this often
 /// it does not move.
 const TRIES: usize = 4;
+
+impl Datapath {
+    /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside
+    /// ports that no other uses.
+    pub fn flush(
+        &self,
+        wanted: impl Fn(&FlowRecord) -> bool,
+        tell: &dyn Fn(EventRecord),
+    ) -> Result<Collected> {
+        let flows = &mut *self.flow_tables();
+        let (now, ended, living) = (ticks(monotonic()?), Ended::new(self), self.living());
+        // Connections of the host's own are not to end by it.
+        let wanted = |flow: &FlowRecord| {
+            flow.endpoint != OF_HOST && living.contains(&flow.endpoint) && wanted(flow)
+        };
+        let v4 = flows.v4.flush(now, &ended, &wanted, tell)?;
+        let v6 = flows.v6.flush(now, &ended, &wanted, tell)?;
+        let flushed = v4.and(v6);
+        if flushed.mappings != 0 {
+            self.pools().set(flows.in_use()?)?;
+        }
+        Ok(flushed)
+    }
+}
 
 impl<A: Address> FlowTables<A> {
     /// Removes the flows that are wanted and the mappings that only they used; tells

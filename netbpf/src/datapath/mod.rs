@@ -40,7 +40,7 @@ pub use types::*;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -51,19 +51,11 @@ use aya::{
     maps::{MapError, PerCpuValues},
     programs::links::{FdLink, PinnedLink},
 };
-use netbpf_common::{
-    drop::DropReason,
-    flow::Timeouts,
-    maps::{Config, EndpointStats},
-    names,
-    time::ticks,
-    verdict::MAX_ENDPOINT,
-};
+use netbpf_common::{drop::DropReason, maps::EndpointStats, names, verdict::MAX_ENDPOINT};
 
 use crate::sys::cgroup::Cgroup;
-use attach::{monotonic, name_of};
-use collect::{Collection, InUse, Round};
-use flows::Ended;
+use attach::name_of;
+use flows::Flows;
 use kernel::Kernel;
 use load::chain;
 use pins::{Direction, Hook};
@@ -101,21 +93,6 @@ struct Inner {
     tables: Tables,
     known: Known,
     overlay: overlay::Tables,
-}
-
-struct Flows {
-    v4: FlowTables<[u8; 4]>,
-    v6: FlowTables<[u8; 16]>,
-}
-
-impl Flows {
-    /// The outside ports that are in use.
-    fn in_use(&self) -> Result<InUse> {
-        let mut all = InUse::new();
-        self.v4.add_in_use(&mut all)?;
-        self.v6.add_in_use(&mut all)?;
-        Ok(all)
-    }
 }
 
 pub type Result<T, E = DatapathError> = std::result::Result<T, E>;
@@ -473,100 +450,6 @@ impl Datapath {
             }
         }
         Ok(counts)
-    }
-
-    /// Changes when silent flows are over, those that are there too.
-    pub fn set_timeouts(&self, timeouts: Timeouts) -> Result<()> {
-        let change = |config: &mut Config| config.timeouts = timeouts;
-        load::change_config(&mut load::config(&mut self.inner().ebpf)?, change)?;
-        let tables = &mut *self.flow_tables();
-        tables.v4.timeouts = timeouts;
-        tables.v6.timeouts = timeouts;
-        Ok(())
-    }
-
-    /// All live flows.
-    pub fn flows(&self) -> Result<Vec<FlowRecord>> {
-        let now = ticks(monotonic()?);
-        let tables = self.flow_tables();
-        let ended = Ended::new(self);
-        let mut records = tables.v4.records(now, &ended)?;
-        records.extend(tables.v6.records(now, &ended)?);
-        drop(tables);
-        // Those of endpoints that are no more wait to be collected.
-        let living = self.living();
-        records.retain(|record| living.contains(&record.endpoint));
-        Ok(records)
-    }
-
-    /// Removes expired flows and unused mappings, and flows of endpoints that are
-    /// no more; tells of those that nobody closed.
-    pub fn collect(&self, tell: &dyn Fn(EventRecord)) -> Result<Collected> {
-        let living = || self.living();
-        let now = ticks(monotonic()?);
-        let ended = Ended::new(self);
-        let round = Round {
-            now,
-            ended: &ended,
-            living: &living,
-            tell,
-        };
-        let (mut v4, mut v6) = (Collection::new(&round), Collection::new(&round));
-        while v4.step(&mut self.flow_tables().v4)? {}
-        while v6.step(&mut self.flow_tables().v6)? {}
-        let (v4, v6) = (v4.end(), v6.end());
-        let in_use = v4.1.into_iter().chain(v6.1);
-        self.pools().set(in_use.collect())?;
-        Ok(v4.0.and(v6.0))
-    }
-
-    /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside
-    /// ports that no other uses.
-    pub fn flush(
-        &self,
-        wanted: impl Fn(&FlowRecord) -> bool,
-        tell: &dyn Fn(EventRecord),
-    ) -> Result<Collected> {
-        let flows = &mut *self.flow_tables();
-        let (now, ended, living) = (ticks(monotonic()?), Ended::new(self), self.living());
-        // Connections of the host's own are not to end by it.
-        let wanted = |flow: &FlowRecord| {
-            flow.endpoint != OF_HOST && living.contains(&flow.endpoint) && wanted(flow)
-        };
-        let v4 = flows.v4.flush(now, &ended, &wanted, tell)?;
-        let v6 = flows.v6.flush(now, &ended, &wanted, tell)?;
-        let flushed = v4.and(v6);
-        if flushed.mappings != 0 {
-            self.pools().set(flows.in_use()?)?;
-        }
-        Ok(flushed)
-    }
-
-    /// Whether a connection of a container, as it sees it, came by this published
-    /// range.
-    pub fn is_of_slot(
-        &self,
-        slot: u32,
-        protocol: u8,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) -> bool {
-        let tables = self.flow_tables();
-        match (local.ip(), remote.ip()) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => tables.v4.is_of_slot(
-                slot,
-                protocol,
-                (src.octets(), local.port()),
-                (dst.octets(), remote.port()),
-            ),
-            (IpAddr::V6(src), IpAddr::V6(dst)) => tables.v6.is_of_slot(
-                slot,
-                protocol,
-                (src.octets(), local.port()),
-                (dst.octets(), remote.port()),
-            ),
-            _ => false,
-        }
     }
 
     /// Connections of the host's own programs by these published ranges that were
