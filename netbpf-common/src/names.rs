@@ -16,6 +16,7 @@ pub const ALLOWS: &str = "allows";
 pub const CLIENTS: &str = "clients";
 pub const HOST_CONNS: &str = "host_conns";
 pub const HOST_PEERS: &str = "host_peers";
+pub const HOST_ASKED: &str = "host_asked";
 pub const GENERATIONS: &str = "generations";
 pub const VNIS: &str = "vnis";
 pub const NODES: &str = "nodes";
@@ -74,6 +75,7 @@ pub const MAPS: &[&str] = &[
     GENERATIONS,
     HOST_CONNS,
     HOST_PEERS,
+    HOST_ASKED,
     HOST_MARKS,
     TURNS,
     FLOWS4,

@@ -10,7 +10,7 @@ use netbpf_common::{
     drop::COUNTERS,
     event::Event,
     maps::{
-        AllowData, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
+        AllowData, AskedKey, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
         EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local, LocalKey, Mapping,
         MappingKey, Node, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData, Published,
         Share, Source, SourceData, Subnet, SubnetData, Tunnel, TunnelData, Uplink, Veth, Vni,
@@ -76,6 +76,9 @@ pub static HOST_CONNS: HashMap<u64, HostConn, 65536, NO_PREALLOC> = HashMap::new
 
 #[btf_map(name = "host_peers")]
 pub static HOST_PEERS: LruHashMap<PeerKey, Peer, 16384> = LruHashMap::new();
+
+#[btf_map(name = "host_asked")]
+pub static HOST_ASKED: LruHashMap<AskedKey, Addr, 4096> = LruHashMap::new();
 
 /// Not 0 for sockets of the host that have something in [`HOST_CONNS`] or
 /// [`HOST_PEERS`].

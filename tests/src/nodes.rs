@@ -57,9 +57,18 @@ impl Town {
         start(&self.runtime, me(name), self.options())
     }
 
+    /// Two nodes that know each other.
     #[track_caller]
     pub fn two(&self) -> (Cluster, Cluster) {
-        (self.node("n1"), self.node("n2"))
+        let (one, two) = (self.node("n1"), self.node("n2"));
+        for node in [&one, &two] {
+            sees(node, "both nodes", |view| {
+                ["n1", "n2"]
+                    .iter()
+                    .all(|name| view.nodes.get(*name).is_some_and(|node| !node.away))
+            });
+        }
+        (one, two)
     }
 
     pub fn wait<T>(&self, what: impl Future<Output = T>) -> T {

@@ -187,7 +187,9 @@ fn a_second_daemon_of_a_name_waits_until_the_first_is_gone() {
             });
             // What it wrote comes back to it by its own watch, a moment later.
             sees(&second, "its own registration", |view| {
-                view.nodes.get("n1").is_some_and(|node| node.id == "another")
+                view.nodes
+                    .get("n1")
+                    .is_some_and(|node| node.id == "another")
             });
         },
     );

@@ -14,7 +14,7 @@ use std::{
 
 use netbpf_tests::{
     lab::{
-        Family, Http, Namespace, Street, UdpEcho, Wiretap, has_tools,
+        Family, Http, Namespace, Street, UdpEcho, Wiretap, ask_with, has_tools,
         names::{CLIENT, HOST},
         street_with_networks, street_without_daemon, within,
     },
@@ -43,6 +43,45 @@ fn the_hosts_own_services_and_connections() {
             family.loopback()
         );
         street.client.is_refused(host, 23);
+    }
+    drops.none();
+}
+
+/// A program of the host that has all addresses answers a container from the one that was
+/// asked, not from the gateway's, which the route to the container names.
+#[test]
+fn datagrams_of_the_hosts_services_come_from_where_a_container_asked() {
+    let street = street_with_networks("services_asked", &[]);
+    let web = street.front("web", &[]);
+    let drops = street.host.drops();
+    for (address, families) in [
+        ("0.0.0.0:53", &[Family::V4][..]),
+        ("[::]:54", &Family::BOTH),
+    ] {
+        let _service = street.host.serve_udp(address);
+        let port = address.parse::<SocketAddr>().unwrap().port();
+        for &family in families {
+            let own = web.addr(family);
+            let asked = [family.ip(HOST), web.gateway(family), family.ip(HOST)];
+            // The same port of the container, at one address after the other.
+            let from = web.udp(SocketAddr::new(asked[0], port)).local_addr();
+            let from = SocketAddr::new(family.any(), from.expect("an address").port());
+            for at in asked {
+                let to = SocketAddr::new(at, port);
+                let heard = web.heard("udp", to, Some(from));
+                assert_eq!(heard.from, Some(to.to_string()));
+                assert_eq!(
+                    heard.seen,
+                    Some(SocketAddr::new(own, from.port()).to_string())
+                );
+                assert_eq!(web.ask_udp(at, port), own);
+            }
+            // In fragments, too.
+            let socket = web.udp(SocketAddr::new(asked[0], port));
+            let long = vec![b'x'; 8000];
+            let seen = ask_with(&socket, &long, Duration::from_secs(2));
+            assert_eq!(seen.expect("a long answer").ip(), own);
+        }
     }
     drops.none();
 }

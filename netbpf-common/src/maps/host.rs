@@ -1,9 +1,11 @@
 //! Connections of the host's own processes to published ports that were translated
 //! in `connect` and `sendmsg`, before there was a packet.
 //!
-//! `host_conns`: of connected sockets, one each; it goes with the socket.
+//! `host_conns`: of connected TCP sockets, one each; it goes with the socket.
 //! `host_peers`: of unconnected UDP sockets, one for each port that they talk to, in
 //! both directions; LRU.
+//! `host_asked`: at which address of the host, other than its gateway's, a container has
+//! asked a program of the host by UDP; LRU.
 
 use crate::{addr::Addr, assert_layout, time::Ticks};
 
@@ -64,3 +66,15 @@ pub struct Peer {
     pub generation: u32,
 }
 assert_layout!(Peer, 28);
+
+/// Key of `host_asked`; the value is the host's address, in 16-byte form.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AskedKey {
+    /// The container's address and port.
+    pub addr: Addr,
+    pub port: u16,
+    /// The host's port.
+    pub host_port: u16,
+}
+assert_layout!(AskedKey, 20);

@@ -20,7 +20,7 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
-    stage::{Step, antispoof, deliver, local, masquerade, nd, overlay, port::Client, route},
+    stage::{Step, antispoof, asked, deliver, local, masquerade, nd, overlay, port::Client, route},
 };
 
 #[classifier]
@@ -73,6 +73,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Container));
         if verdict == Coded::PASS {
             verdict = if veth.flags & NETWORK_SHADOWED == 0 {
+                asked::note::<F>(veth);
                 Coded::TO_HOST
             } else {
                 Coded::drop(DropReason::Isolated)

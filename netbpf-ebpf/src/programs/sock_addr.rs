@@ -15,7 +15,7 @@ use aya_ebpf::{
 use netbpf_common::{
     addr::{ANY, Addr, mapped, unmapped},
     maps::{
-        Backend, BackendKey, HostConn, LocalKey, Peer, PeerKey, Port, PortData,
+        AskedKey, Backend, BackendKey, HostConn, LocalKey, Peer, PeerKey, Port, PortData,
         config::UNHELD_MARK,
         endpoints::NETWORK_SHADOWED,
         host::{PEER_ANSWERS, PEER_ASKED},
@@ -26,7 +26,7 @@ use netbpf_common::{
 
 use crate::{
     ctx::now,
-    maps::{CONFIG, HOST_CONNS, HOST_PEERS, LOCALS, VETHS},
+    maps::{CONFIG, HOST_ASKED, HOST_CONNS, HOST_PEERS, LOCALS, VETHS},
     socket::{Call, GO_ON, ending, family_of},
     stage::port,
 };
@@ -154,6 +154,11 @@ fn is_shadowed(ifindex: u32) -> bool {
 }
 
 fn connect<const V6: bool>(call: &Call<V6>) -> i32 {
+    // A socket for datagrams outlives whoever has the port: it hears that the port is
+    // taken back, and goes on when it is published anew.
+    if call.protocol() != IPPROTO_TCP {
+        return GO_ON;
+    }
     let Some(asked) = asked(call) else {
         return GO_ON;
     };
@@ -163,9 +168,8 @@ fn connect<const V6: bool>(call: &Call<V6>) -> i32 {
         return GO_ON;
     }
     let bind = !is_loopback(&asked.addr) && is_unspecified(&bound);
-    // An address stays with a socket that was bound to it: one for datagrams may
-    // connect elsewhere next, and one with a port cannot be bound again.
-    if bind && (call.protocol() != IPPROTO_TCP || bound_port != 0) {
+    // One that was bound to a port cannot be bound again.
+    if bind && bound_port != 0 {
         return GO_ON;
     }
     let Some((to, port)) = asked.backend() else {
@@ -207,6 +211,9 @@ fn send<const V6: bool>(call: &Call<V6>) -> i32 {
         }
         return GO_ON;
     }
+    if answer(call) {
+        return GO_ON;
+    }
     // Whom it has asked before goes on also while the port is drained, when nobody new
     // finds it.
     if !call.is_noted() || goes_by_packet(call) {
@@ -220,6 +227,33 @@ fn send<const V6: bool>(call: &Call<V6>) -> i32 {
         send_to(call, &addr, &to);
     }
     GO_ON
+}
+
+/// An answer of a program that has all addresses to a container that asked at another one
+/// than its gateway's: the kernel would choose the gateway's, where nobody was asked.
+#[inline(always)]
+fn answer<const V6: bool>(call: &Call<V6>) -> bool {
+    if !is_unspecified(&call.source()) {
+        return false;
+    }
+    let (addr, port) = call.addr();
+    let (_, host_port) = call.bound();
+    let key = AskedKey {
+        addr,
+        port,
+        host_port,
+    };
+    // SAFETY: read once; an entry that another container gets meanwhile names an address
+    // of the host all the same.
+    let Some(asked) = (unsafe { HOST_ASKED.get(&key) }) else {
+        return false;
+    };
+    let asked = *asked;
+    let is_one = is_the_hosts(call) && is_local(&asked);
+    if is_one {
+        call.set_source(&asked);
+    }
+    is_one
 }
 
 /// A connected socket hears nobody but its peer. (The kernel asks also where the

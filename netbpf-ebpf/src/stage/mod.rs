@@ -2,6 +2,7 @@
 
 pub mod antispoof;
 pub mod arp;
+pub mod asked;
 pub mod deliver;
 pub mod displaced;
 pub mod flow;

@@ -75,13 +75,24 @@ impl SockDiag {
         Ok(found)
     }
 
+    /// The connection goes on.
+    pub fn is_there(&mut self, connection: &Connection) -> Result<bool> {
+        let message = SockDiagMessage::InetRequest(this(connection));
+        let answer = self
+            .connection
+            .send(message, NLM_F_REQUEST | NLM_F_ACK)
+            .and_then(|()| self.connection.receive(|_: SockDiagMessage| ()));
+        match answer {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(SysError::io("look for a connection", e)),
+        }
+    }
+
     /// Ends a connection: the peer gets a reset, the program an error. One that is
     /// gone is success, as is one on a kernel that cannot.
     pub fn destroy(&mut self, connection: &Connection) -> Result<()> {
-        let id = connection.id.clone();
-        let states = StateFlags::all();
-        let request = request(connection.transport, connection.family, states, id);
-        let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
+        let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(this(connection)));
         let done = self
             .connection
             .send(message, NLM_F_REQUEST | NLM_F_ACK)
@@ -98,6 +109,12 @@ impl SockDiag {
             }),
         }
     }
+}
+
+/// A request about one connection.
+fn this(connection: &Connection) -> InetRequest {
+    let (id, states) = (connection.id.clone(), StateFlags::all());
+    request(connection.transport, connection.family, states, id)
 }
 
 fn request(transport: Transport, family: u8, states: StateFlags, id: SocketId) -> InetRequest {

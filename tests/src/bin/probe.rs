@@ -33,8 +33,12 @@ enum Call {
     /// Sends datagrams one after the other from a socket that is not connected, until
     /// it is ended, and says of each whether it was answered.
     UdpStream(Talk),
+    /// The same from a connected socket, which hears of errors.
+    UdpConnectedStream(Talk),
     /// Sends a datagram from a connected socket.
     UdpConnected(Talk),
+    /// Answers datagrams at an address, and says so when it is there.
+    UdpEcho { address: SocketAddr },
     /// Binds, and listens where that means something.
     Bind(Bind),
     /// Holds a TCP connection open until its input ends, and says how the connection
@@ -77,8 +81,10 @@ fn main() -> ExitCode {
     let done = match Call::parse() {
         Call::Tcp(talk) => tcp(&talk),
         Call::Udp(talk) => udp(&talk),
-        Call::UdpStream(talk) => udp_stream(&talk),
+        Call::UdpStream(talk) => udp_stream(open(SockType::Datagram, &talk), Some(talk.to)),
+        Call::UdpConnectedStream(talk) => udp_stream(connected(SockType::Datagram, &talk), None),
         Call::UdpConnected(talk) => udp_connected(&talk),
+        Call::UdpEcho { address } => udp_echo(address),
         Call::Bind(bind) => bound(&bind),
         Call::Hold(talk) => hold(&talk),
         Call::Crowd(crowd) => open_many(&crowd),
@@ -151,18 +157,24 @@ fn udp(talk: &Talk) -> io::Result<Heard> {
     received(&socket)
 }
 
-fn udp_stream(talk: &Talk) -> io::Result<Heard> {
+fn udp_stream(socket: io::Result<OwnedFd>, to: Option<SocketAddr>) -> io::Result<Heard> {
     const STEP: Duration = Duration::from_millis(50);
     // SAFETY: as above.
-    let socket = unsafe { UdpSocket::from_raw_fd(open(SockType::Datagram, talk)?.into_raw_fd()) };
+    let socket = unsafe { UdpSocket::from_raw_fd(socket?.into_raw_fd()) };
     socket.set_read_timeout(Some(STEP * 4))?;
     let end = Instant::now() + Duration::from_secs(30);
     let mut buffer = [0; 512];
     while Instant::now() < end {
-        socket.send_to(b"hello", talk.to)?;
-        match socket.recv_from(&mut buffer) {
+        let sent = match to {
+            Some(to) => socket.send_to(b"hello", to),
+            None => socket.send(b"hello"),
+        };
+        match sent.and_then(|_| socket.recv_from(&mut buffer)) {
             Ok((_, from)) => println!("answered by {from}"),
-            Err(e) => println!("silent: {e}"),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => println!("silent"),
+            // A socket without a peer has no use for an address that failed.
+            Err(e) if to.is_some() => return Err(e),
+            Err(e) => println!("{:?}", Errno::from_raw(e.raw_os_error().unwrap_or(0))),
         }
         io::stdout().flush()?;
         std::thread::sleep(STEP);
@@ -176,6 +188,18 @@ fn udp_connected(talk: &Talk) -> io::Result<Heard> {
     let socket = unsafe { UdpSocket::from_raw_fd(socket.into_raw_fd()) };
     socket.send(b"hello")?;
     received(&socket)
+}
+
+fn udp_echo(address: SocketAddr) -> io::Result<Heard> {
+    let socket = UdpSocket::bind(address)?;
+    println!("there");
+    let mut buffer = [0; 65536];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        let seen = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let answer = format!("{seen} {}", String::from_utf8_lossy(&buffer[..length]));
+        socket.send_to(answer.as_bytes(), from)?;
+    }
 }
 
 fn received(socket: &UdpSocket) -> io::Result<Heard> {

@@ -50,6 +50,17 @@ impl Namespace {
         serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("no probe ({e}): {output}"))
     }
 
+    /// A program of this namespace that answers datagrams at that address.
+    #[track_caller]
+    pub fn serve_udp(&self, address: &str) -> Background {
+        let service = self.probe(&["udp-echo", address]).spawn();
+        let what = format!("{address} is served");
+        super::within(std::time::Duration::from_secs(10), &what, || {
+            service.stdout().contains("there")
+        });
+        service
+    }
+
     /// A connection that a program holds open, once a line went there and back.
     #[track_caller]
     pub fn hold(&self, to: SocketAddr) -> Held {
