@@ -30,6 +30,7 @@ mod portset;
 pub(crate) mod portspec;
 mod programs;
 mod publish;
+mod published;
 mod reaper;
 mod recover;
 mod repair;

@@ -1,8 +1,7 @@
 use super::*;
 use crate::{
     model::{Driver, Protocol, SubnetInfo},
-    store::EndpointState,
-    sys::netns::NamespaceId,
+    store::{EndpointState, tests::endpoint as endpoint_record},
 };
 
 fn network() -> NetworkRecord {
@@ -39,15 +38,7 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
             serial: u64::from(index),
             state: EndpointState::Attached,
             name: format!("e{index}"),
-            engine: None,
-            network: "front".into(),
             network_index: 3,
-            netns: "/run/netns/x".into(),
-            namespace: NamespaceId {
-                device: 1,
-                inode: 2,
-            },
-            ifname: "eth0".into(),
             host_ifname: host_ifname(index),
             host_ifindex: 100 + index,
             mac: [2, 0, 0, 0, 0, 1],
@@ -57,13 +48,8 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
             ipv6: Some(format!("fd00::{}/64", index + 1).parse().unwrap()),
             gateway: Some("10.0.0.1".parse().unwrap()),
             gateway6: Some("fd00::1".parse().unwrap()),
-            mtu: 1500,
             default4: true,
             default6: true,
-            rules: false,
-            aliases: vec![],
-            links: vec![],
-            labels: Default::default(),
             ports: vec![PortRecord {
                 slot: 0,
                 protocol: Protocol::Tcp,
@@ -76,8 +62,7 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
                 affinity: false,
                 unheld: false,
             }],
-            draining: vec![],
-            created_at: String::new(),
+            ..endpoint_record(index)
         },
         flags: NetworkFlags {
             overlay: None,

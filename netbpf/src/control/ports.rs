@@ -440,48 +440,6 @@ fn check_span(text: &str, ports: PortRange, host: &RangeInclusive<u16>) -> Resul
     }
 }
 
-/// The published range of an endpoint that a spec of `unpublish` or `update` means. One
-/// without a host address is that of `--publish-ip`, or of all addresses: the setting may
-/// have come later than the port.
-pub fn find_published(
-    endpoint: &EndpointRecord,
-    publish_ip: Option<IpAddr>,
-    text: &str,
-) -> Result<PortRecord> {
-    let spec = portspec::parse(text)?;
-    let fits = |p: &&PortRecord| {
-        let in_host_range = match spec.host {
-            HostPorts::Free => true,
-            HostPorts::Exactly(host) => (p.host_port, p.host_port_end) == (host.first, host.last),
-            HostPorts::OneOf(host) => (host.first..=host.last).contains(&p.host_port),
-        };
-        p.protocol == spec.protocol
-            && p.container_port == spec.container.first
-            && p.host_port_end - p.host_port == spec.container.span()
-            && in_host_range
-    };
-    let on = |host_ip| {
-        endpoint
-            .ports
-            .iter()
-            .filter(fits)
-            .find(|p| p.host_ip == host_ip)
-    };
-    let found = match spec.host_ip {
-        Some(ip) => on(Some(ip)),
-        None => on(publish_ip).or_else(|| on(None)),
-    };
-    found.cloned().ok_or_else(|| {
-        Error::new(
-            Code::NotFound,
-            format!(
-                "port {text:?} is not published by endpoint {:?} on network {:?}",
-                endpoint.name, endpoint.network
-            ),
-        )
-    })
-}
-
 /// The ports that the kernel chooses from.
 pub fn local_port_range(sysctls: &Sysctls) -> RangeInclusive<u16> {
     let text = sysctls.ipv4.read(&["ip_local_port_range"]).ok().flatten();

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Inner, detach,
     plan::{Leave, Service, Step},
-    ports::{Chooser, Sharing, find_published},
+    ports::{Chooser, Sharing},
     portspec::{self, Terms},
+    published::find_published,
     reserved,
     services::{Place, place},
     state::State,

@@ -479,4 +479,4 @@ impl StorageBackend for PageCacheFile {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

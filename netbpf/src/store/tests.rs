@@ -17,7 +17,8 @@ fn network(name: &str) -> NetworkRecord {
     }
 }
 
-fn endpoint(index: u32) -> EndpointRecord {
+/// An endpoint as good as any.
+pub(crate) fn endpoint(index: u32) -> EndpointRecord {
     EndpointRecord {
         index,
         serial: 1,
