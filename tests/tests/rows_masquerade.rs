@@ -15,7 +15,7 @@ use netbpf_tests::{
         names::{CLIENT, HOST, NOBODY},
         within,
     },
-    rows::{Action, Member, Out, Rig, Row, with_rig, with_rig_of},
+    rows::{Action, Member, Out, ROOMY, Rig, Row, with_rig, with_rig_of},
 };
 
 /// Ports that masquerade gives out in a rig: 1024 to 32767.
@@ -50,7 +50,7 @@ fn exhausted(rig: &Rig, packet: Vec<u8>) {
 
 #[test]
 fn every_port_is_given_out_before_one_is_shared_or_refused() {
-    with_rig_of("every_port", 65_536, |rig| {
+    with_rig_of("every_port", ROOMY, |rig| {
         let family = Family::V4;
         let (host, client, other) = (family.ip(HOST), family.ip(CLIENT), family.ip(NOBODY));
         let mut outside = HashSet::new();
@@ -99,7 +99,7 @@ fn every_port_is_given_out_before_one_is_shared_or_refused() {
 
 #[test]
 fn published_ports_and_those_of_the_host_are_not_given_out() {
-    with_rig_of("not_given_out", 65_536, |rig| {
+    with_rig_of("not_given_out", ROOMY, |rig| {
         for (slot, port) in (1..).zip(1024..1088) {
             rig.publish(slot, 6, port, &rig.web, 80);
         }

@@ -15,7 +15,9 @@ use netbpf_tests::{
         names::{CLIENT, FAR, HOST},
     },
     packets::icmp_type_code,
-    rows::{Action, Member, Out, Rig, Row, backend, service, with_rig},
+    rows::{
+        Action, Member, OPTIONS, Out, Rig, RigOptions, Row, backend, service, with_rig, with_rig_of,
+    },
 };
 
 const TCP: u8 = 6;
@@ -189,7 +191,6 @@ fn a_port_is_for_those_that_it_allows() {
     });
 }
 
-/// What XDP drops is what TC would drop, for the same reason; all else it passes.
 #[test]
 fn a_network_of_ipv6_lets_no_client_of_ipv4_in() {
     with_rig("allowed_family", |rig| {
@@ -246,6 +247,7 @@ fn a_new_daemon_leaves_marked_what_it_has_not_come_to_yet() {
     });
 }
 
+/// What XDP drops is what TC would drop, for the same reason; all else it passes.
 #[test]
 fn early_drop_says_the_same() {
     with_rig("early_drop", |rig| {
@@ -303,6 +305,50 @@ fn early_drop_says_the_same() {
             rig.publish_service(&allowed(["203.0.113.0/24", "2001:db8:3::/64"]));
             Row::new("goes on", EARLY_DROP, uplink, packet, Action::Pass).check(rig);
             rig.publish_service(&near);
+        }
+    });
+}
+
+/// What begins anew a flow that is over is a beginning for XDP, too.
+#[test]
+fn early_drop_counts_what_begins_anew() {
+    let told = RigOptions {
+        client_rate: 3,
+        ..OPTIONS
+    };
+    with_rig_of("early_anew", told, |rig| {
+        let uplink = rig.uplink.entry.device.ifindex;
+        let udp = || service(UDP, 5300, vec![backend(1, &rig.web, 53, 1)]);
+        rig.publish_service(&udp());
+        rig.publish(2, TCP, 8080, &rig.web, 80);
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            // So often that a new window of time hides nothing.
+            let refused = |packet: &[u8]| {
+                let early = || Action::from_code(rig.run(EARLY_DROP, uplink, packet).0);
+                (0..12).filter(|_| early() == Some(Action::Drop)).count()
+            };
+            let asks = rig.by_uplink(family.ip(FAR), host).udp(1000, 5300, b"x");
+            came(rig, "begins", asks.clone(), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            assert_eq!(refused(&asks), 0, "it goes on");
+            rig.datapath.unpublish(&udp()).expect("unpublish");
+            rig.datapath.end_slot(1).expect("end");
+            rig.publish_service(&udp());
+            assert!(refused(&asks) > 0, "its port was published anew");
+
+            // Another client: the first one has begun enough.
+            let syn = rig.by_uplink(client, host).tcp(1000, 8080, "S", b"");
+            came(rig, "opens", syn.clone(), Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            assert_eq!(refused(&syn), 0, "it is opening");
+            let refuses = rig.from(&rig.web, client).tcp(80, 1000, "RA", b"");
+            sent(&rig.web, "refuses", refuses, Action::Redirect)
+                .out(Out::Any)
+                .check(rig);
+            assert!(refused(&syn) > 0, "it was refused");
         }
     });
 }

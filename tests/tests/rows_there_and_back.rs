@@ -19,7 +19,7 @@ use netbpf_tests::{
         names::{FAR, HOST},
     },
     packets::{Body, Way, Whole, describe},
-    rows::{Action, Opened, Rig, with_rig_of},
+    rows::{Action, Opened, ROOMY, Rig, with_rig_of},
 };
 use proptest::{
     prelude::*,
@@ -479,7 +479,7 @@ fn of_the_host(bench: &Bench, talk: &Conversation) -> TestCaseResult {
 }
 
 fn holds(test: &str, law: fn(&Bench, &Conversation) -> TestCaseResult) {
-    with_rig_of(test, 65_536, |rig| {
+    with_rig_of(test, ROOMY, |rig| {
         rig.publish(1, IPPROTO_TCP, TCP_PORTS.0, &rig.web, TCP_PORTS.1);
         rig.publish(2, IPPROTO_UDP, UDP_PORTS.0, &rig.web, UDP_PORTS.1);
         rig.publish(3, IPPROTO_SCTP, SCTP_PORT, &rig.web, SCTP_PORT);

@@ -74,7 +74,10 @@ fn ip<F: Family>(frame: &Frame) -> Result<(), DropReason> {
         return Ok(());
     }
     // What goes on goes on, whatever the list says by now.
-    if flow::find::<F>(&ip.key(&t, ARRIVAL_UPLINK)).is_some() {
+    let key = ip.key(&t, ARRIVAL_UPLINK);
+    if let Some(flow) = flow::find::<F>(&key)
+        && !flow::is_past::<F>(&key, flow)
+    {
         return Ok(());
     }
     let data = PortData {

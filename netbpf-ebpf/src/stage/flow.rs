@@ -285,6 +285,22 @@ fn ended<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step {
     Ok(Coded::NOT_FOLLOWED)
 }
 
+/// Does a packet from outside that can begin a flow begin this one anew? As [`follow`] and
+/// [`advance`] will judge.
+#[inline(always)]
+pub fn is_past<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool {
+    if flow.sender != 0 || is_ended(flow) || is_expired(flow, key.protocol, now()) {
+        return true;
+    }
+    if flow.flags & FLOW_ESTABLISHED != 0 {
+        return false;
+    }
+    let Some(other) = find::<F>(&key.reverse(flow)) else {
+        return flow.flags & FLOW_ORIGINAL != 0;
+    };
+    key.protocol == IPPROTO_TCP && both(flow, key.protocol, flow.seen, other.seen).is_over()
+}
+
 /// Silent for so long that a packet which can begin a flow does.
 #[inline(always)]
 fn is_expired<A>(flow: &Flow<A>, protocol: u8, time: Ticks) -> bool {

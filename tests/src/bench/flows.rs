@@ -21,7 +21,7 @@ use crate::{
         Family,
         names::{CLIENT, HOST},
     },
-    rows::{Opened, Rig, with_rig_of},
+    rows::{OPTIONS, Opened, Rig, RigOptions, with_rig_of},
 };
 
 /// Flows that are there.
@@ -67,18 +67,25 @@ pub fn run(options: &Options) -> Vec<Flows> {
     for family in Family::BOTH {
         let (results, progress) = (&mut results, &mut progress);
         let most = SIZES[SIZES.len() - 1] as u32;
-        with_rig_of("the benchmark", most, move |rig| {
-            let bench = Bench::new(rig, family);
-            let mut there = 0;
-            for size in SIZES {
-                results.push(bench.measure(there..size));
-                there = size;
-                progress.step();
-            }
-            if let Some(last) = results.last_mut() {
-                last.collect_dead_ms = bench.collect_dead();
-            }
-        });
+        with_rig_of(
+            "the benchmark",
+            RigOptions {
+                max_flows: most,
+                ..OPTIONS
+            },
+            move |rig| {
+                let bench = Bench::new(rig, family);
+                let mut there = 0;
+                for size in SIZES {
+                    results.push(bench.measure(there..size));
+                    there = size;
+                    progress.step();
+                }
+                if let Some(last) = results.last_mut() {
+                    last.collect_dead_ms = bench.collect_dead();
+                }
+            },
+        );
     }
     progress.end();
     results

@@ -10,5 +10,8 @@
 mod rig;
 mod row;
 
-pub use rig::{Member, OPEN, Opened, Rig, Uplink, backend, service, with_rig, with_rig_of};
+pub use rig::{
+    Member, OPEN, OPTIONS, Opened, ROOMY, Rig, RigOptions, Uplink, backend, service, with_rig,
+    with_rig_of,
+};
 pub use row::{Action, Out, Row};

@@ -105,12 +105,32 @@ pub const OPEN: NetworkFlags = NetworkFlags {
 /// Makes a rig and runs rows in its namespace.
 #[track_caller]
 pub fn with_rig(test: &str, rows: impl FnOnce(&Rig) + Send) {
-    with_rig_of(test, 1024, rows);
+    with_rig_of(test, OPTIONS, rows);
 }
 
-/// The same with tables for that many flows.
+/// What a rig may be told.
+#[derive(Clone, Copy)]
+pub struct RigOptions {
+    pub max_flows: u32,
+    /// New flows of a client by published ports, in a window of `CLIENT_WINDOW_SHIFT`.
+    pub client_rate: u32,
+}
+
+/// As rigs are.
+pub const OPTIONS: RigOptions = RigOptions {
+    max_flows: 1024,
+    client_rate: 0,
+};
+
+/// With tables for many flows.
+pub const ROOMY: RigOptions = RigOptions {
+    max_flows: 65_536,
+    ..OPTIONS
+};
+
+/// The same with other options.
 #[track_caller]
-pub fn with_rig_of(test: &str, max_flows: u32, rows: impl FnOnce(&Rig) + Send) {
+pub fn with_rig_of(test: &str, told: RigOptions, rows: impl FnOnce(&Rig) + Send) {
     let lab = Lab::new(test);
     let host = lab.host("rig");
     let client = lab.space("client");
@@ -121,19 +141,19 @@ pub fn with_rig_of(test: &str, max_flows: u32, rows: impl FnOnce(&Rig) + Send) {
     let space = (*host).clone();
     let host = &host;
     let lab = &lab;
-    space.enter(move || rows(&Rig::make(lab, host, client, max_flows)));
+    space.enter(move || rows(&Rig::make(lab, host, client, told)));
 }
 
 impl Rig {
-    fn make(lab: &Lab, host: &Host, client: Namespace, max_flows: u32) -> Rig {
+    fn make(lab: &Lab, host: &Host, client: Namespace, told: RigOptions) -> Rig {
         let options = Options {
             timeouts: netbpf_common::flow::Timeouts::DEFAULT,
             bpffs: host.bpffs(),
-            max_flows,
+            max_flows: told.max_flows,
             max_endpoints: 64,
             masquerade_ports: std::iter::once(1024..=32_767).collect(),
             as_kernel: None,
-            client_rate: 0,
+            client_rate: told.client_rate,
             netns_cookie: 0,
         };
         let datapath = Datapath::open(&options).unwrap_or_else(|e| panic!("open: {e}"));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use netbpf_tests::{
     packets::describe,
-    rows::{Action, with_rig_of},
+    rows::{Action, OPTIONS, RigOptions, with_rig_of},
 };
 
 use crate::{
@@ -40,7 +40,11 @@ fn number_in(variable: &str) -> Option<u64> {
 fn no_wrong_checksum_leaves_and_nothing_forged_passes() {
     let seed = number_in("NETBPF_FUZZ_SEED").unwrap_or(1);
     let time = number_in("NETBPF_FUZZ_SECONDS").map(Duration::from_secs);
-    with_rig_of("fuzz", 16_384, |rig| {
+    let told = RigOptions {
+        max_flows: 16_384,
+        ..OPTIONS
+    };
+    with_rig_of("fuzz", told, |rig| {
         let range = Range::new(rig);
         let (mut dice, start) = (Dice(seed), Instant::now());
         let (mut run, mut verdicts) = (0_u64, [0_u64; 4]);
