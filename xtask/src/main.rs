@@ -105,7 +105,7 @@ enum Command {
     Ci(Agreement),
     /// Check the product on another kernel, in QEMU
     Vm {
-        /// Series of the kernel
+        /// Series of the kernel: 5.10, 6.1, 6.12, or newest, which is Debian testing's
         #[arg(default_value = "6.1")]
         kernel: String,
         #[command(flatten)]

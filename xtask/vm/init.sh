@@ -127,6 +127,17 @@ check wire-v4 fetch host "http://$OUT4/" "page of out"
 check wire-v6 fetch host "http://[$OUT6]/" "page of out"
 
 start_daemon
+# Too old: it says so and goes, with nothing left behind.
+case $(uname -r) in
+5.*)
+    wait $daemon
+    check refused grep "this kernel lacks .*netbpf needs 6.1 or newer" /tmp/daemon.log
+    nothing_left() { ! ls /sys/fs/bpf/netbpf/* && ! ip -n host link | grep -q " nb"; }
+    export -f nothing_left
+    check nothing-left bash -c nothing_left
+    finish
+    ;;
+esac
 check load netbpf status --wait 90s
 # Without programs the rest says nothing more.
 [ "$failed" = yes ] && finish

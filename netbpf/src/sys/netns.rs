@@ -40,9 +40,13 @@ pub fn cookie() -> Result<u64> {
             &raw mut length,
         )
     };
-    match done {
-        0 => Ok(cookie),
-        _ => Err(failed(io::Error::last_os_error())),
+    let error = io::Error::last_os_error();
+    match (done, error.raw_os_error()) {
+        (0, _) => Ok(cookie),
+        (_, Some(libc::ENOPROTOOPT)) => Err(SysError::Unsupported {
+            feature: "SO_NETNS_COOKIE, which came with Linux 5.14: netbpf needs 6.1 or newer",
+        }),
+        _ => Err(failed(error)),
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-pub use vm::{Machine, kernel_of};
+pub use vm::{Machine, Series, series};
 
 /// Whether the user has agreed to installing packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn run(places: &Places, consent: Consent) -> Result<()> {
 }
 
 /// What `vm` needs besides: QEMU, a kernel and a static busybox, all unpacked only.
-pub fn machine(places: &Places, kernel: &str, consent: Consent) -> Result<Machine> {
+pub fn machine(places: &Places, kernel: &Series, consent: Consent) -> Result<Machine> {
     if let Some(machine) = Machine::find(places, kernel) {
         return Ok(machine);
     }

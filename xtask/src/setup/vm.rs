@@ -1,7 +1,12 @@
 //! What a virtual machine is made of: QEMU, a kernel of Debian's and a static
 //! busybox. All of it is unpacked under `target/tools/vm`, nothing is installed.
 
-use super::{Consent, MEGABYTE, apt, apt::Package, with_lists};
+use super::{
+    Consent, MEGABYTE, apt,
+    apt::{Lists, Package},
+    suite::Suite,
+    with_lists,
+};
 use crate::privilege::which;
 use anyhow::{Context, Result, bail};
 use ebpf_build::Places;
@@ -27,29 +32,98 @@ pub struct Machine {
     installed: Option<PathBuf>,
 }
 
-/// Names of kernel images of a series, `6.1`.
-pub fn kernel_of(series: &str) -> Result<&'static str> {
-    match series {
-        "6.1" => Ok("linux-image-6.1.0-"),
-        other => bail!("no virtual machine is known for kernel {other}; there is 6.1"),
+/// Kernels of one origin.
+#[derive(Debug)]
+pub struct Series {
+    pub name: &'static str,
+    /// What its releases begin and end with.
+    prefix: &'static str,
+    suffix: &'static str,
+    /// Of which suite it is; `None`: the system's own.
+    suite: Option<&'static str>,
+}
+
+/// What there is to boot: one that is too old, which is to be said, and from the oldest
+/// that works to the newest of Debian's.
+pub const SERIES: [Series; 4] = [
+    Series {
+        name: "5.10",
+        prefix: "5.10.0-",
+        suffix: "-cloud-amd64",
+        suite: Some("bullseye"),
+    },
+    Series {
+        name: "6.1",
+        prefix: "6.1.0-",
+        suffix: "-cloud-amd64",
+        suite: None,
+    },
+    Series {
+        name: "6.12",
+        prefix: "6.12.",
+        suffix: "+deb12-cloud-amd64",
+        suite: None,
+    },
+    Series {
+        name: "newest",
+        prefix: "",
+        suffix: "+deb14-cloud-amd64",
+        suite: Some("forky"),
+    },
+];
+
+/// The series of that name.
+pub fn series(name: &str) -> Result<&'static Series> {
+    let names = || SERIES.map(|series| series.name).join(", ");
+    let found = SERIES.iter().find(|series| series.name == name);
+    found.with_context(|| {
+        format!(
+            "no virtual machine is known for kernel {name}; there are {}",
+            names()
+        )
+    })
+}
+
+impl Series {
+    /// A regular expression for the names of its packages.
+    fn pattern(&self) -> String {
+        let quoted = |text: &str| text.replace('.', "\\.").replace('+', "\\+");
+        let (prefix, suffix) = (quoted(self.prefix), quoted(self.suffix));
+        format!("^{IMAGE}{prefix}[0-9.]+{suffix}$")
+    }
+
+    /// The kernel's release, of the name of a file or package that bears it.
+    fn release<'a>(&self, name: &'a str, before: &str) -> Option<&'a str> {
+        let release = name.strip_prefix(before)?;
+        (release.starts_with(self.prefix) && release.ends_with(self.suffix)).then_some(release)
     }
 }
 
+const IMAGE: &str = "linux-image-";
+
 impl Machine {
     /// The machine where all its parts are there.
-    pub fn find(places: &Places, series: &str) -> Option<Self> {
-        let root = places.tools.join("vm");
-        let prefix = format!("vmlinuz-{series}.");
-        let release = newest(fs::read_dir(root.join("boot")).ok()?.flatten().filter_map(
-            |entry| {
-                let name = entry.file_name().into_string().ok()?;
-                name.starts_with(&prefix)
-                    .then(|| name.trim_start_matches("vmlinuz-").to_owned())
-            },
-        ))?;
+    pub fn find(places: &Places, series: &Series) -> Option<Self> {
+        let root = root(places);
+        // Where `/lib` is no directory of its own any more, in `/usr`.
+        let places = ["lib/modules", "usr/lib/modules"].map(|directory| root.join(directory));
+        let files = places
+            .iter()
+            .filter_map(|directory| fs::read_dir(directory).ok());
+        let release = newest(files.flatten().flatten().filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            series.release(&name, "").map(str::to_owned)
+        }))?;
+        let modules = places.map(|directory| directory.join(&release));
+        let modules = modules.into_iter().find(|path| path.exists())?;
+        // Beside the modules since Linux 7 of Debian's.
+        let kernels = [
+            root.join("boot").join(format!("vmlinuz-{release}")),
+            modules.join("vmlinuz"),
+        ];
         let machine = Self {
-            kernel: root.join("boot").join(format!("vmlinuz-{release}")),
-            modules: root.join("lib/modules").join(&release),
+            kernel: kernels.into_iter().find(|path| path.exists())?,
+            modules,
             busybox: root.join("bin/busybox"),
             installed: which(QEMU),
             release,
@@ -87,35 +161,33 @@ impl Machine {
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Brings the parts.
-pub fn bring(places: &Places, series: &str, consent: Consent) -> Result<Machine> {
+pub fn bring(places: &Places, series: &Series, consent: Consent) -> Result<Machine> {
     if !apt::is_here() {
         bail!(
             "the virtual machine is made of Debian's packages (qemu-system-x86, busybox-static, \
-             {}*-cloud-amd64), and this system has no apt",
-            kernel_of(series)?
+             {IMAGE}{}*{}), and this system has no apt",
+            series.prefix,
+            series.suffix
         );
     }
     with_lists(consent, || bring_packages(places, series))
 }
 
-fn bring_packages(places: &Places, series: &str) -> Result<Machine> {
-    let kernel = newest_kernel(series)?;
-    let mut packages = vec![kernel];
+fn bring_packages(places: &Places, series: &Series) -> Result<Machine> {
+    let mut packages = Vec::new();
     packages.extend(apt::SYSTEM.candidate("busybox-static"));
     if which(QEMU).is_none() {
         packages.extend(apt::SYSTEM.closure(&["qemu-system-x86"])?);
     }
-    let size = apt::SYSTEM.download_size(&packages)? / MEGABYTE;
-    let root = places.tools.join("vm");
-    eprintln!(
-        "setup: downloading {size} MB and unpacking them into {} ({} MB); about a minute",
-        root.display(),
-        size * 4
-    );
-    for package in &packages {
-        eprintln!("  {} {}", package.name, package.version);
+    unpack(places, &apt::SYSTEM, &packages)?;
+    match series.suite {
+        None => unpack(places, &apt::SYSTEM, &newest_kernel(series, &apt::SYSTEM)?)?,
+        Some(name) => {
+            let suite = Suite::fetch(name, &places.tools)?;
+            unpack(places, &suite.lists, &newest_kernel(series, &suite.lists)?)?;
+        }
     }
-    apt::SYSTEM.unpack(&packages, &root, &places.tools)?;
+    let root = root(places);
     drop_useless(&root);
     Machine::find(places, series).with_context(|| {
         format!(
@@ -125,17 +197,44 @@ fn bring_packages(places: &Places, series: &str) -> Result<Machine> {
     })
 }
 
-fn newest_kernel(series: &str) -> Result<Package> {
-    let prefix = kernel_of(series)?;
-    let pattern = format!(
-        "^{}[0-9]+-cloud-amd64$",
-        prefix.replace('.', "\\.").replace('+', "\\+")
+fn root(places: &Places) -> PathBuf {
+    places.tools.join("vm")
+}
+
+fn unpack(places: &Places, lists: &Lists, packages: &[Package]) -> Result<()> {
+    let size = lists.download_size(packages)? / MEGABYTE;
+    let root = root(places);
+    eprintln!(
+        "setup: downloading {size} MB and unpacking them into {} ({} MB); about a minute",
+        root.display(),
+        size * 4
     );
-    let name = newest(apt::SYSTEM.search(&pattern)?.into_iter())
-        .with_context(|| format!("apt has no {prefix}*-cloud-amd64; Debian 12 has"))?;
-    apt::SYSTEM
-        .candidate(&name)
-        .with_context(|| format!("apt has no {name}"))
+    for package in packages {
+        eprintln!("  {} {}", package.name, package.version);
+    }
+    lists.unpack(packages, &root, &places.tools)
+}
+
+/// The newest image's package, and those of the same release that it is made of.
+fn newest_kernel(series: &Series, lists: &Lists) -> Result<Vec<Package>> {
+    let pattern = series.pattern();
+    let found = lists.search(&pattern)?;
+    let releases = found.iter().filter_map(|name| series.release(name, IMAGE));
+    let release = newest(releases.map(str::to_owned))
+        .with_context(|| format!("apt has no package {pattern}; Debian has"))?;
+    let mut packages = Vec::new();
+    let mut names = vec![format!("{IMAGE}{release}")];
+    while let Some(name) = names.pop() {
+        let package = lists
+            .candidate(&name)
+            .with_context(|| format!("apt has no {name}"))?;
+        let parts = lists.dependencies(&package)?.into_iter();
+        names.extend(parts.filter(|part| part.ends_with(&release)));
+        if !packages.contains(&package) {
+            packages.push(package);
+        }
+    }
+    Ok(packages)
 }
 
 /// The name with the highest numbers in it.
@@ -173,8 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn only_known_series() {
-        assert!(kernel_of("6.1").is_ok());
-        assert!(kernel_of("4.19").is_err());
+    fn a_release_is_of_one_series() {
+        let of = |name| {
+            let series = SERIES.iter().filter(|s| s.release(name, IMAGE).is_some());
+            series.map(|s| s.name).collect::<Vec<_>>()
+        };
+        assert_eq!(of("linux-image-6.1.0-56-cloud-amd64"), ["6.1"]);
+        assert_eq!(of("linux-image-6.12.117+deb12-cloud-amd64"), ["6.12"]);
+        assert_eq!(of("linux-image-5.10.0-32-cloud-amd64"), ["5.10"]);
+        assert_eq!(of("linux-image-7.0.3+deb14-cloud-amd64"), ["newest"]);
+        assert_eq!(of("linux-image-6.12.117+deb12-amd64"), [""; 0]);
+        assert!(series("6.1").is_ok());
+        assert!(series("4.19").is_err());
     }
 }

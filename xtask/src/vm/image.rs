@@ -1,6 +1,10 @@
 //! The machine's file system.
 
-use super::{cpio::Archive, files::libraries, modules::Modules};
+use super::{
+    cpio::Archive,
+    files::libraries,
+    modules::{Module, Modules},
+};
 use crate::{privilege::which, setup::Machine};
 use anyhow::{Context, Result, bail};
 use ebpf_build::Places;
@@ -30,7 +34,7 @@ const PROGRAMS: [&str; 5] = ["bash", "ip", "tc", "ping", "nsenter"];
 pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) -> Result<()> {
     let slim = image.with_file_name("netbpf");
     strip(binary, &slim)?;
-    let modules = Modules::scan(&machine.modules)?.in_order(&MODULES)?;
+    let modules = Modules::scan(&machine.modules, &machine.busybox)?.in_order(&MODULES)?;
     let mut files = BTreeMap::from([
         ("init".to_owned(), places.root.join("xtask/vm/init.sh")),
         ("bin/busybox".to_owned(), machine.busybox.clone()),
@@ -47,19 +51,19 @@ pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) ->
     for library in shared {
         files.insert(relative(&library), library);
     }
-    // `modules/00-veth.ko` and so on: loaded in this order.
-    for (index, module) in modules.into_iter().enumerate() {
-        let name = module.file_name().unwrap_or_default().to_string_lossy();
-        files.insert(format!("modules/{index:02}-{name}"), module.clone());
-    }
     let links = applets(machine)?;
-    write_archive(image, &files, &links)
+    write_archive(image, &files, &modules, &links)
         .with_context(|| format!("cannot write {}", image.display()))
 }
 
-fn write_archive(image: &Path, files: &BTreeMap<String, PathBuf>, links: &[String]) -> Result<()> {
+fn write_archive(
+    image: &Path,
+    files: &BTreeMap<String, PathBuf>,
+    modules: &[Module],
+    links: &[String],
+) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(image)?));
-    let mut directories: BTreeSet<String> = ["dev", "proc", "sys", "run", "tmp", "var"]
+    let mut directories: BTreeSet<String> = ["dev", "proc", "sys", "run", "tmp", "var", "modules"]
         .map(str::to_owned)
         .into();
     for path in files.keys() {
@@ -80,6 +84,13 @@ fn write_archive(image: &Path, files: &BTreeMap<String, PathBuf>, links: &[Strin
         let content =
             fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
         archive.file(path, &content)?;
+    }
+    // `modules/00-veth.ko` and so on: loaded in this order.
+    for (index, module) in modules.iter().enumerate() {
+        archive.file(
+            &format!("modules/{index:02}-{}", module.name),
+            &module.content,
+        )?;
     }
     for name in links {
         if !files.contains_key(&format!("bin/{name}")) {

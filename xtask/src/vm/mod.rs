@@ -1,4 +1,4 @@
-//! `cargo xtask vm 6.1`: the product on another kernel, in a virtual machine of
+//! `cargo xtask vm 6.1|6.12|newest`: the product on another kernel, in a virtual machine of
 //! its own: QEMU without KVM, a kernel and modules of Debian's, and an initramfs
 //! with busybox, the netbpf binary and [`init.sh`](../../vm/init.sh), which does
 //! the checks and says on the serial console what came out.
@@ -25,9 +25,9 @@ const TIME_OUT: Duration = Duration::from_secs(180);
 
 /// Boots a kernel of this series and counts its checks.
 pub fn run(places: &Places, consent: Consent, series: &str) -> Result<Summary> {
-    setup::kernel_of(series)?;
+    let kernel = setup::series(series)?;
     setup::run(places, consent)?;
-    let machine = setup::machine(places, series, consent)?;
+    let machine = setup::machine(places, kernel, consent)?;
     let binary = test::build_netbpf(places, Profile::Debug)?;
     let step = Step::new(&places.root, &format!("vm {series}"))?;
     let directory = places.root.join("target/vm");

@@ -1,22 +1,33 @@
 //! Kernel modules, and in which order they are loaded. Debian's package has no
-//! `modules.dep` until it is installed; each module names what it depends on.
+//! `modules.dep` until it is installed; each module names what it depends on. Newer
+//! kernels have theirs compressed.
 
 use anyhow::{Context, Result, bail};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// A kernel's modules.
 pub struct Modules {
     files: BTreeMap<String, PathBuf>,
     builtin: BTreeSet<String>,
+    /// Which unpacks them as `xz -dc`.
+    busybox: PathBuf,
+}
+
+/// A module as the kernel takes it.
+pub struct Module {
+    /// `veth.ko`
+    pub name: String,
+    pub content: Vec<u8>,
 }
 
 impl Modules {
     /// Of `/lib/modules/RELEASE`.
-    pub fn scan(root: &Path) -> Result<Self> {
+    pub fn scan(root: &Path, busybox: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
         scan_into(&root.join("kernel"), &mut files)
             .with_context(|| format!("cannot read modules in {}", root.display()))?;
@@ -26,12 +37,16 @@ impl Modules {
             .lines()
             .filter_map(|line| module_name(Path::new(line)))
             .collect();
-        Ok(Self { files, builtin })
+        Ok(Self {
+            files,
+            builtin,
+            busybox: busybox.to_owned(),
+        })
     }
 
-    /// The files of these modules and all they depend on, in the order in which
+    /// These modules and all they depend on, in the order in which
     /// they can be loaded. What is built in needs no file.
-    pub fn in_order(&self, wanted: &[&str]) -> Result<Vec<PathBuf>> {
+    pub fn in_order(&self, wanted: &[&str]) -> Result<Vec<Module>> {
         let mut order = Vec::new();
         let mut seen = BTreeSet::new();
         for name in wanted {
@@ -40,19 +55,42 @@ impl Modules {
         Ok(order)
     }
 
-    fn add(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<PathBuf>) -> Result<()> {
+    fn add(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<Module>) -> Result<()> {
         if self.builtin.contains(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
         let Some(path) = self.files.get(name) else {
             bail!("the kernel has no module {name}");
         };
-        let module = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        for dependency in dependencies(&module) {
+        let content = self.read(path)?;
+        for dependency in dependencies(&content) {
             self.add(&dependency, seen, order)?;
         }
-        order.push(path.clone());
+        order.push(Module {
+            name: format!("{name}.ko"),
+            content,
+        });
         Ok(())
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        let context = || format!("cannot read {}", path.display());
+        if path.extension().is_none_or(|extension| extension != "xz") {
+            return fs::read(path).with_context(context);
+        }
+        let unpacked = Command::new(&self.busybox)
+            .args(["xzcat", "--"])
+            .arg(path)
+            .output()
+            .with_context(context)?;
+        if !unpacked.status.success() {
+            bail!(
+                "{}: {}",
+                context(),
+                String::from_utf8_lossy(&unpacked.stderr).trim()
+            );
+        }
+        Ok(unpacked.stdout)
     }
 }
 
@@ -70,7 +108,11 @@ fn scan_into(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<
 
 /// `kernel/net/sched/act_bpf.ko` -> `act_bpf`; dash and underscore are the same.
 fn module_name(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".ko")?;
+    let name = path.file_name()?.to_str()?;
+    let name = name
+        .strip_suffix(".xz")
+        .unwrap_or(name)
+        .strip_suffix(".ko")?;
     Some(name.replace('-', "_"))
 }
 
@@ -99,6 +141,10 @@ mod tests {
             module_name(Path::new("kernel/net/cls-bpf.ko")).as_deref(),
             Some("cls_bpf")
         );
+        assert_eq!(
+            module_name(Path::new("kernel/drivers/net/veth.ko.xz")).as_deref(),
+            Some("veth")
+        );
         assert_eq!(module_name(Path::new("kernel/net/Kconfig")), None);
         let info = b"x\0license=GPL\0depends=bridge,stp\0retpoline=Y\0";
         assert_eq!(dependencies(info), ["bridge", "stp"]);
@@ -119,10 +165,10 @@ mod tests {
             fs::write(kernel.join(name), info).expect("a file");
         }
         fs::write(root.path().join("modules.builtin"), "kernel/d.ko\n").expect("a file");
-        let modules = Modules::scan(root.path()).expect("modules");
+        let modules = Modules::scan(root.path(), Path::new("busybox")).expect("modules");
         let order = modules.in_order(&["a"]).expect("an order");
-        let names: Vec<_> = order.iter().filter_map(|path| module_name(path)).collect();
-        assert_eq!(names, ["c", "b", "a"]);
+        let names: Vec<_> = order.into_iter().map(|module| module.name).collect();
+        assert_eq!(names, ["c.ko", "b.ko", "a.ko"]);
         assert!(modules.in_order(&["absent"]).is_err());
     }
 }
