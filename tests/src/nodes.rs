@@ -7,7 +7,7 @@
 use std::{future::Future, time::Duration};
 
 use netbpf::{
-    cluster::{Cluster, Endpoint, Me, Mine, Network, Options, Overlap, View, Vni},
+    cluster::{Cluster, Endpoint, Me, Mine, Network, Options, Overlap, Refusal, View, Vni},
     model::{Labels, SubnetInfo},
 };
 use tokio::runtime::Runtime;
@@ -18,7 +18,10 @@ use crate::lab::{Etcd, EtcdPrograms, Lab, until, within};
 pub const LONG: Duration = Duration::from_secs(20);
 
 /// In which a change is to be seen everywhere.
-pub const SOON: Duration = Duration::from_secs(1);
+pub const A_SECOND: Duration = Duration::from_secs(1);
+
+/// Of a node: renewed each second, so that it takes a long stall to lose it.
+const LEASE: Duration = Duration::from_secs(6);
 
 /// An etcd with nodes.
 pub struct Town {
@@ -86,7 +89,7 @@ impl Town {
 pub fn options(urls: &[String]) -> Options {
     Options {
         endpoints: urls.to_vec(),
-        lease_ttl: Duration::from_secs(2),
+        lease_ttl: LEASE,
         ..Options::default()
     }
 }
@@ -165,6 +168,12 @@ pub fn holding(endpoints: &[Endpoint]) -> Mine {
         endpoints: endpoints.to_vec(),
         blocks: Vec::new(),
     }
+}
+
+/// Whether the network is there now. etcd may have made it and not said so: then it is
+/// there the next time.
+pub fn is_made(made: &Result<Network, Refusal>) -> bool {
+    matches!(made, Ok(_) | Err(Refusal::NetworkExists(_)))
 }
 
 /// Whose the endpoint is.

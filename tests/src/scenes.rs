@@ -1,13 +1,10 @@
 //! The main job, which must hold however the programs hang on devices, and on
 //! every kernel. Each takes the daemon's further flags.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::lab::{
-    Family, Http, Ping, Pulse, Street, UdpEcho, ask,
+    Family, Http, Ping, Pulse, SOON, Street, UdpEcho, answer_of,
     names::{CLIENT, CLIENT_B, CLIENT_WIRE_B, FAR, FAR_NET, FAR_WIRE, HOST, HOST_B, HOST_WIRE_B},
     street_with_networks, within,
 };
@@ -83,7 +80,7 @@ pub fn source_addresses(test: &str, flags: &[&str]) {
     for family in Family::BOTH {
         let (near, beside, far) = (family.ip(CLIENT), family.ip(CLIENT_B), family.ip(FAR));
         let seen_as = |to: IpAddr, from: IpAddr| {
-            within(Duration::from_secs(3), &format!("{to} sees {from}"), || {
+            within(SOON, &format!("{to} sees {from}"), || {
                 web.fetch(to, 80).peer == from
             });
             let own = street.host.fetch(to, 80).peer;
@@ -177,7 +174,6 @@ fn new_connections_work(street: &Street) {
         let (host, client) = (family.ip(HOST), family.ip(CLIENT));
         assert_eq!(street.client.fetch(host, 8080).peer, client);
         let socket = street.client.udp(SocketAddr::new(host, 5300));
-        let seen = ask(&socket, Duration::from_secs(1));
-        assert_eq!(seen.expect("an answer").ip(), client);
+        assert_eq!(answer_of(&socket).ip(), client);
     }
 }

@@ -223,7 +223,7 @@ fn attach_takes_a_pid_too() {
     assert!(sleeper.is_running());
     // nsenter has entered the namespace once it has become the command.
     let comm = format!("/proc/{}/comm", sleeper.pid());
-    netbpf_tests::lab::within(std::time::Duration::from_secs(2), "sleep runs", || {
+    netbpf_tests::lab::within(netbpf_tests::lab::SOON, "sleep runs", || {
         std::fs::read_to_string(&comm).is_ok_and(|comm| comm.trim() == "sleep")
     });
     let pid = sleeper.pid().to_string();

@@ -1,11 +1,11 @@
 //! etcd asks for certificates, users and passwords.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use netbpf::cluster::{Cluster, Link, Options, Overlap, Vni};
 use netbpf_tests::{
     lab::{Etcd, EtcdPrograms, EtcdTls, Lab, within},
-    nodes::{LONG, me, network, options, start},
+    nodes::{LONG, is_made, me, network, options, start},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
@@ -187,9 +187,9 @@ fn with_password(test: &str, programs: &EtcdPrograms) {
     // Tokens are in etcd's memory alone.
     etcd.kill();
     etcd.restart();
-    let made = || make("back", "10.8.0.0/16").is_ok();
+    let made = || is_made(&make("back", "10.8.0.0/16"));
     within(LONG, "it is let in again", made);
-    within(Duration::from_secs(2), "it sees what it made", || {
+    within(LONG, "it sees what it made", || {
         node.view().networks.contains_key("back")
     });
 }

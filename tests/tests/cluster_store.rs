@@ -7,7 +7,7 @@ use futures_util::future::join;
 use netbpf::cluster::{Cluster, Endpoint, Overlap, Refusal, Vni};
 use netbpf_tests::{
     lab::{EtcdPrograms, within},
-    nodes::{LONG, SOON, Town, endpoint, network, on, owner, sees},
+    nodes::{A_SECOND, LONG, Town, endpoint, network, on, owner, sees},
 };
 
 /// Of two that wanted the same at once, exactly one has it; what the other was told.
@@ -31,12 +31,12 @@ fn a_network_is_seen_by_the_other_node_within_a_second() {
             let asked = Instant::now();
             let made = town.network(&one, "front", "10.7.0.0/16");
             assert_eq!(made.vni, 1);
-            within(SOON, "n2 knows the network", || {
+            within(A_SECOND, "n2 knows the network", || {
                 two.view().networks.contains_key("front")
             });
-            assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+            assert!(asked.elapsed() < A_SECOND, "{:?}", asked.elapsed());
             assert_eq!(two.view().networks["front"].record, made);
-            within(SOON, "n1 knows both nodes", || {
+            within(A_SECOND, "n1 knows both nodes", || {
                 let view = one.view();
                 ["n1", "n2"]
                     .iter()

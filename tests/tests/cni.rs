@@ -12,7 +12,7 @@ use std::{
 
 use netbpf::model::{EndpointInfo, Engine};
 use netbpf_tests::lab::{
-    Family, Http, Lab, Namespace, Runtime, Street,
+    Family, Http, Lab, Namespace, Runtime, SOON, Street,
     names::{CLIENT, HOST},
     street, within,
 };
@@ -438,7 +438,10 @@ fn a_container_that_comes_back_takes_its_own_place() {
     assert_eq!(addresses(&before)[0], addresses(&after)[0]);
     let endpoint = one_endpoint(&street);
     assert_eq!(endpoint.netns, new.path().display().to_string());
-    assert_eq!(old.ip_json("link").as_array().unwrap().len(), 1, "lo alone");
+    // The kernel takes it away a little after the answer.
+    within(SOON, "the old one has lo alone", || {
+        old.ip_json("link").as_array().unwrap().len() == 1
+    });
     runtime.check("c1-id", &new, &after).done();
     let (code, message) = runtime.check("c1-id", &old, &after).refused();
     assert_eq!(code, NOT_AS_MADE);
@@ -708,7 +711,7 @@ fn fifty_at_once() {
     });
     nothing_is_left(&street);
     assert!(
-        began.elapsed() < Duration::from_secs(60),
+        began.elapsed() < Duration::from_secs(180),
         "{:?}",
         began.elapsed()
     );

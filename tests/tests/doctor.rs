@@ -4,15 +4,15 @@
 //!   web ── front ── host ──── client
 //! ```
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use aya::programs::{LinkOrder, ProgramInfo, SchedClassifier, TcAttachType, tc::TcAttachOptions};
 use netbpf::model::{Check, Finding, Severity};
 use netbpf_common::names;
 use netbpf_tests::lab::{
-    Cmd, Family, Host, Http, Street, firewall, has_tools,
+    Cmd, Family, Host, Http, SOON, Street, firewall, has_tools,
     names::{FRONT, HOST, HOST_WIRE_B},
-    skipped, street_with, street_with_networks, street_without_daemon, within,
+    skipped, street_with, street_with_networks, street_without_daemon, until, within,
 };
 
 /// What the doctor says, whatever its exit code; which must be 1 with an error, else 0.
@@ -38,6 +38,13 @@ fn wrong(host: &Host) -> Vec<Finding> {
 fn is_healthy(host: &Host) {
     let wrong = wrong(host);
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The same where the daemon hears of what has changed a little later.
+#[track_caller]
+fn becomes_healthy(host: &Host) {
+    until(SOON, || wrong(host).is_empty());
+    is_healthy(host);
 }
 
 /// The same of what the daemon puts back by itself, unless it was quicker.
@@ -351,7 +358,7 @@ fn routes_and_addresses_within_our_subnets_are_named() {
     finds(host, Check::Overlap, Severity::Warning, "address 10.10.1.1");
     finds(host, Check::Overlap, Severity::Warning, "docker0");
     host.ip("link del docker0");
-    is_healthy(host);
+    becomes_healthy(host);
 
     // Rules of others send the host's packets elsewhere.
     host.ip("route add default via 192.0.2.2 table 77");
@@ -444,14 +451,12 @@ fn settings_of_the_host_are_looked_at() {
 
     let mtu = |mtu: &str| host.ip(&format!("link set up0 mtu {mtu}"));
     mtu("1400");
-    within(Duration::from_secs(5), "the daemon knows the MTU", || {
+    within(SOON, "the daemon knows the MTU", || {
         let is_it = |f: &Finding| f.check == Check::Mtu && f.message.contains("up0");
         wrong(host).iter().any(is_it)
     });
     mtu("1500");
-    within(Duration::from_secs(5), "the daemon knows the MTU", || {
-        wrong(host).is_empty()
-    });
+    becomes_healthy(host);
     drop(web);
 }
 
@@ -468,9 +473,7 @@ fn forwarding_is_on_again_after_a_start() {
     // Either it is found, or it was put right before.
     let found = wrong(host).iter().any(off);
     assert!(found || host.log().contains("forwarding was switched off"));
-    within(Duration::from_secs(5), "it is on again", || {
-        wrong(host).is_empty()
-    });
+    within(SOON, "it is on again", || wrong(host).is_empty());
 }
 
 #[test]
@@ -517,9 +520,7 @@ fn an_uplink_that_is_awaited_is_named() {
     street
         .lab
         .wire((host, "up1", &HOST_WIRE_B), (&other, "eth0", &[]));
-    within(Duration::from_secs(5), "it is there", || {
-        wrong(host).is_empty()
-    });
+    becomes_healthy(host);
 }
 
 #[test]

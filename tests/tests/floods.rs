@@ -6,14 +6,14 @@
 //! ```
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use netbpf::model::{FlowInfo, StatusInfo};
 use netbpf_tests::{
     lab::{
-        Container, Family, Flood, Http, Street, TcpEcho, UdpEcho, ask, has_tools,
+        Container, Family, Flood, Http, SOON, Street, TcpEcho, UdpEcho, answer_of, ask, has_tools,
         names::{CLIENT, FRONT, HOST},
         street_with, within,
     },
@@ -87,6 +87,14 @@ fn entries(shop: &Shop, map: &str) -> u64 {
     found.and_then(|m| m.entries).expect("counted entries")
 }
 
+/// Under a flood queues on the way may be full for a moment: then one datagram is lost.
+#[track_caller]
+fn is_answered(socket: &UdpSocket, what: &str) {
+    within(SOON, what, || {
+        ask(socket, Duration::from_millis(500)).is_ok()
+    });
+}
+
 /// What was there goes on, and who comes is served, while `flood` goes on.
 fn serves_all_under(shop: &Shop, family: Family, flood: impl FnOnce() -> Flood) {
     let host = family.ip(HOST);
@@ -94,16 +102,18 @@ fn serves_all_under(shop: &Shop, family: Family, flood: impl FnOnce() -> Flood) 
     let udp = shop.street.client.udp(SocketAddr::new(host, 5300));
     // Twice: with the first packet after an answer it counts as established.
     for _ in 0..2 {
-        ask(&udp, Duration::from_secs(1)).expect("an answer");
+        answer_of(&udp);
     }
-    let _server = shop.web.run(&["iperf3", "-s", "-1"]).spawn();
-    within(Duration::from_secs(2), "iperf3 listens", || {
+    let limit = Duration::from_secs(30);
+    let server = shop.web.run(&["iperf3", "-s", "-1"]);
+    let _server = server.timeout(limit).spawn();
+    within(SOON, "iperf3 listens", || {
         shop.web.run(&["ss", "-Htln"]).ok().contains(":5201")
     });
     let address = host.to_string();
     let iperf = ["iperf3", "-c", &address, "-p", "5201", "-t", "3", "-J"];
-    let iperf = shop.street.client.run(&iperf).spawn();
-    within(Duration::from_secs(2), "iperf3 runs", || {
+    let iperf = shop.street.client.run(&iperf).timeout(limit).spawn();
+    within(SOON, "iperf3 runs", || {
         let flows: Vec<FlowInfo> = shop.street.host.json(&["flows"]);
         flows
             .iter()
@@ -111,22 +121,19 @@ fn serves_all_under(shop: &Shop, family: Family, flood: impl FnOnce() -> Flood) 
     });
 
     let flood = flood();
-    within(
-        Duration::from_secs(10),
-        "the table of new flows is full",
-        || {
-            let map = family.of(["transient4", "transient6"]);
-            flood.sent() > FLOWS && entries(shop, map) >= FLOWS * 3 / 4
-        },
-    );
+    within(SOON, "the table of new flows is full", || {
+        let map = family.of(["transient4", "transient6"]);
+        flood.sent() > FLOWS && entries(shop, map) >= FLOWS * 3 / 4
+    });
     for _ in 0..15 {
         assert_eq!(shop.street.client.fetch(host, 8080).peer, family.ip(CLIENT));
-        shop.street.client.ask_udp(host, 5300);
+        let new = shop.street.client.udp(SocketAddr::new(host, 5300));
+        is_answered(&new, "who comes is answered");
     }
     let output = iperf.wait();
     assert!(output.status.success(), "iperf3 under the flood: {output}");
     assert!(flood.sent() > 2 * FLOWS, "{} frames", flood.sent());
-    ask(&udp, Duration::from_secs(1)).expect("the old flow goes on");
+    is_answered(&udp, "the old flow goes on");
     assert!(held.is_open());
     drop(flood);
 
@@ -183,13 +190,13 @@ fn a_full_table_evicts_none_of_those_that_are_established() {
         let sockets: Vec<_> = (0..MOST).map(|_| street.client.udp(to)).collect();
         let ask_all = || {
             for socket in &sockets {
-                ask(socket, Duration::from_secs(1)).expect("an answer");
+                answer_of(socket);
             }
         };
         // One after the other: those that open have less room.
         for socket in &sockets {
             for _ in 0..2 {
-                ask(socket, Duration::from_secs(1)).expect("an answer");
+                answer_of(socket);
             }
         }
         let established = || -> Vec<String> {
@@ -209,7 +216,7 @@ fn a_full_table_evicts_none_of_those_that_are_established() {
         for _ in 0..3 * MOST {
             let late = street.client.udp(to);
             for _ in 0..2 {
-                ask(&late, Duration::from_secs(1)).expect("an answer");
+                answer_of(&late);
             }
         }
         ask_all();
@@ -239,7 +246,7 @@ fn a_client_is_limited(test: &str, flags: &[&str], early_drop: &str) {
         // What goes on is not counted, what begins is.
         let socket = street.client.udp(SocketAddr::new(host, 5300));
         for _ in 0..100 {
-            ask(&socket, Duration::from_secs(1)).expect("an answer");
+            answer_of(&socket);
         }
         drops.none();
         let asked = (0..200).map(|_| street.client.udp(SocketAddr::new(host, 5300)));
@@ -247,7 +254,7 @@ fn a_client_is_limited(test: &str, flags: &[&str], early_drop: &str) {
         for socket in &asked {
             socket.send(b"hello").expect("sent");
         }
-        within(Duration::from_secs(2), "some are refused", || {
+        within(SOON, "some are refused", || {
             drops
                 .since()
                 .get("client_rate")
@@ -257,7 +264,7 @@ fn a_client_is_limited(test: &str, flags: &[&str], early_drop: &str) {
         // Others, the host itself and a little later the client, are served.
         assert_eq!(app.fetch(host, 8080).peer, app.addr(family));
         assert_eq!(street.host.fetch(host, 8080).peer, host);
-        within(Duration::from_secs(4), "the client is served again", || {
+        within(SOON, "the client is served again", || {
             let to = SocketAddr::new(host, 5300);
             ask(&street.client.udp(to), Duration::from_millis(200)).is_ok()
         });

@@ -8,20 +8,21 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
 };
 
 use netbpf::model::FlowInfo;
 use netbpf_tests::lab::{
-    Family, Host, Namespace, TcpEcho, UdpEcho, ask, has_tools,
+    Family, Host, Namespace, SOON, TcpEcho, UdpEcho, answer_of, has_tools,
     names::{CLIENT, FRONT, HOST},
     street_with_networks, street_without_daemon,
 };
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+use nix::sys::{
+    socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+        sockopt,
+    },
+    time::{TimeVal, TimeValLike as _},
 };
-
-const SOON: Duration = Duration::from_secs(2);
 
 /// Within the ports that masquerade gives out, so that a container keeps it outside.
 const PORT: u16 = 5000;
@@ -36,7 +37,7 @@ fn connect_from(space: &Namespace, port: u16, to: SocketAddr) -> TcpStream {
     let stream = space.enter(|| {
         let fd = socket(family.0, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-        let timeout = nix::sys::time::TimeVal::new(2, 0);
+        let timeout = TimeVal::seconds(SOON.as_secs() as i64);
         setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
         let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
         if port != 0 {
@@ -150,13 +151,11 @@ fn datagrams_of_the_host_with_a_containers_tuple_are_answered() {
     for family in Family::BOTH {
         let to = SocketAddr::new(family.ip(CLIENT), 53);
         let from = |space: &Namespace| {
-            let socket = space.enter(|| {
-                let socket = UdpSocket::bind((family.any(), PORT))?;
-                socket.connect(to).map(|()| socket)
-            });
-            socket.expect("a socket")
+            let socket = space.bind_udp((family.any(), PORT));
+            socket.connect(to).expect("connect");
+            socket
         };
-        let seen = |socket| ask(socket, SOON).expect("an answer");
+        let seen = |socket: &UdpSocket| answer_of(socket);
         let of_web = from(&web);
         let of_web_seen = seen(&of_web);
         assert_eq!(of_web_seen.port(), PORT);

@@ -5,39 +5,16 @@
 //!   web 10.10.1.x ── host 192.0.2.1 ──── 192.0.2.2 client (a router) ──── 203.0.113.2 far
 //! ```
 
-use std::{
-    io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use netbpf_tests::lab::{
-    Family, Http, Namespace, Street, TcpEcho, UdpEcho, has_tools,
+    Family, Http, Namespace, SOON, Street, TcpEcho, UdpEcho, has_tools,
     names::{CLIENT, FAR, FAR_NET, FAR_WIRE, HOST},
-    street_with_networks,
+    refuses, street_with_networks,
 };
 
 /// The smallest MTU of IPv6 (RFC 8200 section 5).
 const NARROW: u32 = 1280;
-
-/// A datagram to where nobody listens is refused, not lost. Kernels limit the rate of
-/// their errors, over all namespaces together: a second one may be needed.
-#[track_caller]
-fn is_refused(socket: &UdpSocket) {
-    socket
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .expect("a time-out");
-    let mut error = None;
-    for _ in 0..8 {
-        socket.send(b"anybody?").expect("send");
-        let kind = socket.recv(&mut [0; 16]).expect_err("nobody").kind();
-        if kind == ErrorKind::ConnectionRefused {
-            return;
-        }
-        error = Some(kind);
-    }
-    panic!("not refused: {error:?}");
-}
 
 /// `far` behind the client, which routes, by a link with that MTU.
 fn far_behind(street: &Street, mtu: u32) -> Namespace {
@@ -81,15 +58,12 @@ fn a_closed_port_refuses_whoever_asks() {
         ];
         for (name, from, to) in rows {
             println!("{name}, {family:?}");
-            is_refused(&from.udp(to));
+            refuses(&from.udp(to));
         }
         // Bound to loopback: packet by packet.
-        let socket = street
-            .host
-            .enter(|| UdpSocket::bind((family.loopback(), 0)));
-        let socket = socket.expect("a socket");
+        let socket = street.host.bind_udp((family.loopback(), 0));
         socket.connect(loopback).expect("connect");
-        is_refused(&socket);
+        refuses(&socket);
     }
     drops.none();
 }
@@ -104,18 +78,15 @@ fn a_client_that_is_gone_refuses_what_the_container_sends() {
             (&street.client, family.ip(HOST)),
             (&*street.host, family.loopback()),
         ] {
-            let server = web.enter(|| UdpSocket::bind((web.addr(family), 53)));
-            let server = server.expect("a server");
-            server
-                .set_read_timeout(Some(Duration::from_secs(2)))
-                .expect("a time-out");
+            let server = web.bind_udp((web.addr(family), 53));
+            server.set_read_timeout(Some(SOON)).expect("a time-out");
             let client = from.udp(SocketAddr::new(to, 5300));
             client.send(b"hello").expect("send");
             let (_, peer) = server.recv_from(&mut [0; 16]).expect("a question");
             drop(client);
             server.connect(peer).expect("connect");
             println!("{peer} of {}", from.role());
-            is_refused(&server);
+            refuses(&server);
         }
     }
     drops.none();
@@ -142,7 +113,7 @@ fn routes_are_traced_through() {
             &["mtr", flag, "-n", "-r", "-c1", "-m5", "-u", &to],
         ];
         for argv in rows {
-            let output = web.run(argv).ok();
+            let output = web.run(argv).timeout(Duration::from_secs(60)).ok();
             let mut rest = output.as_str();
             for hop in hops {
                 let at = rest.find(&hop.to_string());

@@ -9,19 +9,16 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
-    time::Duration,
 };
 
 use netbpf_tests::{
     lab::{
-        Container, Family, Http, Namespace, Street, TcpEcho, Wiretap, has_tools,
+        Container, Family, Http, Namespace, SOON, Street, TcpEcho, Wiretap, has_tools,
         names::{CLIENT, HOST},
-        street_with_networks, within,
+        street_with_networks,
     },
     packets::{addresses, describe, has_payload},
 };
-
-const SOON: Duration = Duration::from_secs(2);
 
 const ETHERNET: usize = 14;
 
@@ -73,18 +70,10 @@ impl Talk {
     fn both(street: &Street, web: &Container, family: Family) -> [Talk; 2] {
         let (host, client) = (family.ip(HOST), family.ip(CLIENT));
         let talk = |name, asker: &Namespace, to, answerer: &Namespace| {
-            // A program that another test is about to start may hold the last one's port for
-            // a moment: it was forked while that was open.
-            let mut answers = None;
-            within(SOON, "the port is free", || {
-                let bound = answerer.enter(|| UdpSocket::bind((family.any(), 53)));
-                answers = bound.ok();
-                answers.is_some()
-            });
             let talk = Talk {
                 name: format!("{name}, {family:?}"),
                 asks: asker.udp(to),
-                answers: answers.expect("a server"),
+                answers: answerer.bind_udp((family.any(), 53)),
                 of_asker: Wiretap::open(asker, "eth0"),
                 of_answerer: Wiretap::open(answerer, "eth0"),
             };

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use netbpf_tests::{
     lab::{
-        Cmd, Family, Http, Lab, Ping, Pulse, TcpEcho, UdpEcho, Wiretap,
+        Cmd, Family, Http, Lab, Ping, Pulse, SOON, TcpEcho, UdpEcho, Wiretap,
         names::{self, CLIENT, CLIENT_B, HOST, HOST_B},
         remove_stale, street_without_daemon,
     },
@@ -68,7 +68,7 @@ fn a_pulse_counts_what_is_lost() {
     whole.finish_whole();
     let cut = Pulse::start(&street.client, Family::V4.ip(HOST), 53);
     street.host.ip("link set up0 down");
-    std::thread::sleep(Duration::from_millis(100));
+    cut.wait_for_beats(5);
     assert!(!cut.finish().is_empty());
 }
 
@@ -98,9 +98,7 @@ fn a_wiretap_sends_and_sees_frames() {
             family.ip(HOST),
         );
         other.send(&way.udp(1, 2, b"a frame of ours"));
-        let found = one.find(Duration::from_secs(1), |f| {
-            has_payload(f, b"a frame of ours")
-        });
+        let found = one.find(SOON, |f| has_payload(f, b"a frame of ours"));
         assert!(found.is_some(), "{family:?}");
     }
 }

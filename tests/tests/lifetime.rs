@@ -5,13 +5,13 @@
 //!   web, app ── front ── host ──── client
 //! ```
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo};
 use netbpf_common::names;
 use netbpf_tests::{
     lab::{
-        Cmd, Family, Http, Lab, Settings, firewall, has_tools,
+        Cmd, Family, Http, Lab, SOON, Settings, firewall, has_tools,
         names::{CLIENT, CLIENT_WIRE, FRONT, HOST, HOST_WIRE},
         street_with_networks, street_without_daemon, sysctls, within,
     },
@@ -105,9 +105,7 @@ fn detach_is_idempotent_and_leaves_nothing() {
     );
     let web = street.front("web", &["-p", "8080:80"]);
     web.detach();
-    within(Duration::from_secs(2), "the device is gone", || {
-        links() == before
-    });
+    within(SOON, "the device is gone", || links() == before);
     assert_eq!(
         street.host.ip("-4 route") + &street.host.ip("-6 route"),
         routes
@@ -124,10 +122,8 @@ fn a_namespace_that_dies_is_cleaned_up_and_its_address_free() {
     let web = street.front("web", &flags);
     let device = web.info.host_ifname.clone();
     web.delete();
-    within(Duration::from_secs(5), "noticed", || {
-        street.host.endpoints().is_empty()
-    });
-    within(Duration::from_secs(2), "the device is gone", || {
+    within(SOON, "noticed", || street.host.endpoints().is_empty());
+    within(SOON, "the device is gone", || {
         !street.host.ip("-o link show").contains(&device)
     });
     let next = street.front("next", &flags);
@@ -144,9 +140,7 @@ fn a_namespace_that_dies_without_a_daemon_is_cleaned_up_at_start() {
     street.host.stop();
     web.delete();
     street.host.restart();
-    within(Duration::from_secs(5), "noticed", || {
-        street.host.endpoints().is_empty()
-    });
+    within(SOON, "noticed", || street.host.endpoints().is_empty());
     let ports: Vec<netbpf::model::PortOf> = street.host.json(&["port"]);
     assert_eq!(ports, []);
 }
@@ -170,7 +164,7 @@ fn teardown_leaves_nothing() {
     street.host.wait_ended();
     assert_eq!(files_below(&street.host.bpffs()), Vec::<String>::new());
     assert_eq!(files_below(&street.host.state_dir()), Vec::<String>::new());
-    within(Duration::from_secs(3), "everything is as before", || {
+    within(SOON, "everything is as before", || {
         Settings::of(&street.host) == before
     });
     assert!(!web.ip("link show").contains("eth0"));
@@ -186,7 +180,7 @@ fn teardown_works_without_a_daemon_and_networks_stay() {
     street.host.kill();
     street.host.teardown_offline(&[]);
     assert_eq!(files_below(&street.host.bpffs()), Vec::<String>::new());
-    within(Duration::from_secs(3), "everything is as before", || {
+    within(SOON, "everything is as before", || {
         Settings::of(&street.host) == before
     });
     street.host.restart();

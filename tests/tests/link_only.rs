@@ -7,14 +7,13 @@
 
 use std::{
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket},
-    time::Duration,
+    net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream},
 };
 
 use netbpf::datapath::GATEWAY_MAC;
 use netbpf_tests::{
     lab::{
-        Container, Family, Http, Namespace, Street, UdpEcho, Wiretap, ask,
+        Container, Family, Http, Namespace, SOON, Street, UdpEcho, Wiretap, answer_of,
         names::{CLIENT, HOST},
         street_with_networks, within,
     },
@@ -23,8 +22,6 @@ use netbpf_tests::{
         neighbour_solicitation, vlan_tagged,
     },
 };
-
-const SOON: Duration = Duration::from_secs(2);
 
 const ETHER_TYPES: [i32; 2] = [libc::ETH_P_IP, libc::ETH_P_IPV6];
 
@@ -67,10 +64,9 @@ fn tagged_frames_are_left_to_the_host_untranslated() {
         });
         assert!(marker.is_some(), "{family:?}: no marker");
         // The same tuple as a container's is another one within a VLAN.
-        let of_web = web.enter(|| UdpSocket::bind((family.any(), 5000)));
-        let of_web = of_web.expect("a socket");
+        let of_web = web.bind_udp((family.any(), 5000));
         of_web.connect((client, 53)).expect("connect");
-        assert_eq!(ask(&of_web, SOON).expect("an answer").port(), 5000);
+        assert_eq!(answer_of(&of_web).port(), 5000);
         let datagram = leaving.udp(5000, 53, b"leaving in a VLAN");
         let from_host = Wiretap::open(&street.host, "up0");
         from_host.send(&vlan_tagged(&datagram, 7));

@@ -14,7 +14,7 @@ use std::{
 
 use netbpf::model::{FlowInfo, StatusInfo};
 use netbpf_tests::lab::{
-    Family, Host, Http, TcpEcho, UdpEcho, ask_with,
+    Family, Host, Http, SOON, TcpEcho, UdpEcho, ask_with,
     names::{CLIENT, FRONT, HOST},
     street_with_networks, street_without_daemon, within,
 };
@@ -117,17 +117,19 @@ fn after_much_traffic_nothing_is_left_of_it() {
             from.fetch(to, port);
             for _ in 0..10 {
                 let socket = from.udp(SocketAddr::new(to, udp));
-                ask_with(&socket, &vec![b'x'; size], Duration::from_secs(2)).expect("an answer");
+                ask_with(&socket, &vec![b'x'; size], SOON).expect("an answer");
             }
         }
         // What is refused, answered by nobody, and reset.
         app.is_refused(client, 81);
         let nobodys = app.udp(SocketAddr::new(client, 54));
+        let time = Some(Duration::from_millis(500));
+        nobodys.set_read_timeout(time).expect("a time-out");
         _ = nobodys.send(b"hello");
         _ = nobodys.recv(&mut [0; 8]);
         web.ping(client);
         let to = SocketAddr::new(client, 7);
-        let stream = web.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+        let stream = web.enter(|| TcpStream::connect_timeout(&to, SOON));
         let stream = stream.expect("a connection");
         (&stream)
             .write_all(b"what comes back is not read")

@@ -14,7 +14,7 @@ use std::{
 
 use netbpf_tests::{
     lab::{
-        Family, Http, Namespace, Street, UdpEcho, Wiretap, ask_with, has_tools,
+        Family, Http, Namespace, SOON, Street, UdpEcho, Wiretap, ask_with, has_tools,
         names::{CLIENT, HOST},
         street_with_networks, street_without_daemon, within,
     },
@@ -79,7 +79,7 @@ fn datagrams_of_the_hosts_services_come_from_where_a_container_asked() {
             // In fragments, too.
             let socket = web.udp(SocketAddr::new(asked[0], port));
             let long = vec![b'x'; 8000];
-            let seen = ask_with(&socket, &long, Duration::from_secs(2));
+            let seen = ask_with(&socket, &long, SOON);
             assert_eq!(seen.expect("a long answer").ip(), own);
         }
     }
@@ -123,7 +123,7 @@ fn vlan_tagged_frames_and_frames_to_others() {
         sender.send(&others.udp(1000, 5300, b"to another"));
         // The way itself works: what follows arrives, what came before did not.
         sender.send(&way.udp(1000, 5300, b"the marker"));
-        let marker = tap.find(Duration::from_secs(1), |frame| {
+        let marker = tap.find(SOON, |frame| {
             assert!(
                 !has_payload(frame, b"in a VLAN"),
                 "a VLAN's frame delivered"
@@ -160,9 +160,7 @@ fn multicast_to_the_host() {
             joined.expect("join");
             socket
         });
-        receiver
-            .set_read_timeout(Some(Duration::from_secs(2)))
-            .expect("time limit");
+        receiver.set_read_timeout(Some(SOON)).expect("time limit");
         let sender = street.client.enter(|| {
             let any = if bind.is_ipv4() {
                 "0.0.0.0:0"

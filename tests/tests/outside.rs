@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netbpf_tests::{
     lab::{
-        Family, Http, UdpEcho, Wiretap, has_tools,
+        Family, Http, SOON, UdpEcho, Wiretap, answer_of, has_tools,
         names::{CLIENT, FRONT, HOST, NOBODY, NOWHERE},
         street_with, street_with_networks,
     },
@@ -29,7 +29,7 @@ fn echo_leaves_under_the_hosts_address() {
     for family in Family::BOTH {
         web.ping(family.ip(CLIENT));
         let wanted = Some((family.ip(HOST), family.ip(CLIENT)));
-        let found = tap.find(Duration::from_secs(1), |frame| addresses(frame) == wanted);
+        let found = tap.find(SOON, |frame| addresses(frame) == wanted);
         assert!(found.is_some(), "{family:?}");
     }
     let inside = [web.addr(Family::V4), web.addr(Family::V6)];
@@ -49,7 +49,7 @@ fn many_connections_at_a_time_do_not_mix() {
             .collect();
         let mut outside = std::collections::HashSet::new();
         for socket in &sockets {
-            let seen = netbpf_tests::lab::ask(socket, Duration::from_secs(2)).expect("an answer");
+            let seen = answer_of(socket);
             assert_eq!(seen.ip(), family.ip(HOST));
             assert!(outside.insert(seen), "{seen} twice");
         }
@@ -64,9 +64,9 @@ fn a_mapping_is_the_same_towards_all_remotes() {
     let _other = UdpEcho::start(&street.client, 54);
     for family in Family::BOTH {
         let socket = web.udp(std::net::SocketAddr::new(family.ip(CLIENT), 53));
-        let first = netbpf_tests::lab::ask(&socket, Duration::from_secs(2)).expect("an answer");
+        let first = answer_of(&socket);
         socket.connect((family.ip(CLIENT), 54)).expect("connect");
-        let second = netbpf_tests::lab::ask(&socket, Duration::from_secs(2)).expect("an answer");
+        let second = answer_of(&socket);
         assert_eq!(first, second);
     }
 }

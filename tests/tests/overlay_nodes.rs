@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use netbpf::model::{NetworkInfo, NodeInfo, NodeState, StatusInfo};
-use netbpf_tests::lab::{Container, Family, Http, Ping, Town, names::SUBNETS, within};
+use netbpf_tests::lab::{Container, Family, Http, LEASE, Ping, SOON, Town, names::SUBNETS, within};
 
-/// In which a change is to be known on all nodes.
-const A_SECOND: Duration = Duration::from_secs(1);
+/// In which a node whose daemon is dead is away, or back: longer than its lease.
+const A_LEASE: Duration = Duration::from_secs(20);
 
 #[test]
 fn the_daemons_and_etcd_do_not_matter_to_what_runs() {
@@ -47,7 +47,7 @@ fn the_daemons_and_etcd_do_not_matter_to_what_runs() {
     assert_ne!(state, "connected");
 
     town.etcd.restart();
-    within(Duration::from_secs(10), "all meets", || {
+    within(A_LEASE, "all meets", || {
         let seen: NetworkInfo = town.hosts[1].json(&["network", "inspect", "wide"]);
         let mut endpoints = seen.endpoints;
         endpoints.sort();
@@ -71,7 +71,7 @@ fn a_node_that_dies_leaves_the_listings_and_can_be_removed() {
     assert_eq!(code, "conflict", "{message}");
     town.hosts[1].kill();
     let node = |name: &str| -> NodeInfo { town.hosts[0].json(&["node", "inspect", name]) };
-    within(Duration::from_secs(10), "the node is away", || {
+    within(A_LEASE, "the node is away", || {
         node("n2").state == NodeState::Away
     });
     let listed = || {
@@ -82,21 +82,19 @@ fn a_node_that_dies_leaves_the_listings_and_can_be_removed() {
     // Its daemon is dead, its containers are not.
     web.ping(app.addr(Family::V4));
     town.hosts[1].restart();
-    within(Duration::from_secs(5), "it is back", || {
-        listed() == ["web", "app"]
-    });
+    within(A_LEASE, "it is back", || listed() == ["web", "app"]);
     app.ping(web.addr(Family::V4));
 
     town.hosts[1].kill();
-    within(Duration::from_secs(10), "the node is away", || {
+    within(A_LEASE, "the node is away", || {
         node("n2").state == NodeState::Away
     });
     town.hosts[0].netbpf(&["node", "rm", "n2"]).ok();
-    within(A_SECOND, "it is gone", || {
+    within(SOON, "it is gone", || {
         let nodes: Vec<NodeInfo> = town.hosts[2].json(&["node", "ls"]);
         nodes.iter().all(|node| node.name != "n2")
     });
-    within(A_SECOND, "its containers are not reached", || {
+    within(SOON, "its containers are not reached", || {
         !web.ping_with(app.addr(Family::V4), &[]).status.success()
     });
     let drained: NodeInfo = town.hosts[0].json(&["node", "drain", "n3"]);
@@ -137,7 +135,7 @@ fn the_mtu_follows_the_uplink() {
         host.ip("link set up0 mtu 1400");
         town.lan.ip(&format!("link set n{} mtu 1400", number + 1));
     }
-    within(Duration::from_secs(5), "the containers follow", || {
+    within(SOON, "the containers follow", || {
         (mtu(&web), mtu(&app)) == (1350, 1350)
     });
     for family in Family::BOTH {
@@ -160,17 +158,24 @@ fn what_others_change_in_the_tables_is_put_right() {
     let pin = town.hosts[0].bpffs().join("vteps");
     let data = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));
     let mut vteps: HashMap<_, [u8; 16], u32> = Map::HashMap(data).try_into().unwrap();
-    let keys: Vec<[u8; 16]> = vteps.keys().flatten().collect();
-    for key in &keys {
-        vteps.remove(key).unwrap();
-    }
-    assert!(!app.ping_with(web.addr(Family::V4), &[]).status.success());
+    let mut removed = 0;
+    // A repair may come between the removal and the question: then once more.
+    let is_cut = (0..5).any(|_| {
+        let keys: Vec<[u8; 16]> = vteps.keys().flatten().collect();
+        for key in keys {
+            vteps.remove(&key).unwrap();
+            removed += 1;
+        }
+        !app.ping_with(web.addr(Family::V4), &[]).status.success()
+    });
+    assert!(is_cut, "it goes on without");
     within(Duration::from_secs(45), "the table is put right", || {
         app.ping_with(web.addr(Family::V4), &[]).status.success()
     });
-    let status: StatusInfo = town.hosts[0].json(&["status"]);
-    let repaired = status.cluster.expect("a cluster").tables_repaired;
-    assert_eq!(repaired, keys.len() as u64);
+    within(SOON, "each is counted", || {
+        let status: StatusInfo = town.hosts[0].json(&["status"]);
+        status.cluster.expect("a cluster").tables_repaired == removed
+    });
 }
 
 #[test]
@@ -180,7 +185,7 @@ fn the_address_of_a_node_is_followed_unless_it_was_given() {
     };
     let url = town.etcd.url();
     // By the default route's source.
-    town.hosts[0].start(&["--etcd", &url, "--lease-ttl", "2s"]);
+    town.hosts[0].start(&["--etcd", &url, "--lease-ttl", LEASE]);
     town.start(1, &[]);
     town.wait_for_nodes();
     let address_of = |name: &str| {
@@ -197,14 +202,17 @@ fn the_address_of_a_node_is_followed_unless_it_was_given() {
     host.address("up0", &["192.0.2.31/24"]);
     // One more changes nothing.
     app.ping(web.addr(Family::V4));
+    // The other one takes over at once: a daemon that is quick would else find the host
+    // with a way out by IPv6 alone, and be content with that.
+    host.sysctl("net.ipv4.conf.up0.promote_secondaries", "1");
     host.ip("addr del 192.0.2.11/24 dev up0");
-    host.ip("addr replace 192.0.2.31/24 dev up0");
-    host.ip("route replace default via 192.0.2.1");
     within(Duration::from_secs(10), "the node has moved", || {
         address_of("n1").as_deref() == Some("192.0.2.31")
     });
+    // What is listed comes into the tables a little later.
+    town.wait_for_all();
     for family in Family::BOTH {
-        within(A_SECOND, "its containers are reached", || {
+        within(SOON, "its containers are reached", || {
             app.ping_with(web.addr(family), &[]).status.success()
         });
         web.ping(app.addr(family));
@@ -260,7 +268,7 @@ fn what_etcd_has_to_agree_to_is_named_when_it_is_away() {
         "10.30.9.9",
     ];
     town.etcd.kill();
-    within(Duration::from_secs(5), "etcd is missed", || {
+    within(A_LEASE, "etcd is missed", || {
         let status: StatusInfo = host.json(&["status"]);
         status.cluster.is_some_and(|of| of.state == "away")
     });

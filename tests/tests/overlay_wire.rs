@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use netbpf_tests::lab::{
-    Cmd, Family, Http, Namespace, Town, UdpEcho, Wiretap, has_tools, names::SUBNETS, within,
+    Cmd, Family, Http, Namespace, SOON, Town, UdpEcho, Wiretap, has_tools, names::SUBNETS, within,
 };
 
 #[test]
@@ -131,14 +131,10 @@ fn a_smaller_way_between_nodes_is_learned() {
         let sized =
             |size: usize| web.ping_with(app.addr(family), &["-M", "do", "-s", &size.to_string()]);
         // Told by our program, which the router has told.
-        within(
-            Duration::from_secs(2),
-            "the MTU of the way is known",
-            || {
-                let output = sized(1450 - header);
-                output.stdout.contains("mtu") || output.stderr.contains("too long")
-            },
-        );
+        within(SOON, "the MTU of the way is known", || {
+            let output = sized(1450 - header);
+            output.stdout.contains("mtu") || output.stderr.contains("too long")
+        });
         assert!(
             sized(1350 - header).status.success(),
             "{}",

@@ -12,9 +12,9 @@ use std::{
 
 use netbpf::model::PortOf;
 use netbpf_tests::lab::{
-    Container, Family, Namespace, Street, TcpEcho, UdpEcho, ask,
+    Container, Family, Namespace, SOON, Street, TcpEcho, UdpEcho, answer_of, ask,
     names::{CLIENT, HOST},
-    street_with_networks, within,
+    refuses, street_with_networks, within,
 };
 
 struct Shop {
@@ -109,9 +109,9 @@ fn datagrams_of_either_side_are_answered_with_port_unreachable() {
     for family in Family::BOTH {
         let to = SocketAddr::new(family.ip(HOST), 5300);
         let client = shop.street.client.udp(to);
-        let seen = ask(&client, Duration::from_secs(1)).expect("an answer");
+        let seen = answer_of(&client);
         shop.web.unpublish("5300:53/udp");
-        let refused = ask(&client, Duration::from_secs(1)).expect_err("unpublished");
+        let refused = ask(&client, SOON).expect_err("unpublished");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 
         // The container's side: another socket at the server's port, as it would
@@ -123,7 +123,7 @@ fn datagrams_of_either_side_are_answered_with_port_unreachable() {
         });
         let _other_port = server.expect("a socket");
         shop.web.publish("5300:53/udp");
-        assert_eq!(ask(&client, Duration::from_secs(1)).expect("again"), seen);
+        assert_eq!(answer_of(&client), seen);
     }
     drops.only_among(&["unpublished"]);
 }
@@ -154,7 +154,7 @@ fn datagrams_of_connected_sockets_go_on_when_the_port_is_published_anew() {
         for (role, to, stream) in &streams {
             let before = stream.stdout().lines().count();
             let what = format!("{role} to {to}: {what}");
-            within(Duration::from_secs(10), &what, || {
+            within(SOON, &what, || {
                 let said = stream.stdout();
                 let mut since = said.lines().skip(before + 1);
                 since.any(|line| line == wanted(to))
@@ -176,17 +176,12 @@ fn a_client_that_keeps_its_port_reaches_the_next_holder_with_its_next_packet() {
         let to = SocketAddr::new(family.ip(HOST), 5300);
         let socket = shop.street.client.udp(to);
         let before = shop._udp.peers().len();
-        ask(&socket, Duration::from_secs(1)).expect("an answer");
+        answer_of(&socket);
         assert_eq!(shop._udp.peers().len(), before + 1);
         shop.web.unpublish("5300:53/udp");
         let next = UdpEcho::start(&shop.app, 53);
         shop.app.publish("5300:53/udp");
-        assert_eq!(
-            ask(&socket, Duration::from_secs(1))
-                .expect("of the next")
-                .ip(),
-            family.ip(CLIENT)
-        );
+        assert_eq!(answer_of(&socket).ip(), family.ip(CLIENT));
         assert_eq!(next.peers(), [family.ip(CLIENT)]);
         shop.app.unpublish("5300:53/udp");
         shop.web.publish("5300:53/udp");
@@ -206,7 +201,7 @@ fn drained_connections_go_on_and_new_ones_are_refused() {
             .street
             .client
             .udp(SocketAddr::new(family.ip(HOST), 5300));
-        ask(&udp, Duration::from_secs(1)).expect("an answer");
+        answer_of(&udp);
         let begun = Instant::now();
         let specs = ["-p", "7000:7", "-p", "5300:53/udp", "--drain", "4s"];
         let mut arguments = vec!["unpublish", "web"];
@@ -223,7 +218,11 @@ fn drained_connections_go_on_and_new_ones_are_refused() {
                 client.role()
             );
         }
-        ask(&udp, Duration::from_secs(1)).expect("established ones may go on");
+        let answer = ask(&udp, Duration::from_secs(2));
+        // On a slow machine the end may have come meanwhile.
+        if begun.elapsed() < Duration::from_secs(3) {
+            answer.expect("established ones may go on");
+        }
         // The port is free for others: a program of the host, too.
         shop.street.host.probe(&["bind", "tcp", "[::]:7000"]).ok();
         if begun.elapsed() < Duration::from_secs(3) {
@@ -237,7 +236,7 @@ fn drained_connections_go_on_and_new_ones_are_refused() {
             "ended too early"
         );
         // Each port has an end of its own, one a moment after the other.
-        within(Duration::from_secs(3), "datagrams are refused", || {
+        within(SOON, "datagrams are refused", || {
             let refused = ask(&udp, Duration::from_secs(1)).err();
             refused.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
         });
@@ -265,7 +264,7 @@ fn datagrams_of_the_hosts_own_programs_go_on_while_drained() {
     let all = |what: &str, wanted: &dyn Fn(&SocketAddr, &str) -> bool| {
         for (to, stream) in &streams {
             let before = stream.stdout().lines().count();
-            within(Duration::from_secs(10), &format!("{to}: {what}"), || {
+            within(SOON, &format!("{to}: {what}"), || {
                 let said = stream.stdout();
                 let mut since = said.lines().skip(before + 2);
                 since.any(|line| wanted(to, line))
@@ -273,7 +272,7 @@ fn datagrams_of_the_hosts_own_programs_go_on_while_drained() {
         }
     };
     all("an answer", &|to, line| line == answered(to));
-    let drain = ["unpublish", "web", "-p", "5300:53/udp", "--drain", "6s"];
+    let drain = ["unpublish", "web", "-p", "5300:53/udp", "--drain", "10s"];
     let begun = Instant::now();
     host.netbpf(&drain).ok();
     all("it goes on", &|to, line| line == answered(to));
@@ -281,18 +280,18 @@ fn datagrams_of_the_hosts_own_programs_go_on_while_drained() {
         host.probe(&["udp-connected", &to.to_string()]).exits(1);
     }
     assert!(
-        begun.elapsed() < Duration::from_secs(6),
+        begun.elapsed() < Duration::from_secs(10),
         "too slow to tell a refusal from the end"
     );
     // One may be late, all of five are not.
     for (to, stream) in &streams {
-        within(Duration::from_secs(10), &format!("{to}: the end"), || {
+        within(Duration::from_secs(20), &format!("{to}: the end"), || {
             let said = stream.stdout();
             let last = said.lines().rev().take(5);
             last.filter(|line| line.starts_with("silent")).count() == 5
         });
     }
-    assert!(begun.elapsed() > Duration::from_secs(4), "ended too early");
+    assert!(begun.elapsed() > Duration::from_secs(8), "ended too early");
 }
 
 /// An address that the host has lost is another's: a socket that has asked there before
@@ -310,11 +309,11 @@ fn a_lost_address_is_the_hosts_no_more_for_those_who_asked_before_either() {
         let stream = host.probe(&["udp-stream", to]);
         let mut stream = stream.timeout(Duration::from_secs(40)).spawn();
         let answer = format!("answered by {to}");
-        within(Duration::from_secs(8), &format!("{to} answers"), || {
+        within(SOON, &format!("{to} answers"), || {
             stream.stdout().lines().any(|line| line == answer)
         });
         host.ip(&format!("addr del {address} dev up0"));
-        within(Duration::from_secs(8), &format!("{to} is gone"), || {
+        within(SOON, &format!("{to} is gone"), || {
             let said = stream.stdout();
             let mut last = said.lines().rev().take(3);
             !stream.is_running() || last.all(|line| line != answer)
@@ -357,8 +356,7 @@ fn nothing_published_answers_as_the_host_would() {
         for client in [&shop.street.client, &*shop.app, &**host] {
             let refused = client.probe(&["tcp", &to.to_string()]).exits(1);
             assert_eq!(refused.stderr.trim(), "ECONNREFUSED");
-            let refused = ask(&client.udp(to), Duration::from_secs(1)).expect_err("nobody there");
-            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+            refuses(&client.udp(to));
         }
     }
     // What is published is nobody's when the container does not listen.
@@ -376,14 +374,14 @@ fn a_container_that_leaves_takes_its_connections_along() {
     let shop = shop("leaves");
     let to = SocketAddr::new(Family::V4.ip(HOST), 5300);
     let udp = shop.street.client.udp(to);
-    ask(&udp, Duration::from_secs(1)).expect("an answer");
+    answer_of(&udp);
     let own = Family::V4.loopback();
     let mut of_host = shop.street.host.hold(SocketAddr::new(own, 7000));
     assert!(of_host.is_open());
     shop.web.detach();
     // Idle, it would never hear of it, and then talk to who has the address next.
     assert!(of_host.ended().starts_with("ECONN"));
-    within(Duration::from_secs(2), "the client hears of it", || {
+    within(SOON, "the client hears of it", || {
         ask(&udp, Duration::from_millis(200))
             .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
     });

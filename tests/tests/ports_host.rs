@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use netbpf::model::{FlowInfo, StatusInfo};
 use netbpf_tests::lab::{
-    Cmd, Container, Family, Heard, Http, Street, UdpEcho, ask,
+    Cmd, Container, Family, Heard, Http, Street, UdpEcho, answer_of,
     names::{CLIENT, HOST, HOST_WIRE_B},
     street_with_networks,
 };
@@ -165,8 +165,7 @@ fn programs_outside_of_the_cgroup_are_served_packet_by_packet() {
             // Several on one socket, and one that says so.
             let socket = host.udp(SocketAddr::new(asked, 5300));
             for _ in 0..3 {
-                let answer = ask(&socket, std::time::Duration::from_secs(1));
-                assert_eq!(answer.expect("an answer").ip(), expected);
+                assert_eq!(answer_of(&socket).ip(), expected);
             }
             let url = netbpf_tests::lab::url(asked, 8080, "");
             let curl = ["curl", "-sS", "-g", "--max-time", "5", &url];

@@ -13,7 +13,7 @@ use std::{
 
 use netbpf::model::{Affinity, EndpointInfo, PortOf, StatusInfo};
 use netbpf_tests::lab::{
-    Container, Family, Http, Street, UdpEcho, ask,
+    Container, Family, Http, SOON, Street, UdpEcho, answer_of,
     names::{CLIENT, FAR, HOST},
     street_with, street_with_networks, within,
 };
@@ -109,7 +109,7 @@ fn established_connections_stay_when_others_come_and_go() {
         let peers = || echoes.iter().map(|e| e.peers().len()).collect::<Vec<_>>();
         let asked = || {
             for socket in &sockets {
-                ask(socket, Duration::from_secs(1)).expect("an answer");
+                answer_of(socket);
             }
         };
         asked();
@@ -312,7 +312,10 @@ fn ten_thousand_ports_cost_few_entries_and_no_descriptors() {
     web.publish("20000-29999:20000-29999/udp");
     // At most 30 aligned blocks for each family and protocol.
     assert!(entries() <= 4 * 30, "{}", entries());
-    assert!(descriptors() <= before + 1);
+    // The connection of a command that has just ended may have one still.
+    within(SOON, "no descriptor is left", || {
+        descriptors() <= before + 1
+    });
     let _first = Http::start(&web, 20_000);
     let _last = Http::start(&web, 29_999);
     for family in Family::BOTH {
@@ -346,7 +349,7 @@ fn addresses_that_the_host_gains_or_loses_are_followed() {
         let page = netbpf_tests::lab::url(ip, 8080, "");
         let curl = ["curl", "-sS", "-g", "--max-time", "1", &page];
         street.host.address("up0", &[with_prefix]);
-        within(Duration::from_secs(3), "the new address answers", || {
+        within(SOON, "the new address answers", || {
             street.client.run(&curl).output().status.success()
         });
         assert_eq!(street.host.fetch(ip, 8080).peer, ip);
@@ -360,11 +363,9 @@ fn addresses_that_the_host_gains_or_loses_are_followed() {
         web.publish(&format!("{host_ip}:9090:80"));
         assert_eq!(street.client.fetch(ip, 9090).peer, family.ip(CLIENT));
         street.host.ip(&format!("addr del {with_prefix} dev up0"));
-        within(
-            Duration::from_secs(3),
-            "the lost address answers no more",
-            || !street.client.run(&curl).output().status.success(),
-        );
+        within(SOON, "the lost address answers no more", || {
+            !street.client.run(&curl).output().status.success()
+        });
         web.unpublish(&format!("{host_ip}:9090:80"));
         assert_eq!(street.client.fetch(family.ip(HOST), 8080).server, "web");
     }

@@ -13,7 +13,7 @@ use std::{
 use netbpf::model::{EndpointInfo, PortOf, Protocol};
 use netbpf_tests::{
     lab::{
-        Family, Http, Namespace, TcpEcho, UdpEcho, Wiretap,
+        Family, Http, Namespace, SOON, TcpEcho, UdpEcho, Wiretap, answer_of,
         names::{CLIENT, HOST, HOST_B, HOST_WIRE_B},
         street_with_networks, within,
     },
@@ -217,14 +217,13 @@ fn unpublished_connections_are_followed_no_more() {
     for family in Family::BOTH {
         let host = family.ip(HOST);
         let udp = street.client.udp(SocketAddr::new(host, 5300));
-        netbpf_tests::lab::ask(&udp, Duration::from_secs(1)).expect("an answer");
+        answer_of(&udp);
         let mut tcp = street
             .client
             .enter(|| std::net::TcpStream::connect((host, 7000)))
             .expect("connect");
         let mut buffer = [0; 5];
-        tcp.set_read_timeout(Some(Duration::from_secs(2)))
-            .expect("time limit");
+        tcp.set_read_timeout(Some(SOON)).expect("time limit");
         tcp.write_all(b"hello")
             .and_then(|()| tcp.read_exact(&mut buffer))
             .expect("an echo");
@@ -239,7 +238,7 @@ fn unpublished_connections_are_followed_no_more() {
         assert!(echo.is_err(), "followed although unpublished");
         web.publish("7000:7");
         web.publish("5300:53/udp");
-        netbpf_tests::lab::ask(&udp, Duration::from_secs(1)).expect("published again");
+        answer_of(&udp);
     }
 }
 
@@ -345,11 +344,42 @@ fn a_port_that_a_host_program_shares_is_in_use() {
             drop(socket);
             // A program that another test is about to start has it until its exec.
             let filter = format!("sport = :{}", address.port());
-            within(Duration::from_secs(5), "the socket is gone", || {
+            within(SOON, "the socket is gone", || {
                 street.host.run(&["ss", "-Hantu", &filter]).ok().is_empty()
             });
             web.publish(&spec);
         }
+    }
+}
+
+/// A program that is about to listen, of whichever port of a range.
+#[test]
+fn a_port_that_a_host_program_is_bound_to_is_in_use() {
+    let street = street_with_networks("port_of_a_bound_program", &[]);
+    let web = street.front("web", &[]);
+    for address in ["0.0.0.0:8080", "[::1]:8081", "192.0.2.1:8082"] {
+        let address: SocketAddr = address.parse().unwrap();
+        let bound = || -> nix::Result<OwnedFd> {
+            let family = match address.ip() {
+                IpAddr::V4(_) => AddressFamily::Inet,
+                IpAddr::V6(_) => AddressFamily::Inet6,
+            };
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            Ok(socket)
+        };
+        let _bound = street.host.enter(bound).expect("a bound socket");
+        let port = address.port();
+        for spec in [format!("{port}:80"), "8000-8100:8000-8100".into()] {
+            let (code, message) = street.host.refused(&["publish", "web", "-p", &spec]);
+            assert_eq!(code, "port_in_use", "{address}");
+            assert!(message.contains(&format!("port {port}/tcp")), "{message}");
+        }
+        // What it has is TCP.
+        let spec = format!("{port}:80/udp");
+        web.publish(&spec);
+        web.unpublish(&spec);
     }
 }
 
@@ -409,7 +439,7 @@ fn a_detached_endpoint_gives_its_ports_back() {
     let app = street.front("app", &["-p", "8080:80"]);
     let _http = Http::start(&app, 80);
     for family in Family::BOTH {
-        within(Duration::from_secs(1), "the new holder answers", || {
+        within(SOON, "the new holder answers", || {
             street.client.fetch(family.ip(HOST), 8080).server == "app"
         });
     }

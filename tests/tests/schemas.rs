@@ -115,7 +115,7 @@ fn nodes_hold() {
     holds(host, "network-inspect", &["network", "inspect", "wide"]);
     town.hosts[1].kill();
     within(
-        std::time::Duration::from_secs(10),
+        std::time::Duration::from_secs(20),
         "the node is away",
         || holds(host, "node-inspect", &["node", "inspect", "n2"])["state"] == "away",
     );

@@ -10,7 +10,10 @@ use crate::{
     error::{Code, Error, Result},
     model::Protocol,
     store::{EndpointRecord, PortRecord},
-    sys::sockets::{self, Transport},
+    sys::{
+        sock_diag::SockDiag,
+        sockets::{self, Transport},
+    },
 };
 
 /// Up to that many ports are tried one by one, for more the list of sockets is
@@ -21,6 +24,8 @@ const MOST_BINDS: u16 = 64;
 #[derive(Default)]
 pub struct Programs {
     bound: HashMap<Protocol, Vec<(IpAddr, u16)>>,
+    /// TCP sockets that do not listen yet, but may; the kernel takes milliseconds.
+    silent: Option<Vec<(IpAddr, u16)>>,
 }
 
 impl Programs {
@@ -39,14 +44,28 @@ impl Programs {
         let (has4, has6) = (endpoint.ipv4.is_some(), endpoint.ipv6.is_some());
         let any4 = (has4 && port.host_ip.is_none()).then_some(Ipv4Addr::UNSPECIFIED.into());
         let any6 = (has6 && port.host_ip.is_none()).then_some(Ipv6Addr::UNSPECIFIED.into());
-        let mut addresses = [any4, any6, port.host_ip].into_iter().flatten();
+        let is_here = |number: &u16| (port.host_port..=port.host_port_end).contains(number);
         let few = port.host_port_end - port.host_port < MOST_BINDS;
-        if few
-            && addresses.all(|ip| {
+        let addresses = [any4, any6, port.host_ip].into_iter().flatten();
+        let all = |is_free: fn(Transport, IpAddr, u16) -> bool| {
+            addresses.clone().all(|ip| {
                 let mut ports = port.host_port..=port.host_port_end;
-                ports.all(|number| sockets::is_free(transport, ip, number))
+                ports.all(|number| is_free(transport, ip, number))
             })
-        {
+        };
+        if few && all(sockets::is_unused) {
+            return Ok(None);
+        }
+        let silent: Vec<_> = match transport {
+            Transport::Tcp => self
+                .silent()?
+                .iter()
+                .filter(|s| is_here(&s.1))
+                .copied()
+                .collect(),
+            Transport::Udp => Vec::new(),
+        };
+        if few && silent.is_empty() && all(sockets::is_free) {
             return Ok(None);
         }
         let shown_ip = message_ip(endpoint, port.host_ip);
@@ -54,10 +73,11 @@ impl Programs {
             Entry::Occupied(e) => e.into_mut(),
             Entry::Vacant(e) => e.insert(sockets::bound(transport)?),
         };
-        let in_the_way = bound.iter().find(|(ip, number)| {
-            if !(port.host_port..=port.host_port_end).contains(number) {
-                return false;
-            }
+        let mut all = bound
+            .iter()
+            .chain(&silent)
+            .filter(|(_, number)| is_here(number));
+        let in_the_way = all.find(|(ip, number)| {
             let same_family = match ip {
                 IpAddr::V4(_) => has4 && port.host_ip.is_none_or(|h| h.is_ipv4()),
                 IpAddr::V6(_) => has6 && port.host_ip.is_none_or(|h| h.is_ipv6()),
@@ -90,6 +110,13 @@ impl Programs {
                 Ok(Some((*number, Error::new(Code::PortInUse, message))))
             }
         }
+    }
+
+    fn silent(&mut self) -> Result<&[(IpAddr, u16)]> {
+        if self.silent.is_none() {
+            self.silent = Some(SockDiag::open()?.bound_only()?);
+        }
+        Ok(self.silent.as_deref().unwrap_or_default())
     }
 }
 

@@ -1,7 +1,10 @@
 //! Connections of a namespace's programs, and how they are ended (sock_diag(7),
 //! `SOCK_DESTROY` as by `ss -K`).
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_sock_diag::{
@@ -45,6 +48,31 @@ impl SockDiag {
         transport: Transport,
         local_port: Option<u16>,
     ) -> Result<Vec<Connection>> {
+        let states = match transport {
+            Transport::Tcp => {
+                StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT
+            }
+            Transport::Udp => StateFlags::ESTABLISHED,
+        };
+        self.list(transport, states, local_port)
+    }
+
+    /// Addresses and ports that TCP sockets are bound to which neither listen nor are
+    /// connected. A kernel older than 6.8 names none.
+    pub fn bound_only(&mut self) -> Result<Vec<(IpAddr, u16)>> {
+        // `TCPF_BOUND_INACTIVE` of `net/tcp_states.h`.
+        let states = StateFlags::from_bits_retain(1 << 13);
+        let sockets = self.list(Transport::Tcp, states, None)?;
+        let named = sockets.iter().map(|s| (s.local.ip(), s.local.port()));
+        Ok(named.collect())
+    }
+
+    fn list(
+        &mut self,
+        transport: Transport,
+        states: StateFlags,
+        local_port: Option<u16>,
+    ) -> Result<Vec<Connection>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
             let mut id = match family {
@@ -52,20 +80,12 @@ impl SockDiag {
                 _ => SocketId::new_v6(),
             };
             id.source_port = local_port.unwrap_or(0);
-            let states = match transport {
-                Transport::Tcp => {
-                    StateFlags::all()
-                        - StateFlags::LISTEN
-                        - StateFlags::CLOSE
-                        - StateFlags::TIME_WAIT
-                }
-                Transport::Udp => StateFlags::ESTABLISHED,
-            };
-            let request = SockDiagMessage::InetRequest(request(transport, family, states, id));
+            let request = request(transport, family, states.clone(), id);
+            let request = SockDiagMessage::InetRequest(request);
             let answers = match self.connection.dump(&request, NLM_F_REQUEST | NLM_F_DUMP) {
                 // A kernel without IPv6, or without the module for this protocol.
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
-                other => other.map_err(|e| SysError::io("list connections", e))?,
+                other => other.map_err(|e| SysError::io("list sockets", e))?,
             };
             found.extend(answers.into_iter().filter_map(|answer| match answer {
                 SockDiagMessage::InetResponse(r) => Some(connection(transport, *r)),

@@ -61,6 +61,16 @@ const TCP_LISTEN: u8 = 10;
 /// Some microseconds, where [`bound`] walks all sockets of the host. The socket
 /// never listens, so no client notices.
 pub fn is_free(transport: Transport, address: IpAddr, port: u16) -> bool {
+    can_bind(transport, address, port, true)
+}
+
+/// Whether nothing at all has the port there: no connection that is over either, nor a
+/// program that is bound to it and does not listen yet.
+pub fn is_unused(transport: Transport, address: IpAddr, port: u16) -> bool {
+    can_bind(transport, address, port, false)
+}
+
+fn can_bind(transport: Transport, address: IpAddr, port: u16, beside_ended: bool) -> bool {
     let kind = match transport {
         Transport::Tcp => SockType::Stream,
         Transport::Udp => SockType::Datagram,
@@ -73,7 +83,7 @@ pub fn is_free(transport: Transport, address: IpAddr, port: u16) -> bool {
         let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
         // Past our own hold on published ports, where there is one.
         let _ = setsockopt(&socket, sockopt::Mark, &UNHELD_MARK);
-        if transport == Transport::Tcp {
+        if transport == Transport::Tcp && beside_ended {
             // Lets connections in TIME_WAIT be, but not listeners.
             setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         }

@@ -35,7 +35,7 @@ impl Answer {
 pub fn call(socket: &Path, method: &str, path: &str, body: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(socket)
         .unwrap_or_else(|e| panic!("cannot connect to {}: {e}", socket.display()));
-    let limit = Some(Duration::from_secs(10));
+    let limit = Some(Duration::from_secs(30));
     stream.set_read_timeout(limit).expect("a limit");
     stream.set_write_timeout(limit).expect("a limit");
     let head = format!(

@@ -1,10 +1,13 @@
 //! Counters of dropped packets: those that a test does not name must not move.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use netbpf::model::DropInfo;
 
-use super::{Host, wait::until};
+use super::{
+    Host,
+    wait::{SOON, until},
+};
 
 /// What the kernel in a container sends on its own – router solicitations and
 /// multicast listener reports – ends here at any time.
@@ -50,7 +53,7 @@ impl Drops {
                 .iter()
                 .all(|&reason| self.since().contains_key(reason))
         };
-        let complete = until(Duration::from_secs(2), all);
+        let complete = until(SOON, all);
         let since = self.since();
         assert!(complete, "expected drops for {reasons:?}, got {since:?}");
         self.only_among(reasons);

@@ -14,7 +14,7 @@ use netbpf::model::{EndpointInfo, StatusInfo};
 use nix::{mount::MsFlags, sys::signal::Signal};
 use serde::de::DeserializeOwned;
 
-use super::{Cmd, Container, Drops, Namespace, Output, command, names::Net, sweep, wait::within};
+use super::{Cmd, Container, Drops, Namespace, Output, SOON, command, names::Net, sweep, within};
 
 /// The binary under test: `NETBPF_BIN`, else what `cargo build` made.
 pub fn binary() -> PathBuf {
@@ -183,8 +183,8 @@ impl Host {
             let command = command.env("RUST_LOG", rust_log);
             daemon.child = Some(command.start(&log, &log));
         }
-        let wait = self.netbpf(&["status", "--wait", "10s"]);
-        let output = wait.timeout(Duration::from_secs(15)).output();
+        let wait = self.netbpf(&["status", "--wait", "30s"]);
+        let output = wait.timeout(Duration::from_secs(35)).output();
         assert!(
             output.status.success(),
             "the daemon of {} does not answer: {output}\n-- its log\n{}",
@@ -236,13 +236,13 @@ impl Host {
     /// Ends the daemon by SIGTERM; the datapath goes on.
     #[track_caller]
     pub fn stop(&self) {
-        self.end(Signal::SIGTERM, Duration::from_secs(5));
+        self.end(Signal::SIGTERM, Duration::from_secs(15));
     }
 
     /// Ends the daemon by SIGKILL.
     #[track_caller]
     pub fn kill(&self) {
-        self.end(Signal::SIGKILL, Duration::from_secs(5));
+        self.end(Signal::SIGKILL, Duration::from_secs(15));
     }
 
     /// Starts the daemon anew, with the flags of before.
@@ -332,15 +332,11 @@ impl Host {
             .iter()
             .filter_map(|address| address.split('/').next()?.parse().ok())
             .collect();
-        within(
-            Duration::from_secs(5),
-            "the daemon knows the address",
-            || {
-                let status: StatusInfo = self.json(&["status"]);
-                let mut uplinks = status.uplinks.iter();
-                uplinks.any(|uplink| wanted.iter().all(|ip| uplink.addresses.contains(ip)))
-            },
-        );
+        within(SOON, "the daemon knows the address", || {
+            let status: StatusInfo = self.json(&["status"]);
+            let mut uplinks = status.uplinks.iter();
+            uplinks.any(|uplink| wanted.iter().all(|ip| uplink.addresses.contains(ip)))
+        });
     }
 
     /// Makes a network of both families.

@@ -34,7 +34,6 @@ use std::{
         Arc, Mutex, Once,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 pub use api::{Answer, call};
@@ -52,10 +51,10 @@ pub use runtime::{Runtime, Told};
 pub use server::{Http, TcpEcho, UdpEcho};
 pub use settings::{Settings, firewall, sysctls};
 pub use sweep::{cgroups, clear_cgroup, remove_empty_cgroups, remove_of, remove_stale};
-pub use town::Town;
-pub use traffic::{Family, Ping, Seen, ask, ask_with, url};
+pub use town::{LEASE, Town};
+pub use traffic::{Family, Ping, Seen, answer_of, ask, ask_with, refuses, url};
 pub use tunnel::Tunnel;
-pub use wait::{until, within};
+pub use wait::{SOON, until, within};
 
 /// Numbers labs and namespaces of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -131,7 +130,7 @@ impl Lab {
         }
         // Until the kernel has noticed the carrier, IPv6 has no routes there.
         for (space, device, _) in [one, other] {
-            within(Duration::from_secs(5), "the wire is up", || {
+            within(SOON, "the wire is up", || {
                 let links = space.ip_json(&format!("link show dev {device}"));
                 links[0]["operstate"] == "UP"
             });

@@ -1,7 +1,10 @@
 //! A network namespace with a name, and what can be done in it.
 
 use std::{
+    fmt::Debug,
     fs::File,
+    io,
+    net::{TcpListener, ToSocketAddrs, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
@@ -9,7 +12,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{Cmd, next_number, sweep};
+use super::{Cmd, SOON, next_number, sweep, until};
 
 /// A named network namespace. A handle: cheap to clone; the lab removes it.
 #[derive(Clone)]
@@ -135,6 +138,36 @@ impl Namespace {
                 .join()
         });
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A socket for datagrams, bound here.
+    #[track_caller]
+    pub fn bind_udp(&self, at: impl ToSocketAddrs + Debug + Sync) -> UdpSocket {
+        self.bound(&format!("{at:?}/udp"), || UdpSocket::bind(&at))
+    }
+
+    /// A socket that listens here.
+    #[track_caller]
+    pub fn bind_tcp(&self, at: impl ToSocketAddrs + Debug + Sync) -> TcpListener {
+        self.bound(&format!("{at:?}/tcp"), || TcpListener::bind(&at))
+    }
+
+    /// A port that has just been closed may be held for a moment more, by a program that
+    /// another thread is about to start: forked while the port was open, it has it until
+    /// its exec.
+    #[track_caller]
+    fn bound<T: Send>(&self, at: &str, bind: impl Fn() -> io::Result<T> + Sync) -> T {
+        let mut bound = self.enter(&bind);
+        until(SOON, || {
+            let is_held = bound
+                .as_ref()
+                .is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
+            if is_held {
+                bound = self.enter(&bind);
+            }
+            !is_held
+        });
+        bound.unwrap_or_else(|e| panic!("bind {at} in {}: {e}", self.name()))
     }
 
     /// A runtime whose tasks are in this namespace.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Background, Cmd, Namespace, Seen};
+use super::{Background, Cmd, Namespace, SOON, Seen, within};
 
 /// What a probe was told. Addresses are `ip:port`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,9 +55,7 @@ impl Namespace {
     pub fn serve_udp(&self, address: &str) -> Background {
         let service = self.probe(&["udp-echo", address]).spawn();
         let what = format!("{address} is served");
-        super::within(std::time::Duration::from_secs(10), &what, || {
-            service.stdout().contains("there")
-        });
+        within(SOON, &what, || service.stdout().contains("there"));
         service
     }
 
@@ -65,11 +63,9 @@ impl Namespace {
     #[track_caller]
     pub fn hold(&self, to: SocketAddr) -> Held {
         let held = Held(self.probe(&["hold", &to.to_string()]).spawn());
-        super::within(
-            std::time::Duration::from_secs(3),
-            "the connection is open",
-            || held.0.stdout().contains("open"),
-        );
+        within(SOON, "the connection is open", || {
+            held.0.stdout().contains("open")
+        });
         held
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,11 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Namespace, wait};
+use super::{Namespace, SOON, within};
 
 /// A datagram every 10 ms to [`super::UdpEcho`].
 pub struct Pulse {
     stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     answered: Arc<AtomicU64>,
     handle: JoinHandle<BTreeSet<u64>>,
 }
@@ -27,13 +28,14 @@ impl Pulse {
     pub fn start(space: &Namespace, address: IpAddr, port: u16) -> Pulse {
         let socket = space.udp(SocketAddr::new(address, port));
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU64::new(0));
+        let (sent, answered) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let handle = thread::spawn({
-            let (stop, answered) = (stop.clone(), answered.clone());
-            move || beat(&socket, &stop, &answered)
+            let (stop, sent, answered) = (stop.clone(), sent.clone(), answered.clone());
+            move || beat(&socket, &stop, &sent, &answered)
         });
         let pulse = Pulse {
             stop,
+            sent,
             answered,
             handle,
         };
@@ -45,8 +47,15 @@ impl Pulse {
     #[track_caller]
     pub fn wait_for_more(&self, what: &str) {
         let goal = self.answered.load(Ordering::Relaxed) + 10;
-        wait::within(Duration::from_secs(3), what, || {
-            self.answered.load(Ordering::Relaxed) >= goal
+        within(SOON, what, || self.answered.load(Ordering::Relaxed) >= goal);
+    }
+
+    /// Waits until that many more have been sent, answered or not.
+    #[track_caller]
+    pub fn wait_for_beats(&self, beats: u64) {
+        let goal = self.sent.load(Ordering::Relaxed) + beats;
+        within(SOON, "the pulse beats", || {
+            self.sent.load(Ordering::Relaxed) >= goal
         });
     }
 
@@ -65,7 +74,12 @@ impl Pulse {
     }
 }
 
-fn beat(socket: &std::net::UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -> BTreeSet<u64> {
+fn beat(
+    socket: &UdpSocket,
+    stop: &AtomicBool,
+    sent: &AtomicU64,
+    answered: &AtomicU64,
+) -> BTreeSet<u64> {
     const BEAT: Duration = Duration::from_millis(10);
     let mut waiting = BTreeSet::new();
     let take = |waiting: &mut BTreeSet<u64>, end: Instant| {
@@ -95,10 +109,11 @@ fn beat(socket: &std::net::UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -
         waiting.insert(number);
         // A refusal (ICMP error for an earlier one) counts as not answered.
         _ = socket.send(number.to_string().as_bytes());
+        sent.store(number, Ordering::Relaxed);
         take(&mut waiting, Instant::now() + BEAT);
     }
     if !waiting.is_empty() {
-        take(&mut waiting, Instant::now() + Duration::from_secs(1));
+        take(&mut waiting, Instant::now() + Duration::from_secs(5));
     }
     waiting
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::PathBuf,
+    time::Duration,
 };
 
 use serde_json::{Map, Value, json};
@@ -112,6 +113,8 @@ impl Runtime {
             .env("CNI_ARGS", &self.args)
             .env("CNI_PATH", "/opt/cni/bin")
             .stdin(&Value::Object(self.configuration.clone()).to_string())
+            // As many may call at once as a test likes.
+            .timeout(Duration::from_secs(60))
             .output();
         let text = output.stdout.trim();
         Told {

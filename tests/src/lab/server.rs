@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Bytes of `GET /big`.
 pub const BIG: usize = 4 << 20;
+
+/// Bytes of datagrams that wait for [`UdpEcho`].
+const ROOM: usize = 16 << 20;
 
 /// A running server thread.
 struct Thread {
@@ -130,9 +133,7 @@ fn serve_tcp(
     address: &str,
     work: impl Fn(TcpStream, SocketAddr) -> io::Result<()> + Send + Sync + 'static,
 ) -> Thread {
-    let listener = space
-        .enter(|| TcpListener::bind(address))
-        .unwrap_or_else(|e| panic!("listen on {address}/tcp in {}: {e}", space.name()));
+    let listener = space.bind_tcp(address);
     let tick = TimeVal::milliseconds(TICK.as_millis() as i64);
     setsockopt(&listener, sockopt::ReceiveTimeout, &tick).expect("SO_RCVTIMEO");
     let local = listener.local_addr().expect("local address");
@@ -162,9 +163,10 @@ impl UdpEcho {
 
     #[track_caller]
     pub fn start_on(space: &Namespace, address: &str) -> UdpEcho {
-        let socket = space
-            .enter(|| UdpSocket::bind(address))
-            .unwrap_or_else(|e| panic!("bind {address}/udp in {}: {e}", space.name()));
+        let socket = space.bind_udp(address);
+        // A flood must not fill it while our thread waits for its turn: what is lost then
+        // is not lost on its way.
+        setsockopt(&socket, sockopt::RcvBufForce, &ROOM).expect("SO_RCVBUFFORCE");
         socket.set_read_timeout(Some(TICK)).expect("SO_RCVTIMEO");
         let local = socket.local_addr().expect("local address");
         UdpEcho(start(local, move |stop, peers| {

@@ -1,10 +1,8 @@
 //! Hosts that share a wire and an etcd.
 
-use std::time::Duration;
-
 use netbpf::model::{NetworkInfo, NodeInfo, NodeState, StatusInfo};
 
-use super::{Container, Etcd, EtcdPrograms, Family, Host, Lab, Namespace, names, within};
+use super::{Container, Etcd, EtcdPrograms, Family, Host, Lab, Namespace, SOON, names, within};
 
 /// Several hosts on one wire, each a node of the cluster `n1`, `n2` and so on.
 ///
@@ -22,8 +20,8 @@ pub struct Town {
     outer: Family,
 }
 
-/// In which a change is to be known on all nodes.
-const SOON: Duration = Duration::from_secs(5);
+/// Of each node: renewed each second, so that it takes a long stall to lose it.
+pub const LEASE: &str = "6s";
 
 impl Town {
     /// Hosts that reach each other by that family, their daemons running; `None` without
@@ -93,7 +91,7 @@ impl Town {
             Family::V6 => v6,
         };
         let url = self.etcd.url();
-        let mut all = vec!["--etcd", &url, "--lease-ttl", "2s", "--node-ip", &address];
+        let mut all = vec!["--etcd", &url, "--lease-ttl", LEASE, "--node-ip", &address];
         all.extend(flags);
         self.hosts[number].start(&all);
     }

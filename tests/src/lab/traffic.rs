@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cmd, Namespace, Output};
+use super::{Cmd, Namespace, Output, SOON};
 
 /// One of the two families; every scenario goes through both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl Namespace {
     #[track_caller]
     pub fn is_refused(&self, address: IpAddr, port: u16) {
         // 7: could not connect; 28 would be a time-out.
-        self.curl_command(&url(address, port, ""), "1").exits(7);
+        self.curl_command(&url(address, port, ""), "5").exits(7);
     }
 
     fn ping_command(&self, address: IpAddr, arguments: &[&str]) -> Cmd {
@@ -165,10 +165,10 @@ impl Namespace {
         self.run(&argv)
     }
 
-    /// One echo, answered within a second.
+    /// One echo, answered.
     #[track_caller]
     pub fn ping(&self, address: IpAddr) {
-        self.ping_command(address, &["-c1", "-W1"]).ok();
+        self.ping_command(address, &["-c1", "-W5"]).ok();
     }
 
     /// Echoes that are not answered; what ping printed.
@@ -189,7 +189,7 @@ impl Namespace {
     #[track_caller]
     pub fn ping_stream(&self, address: IpAddr, count: u32) -> super::Background {
         let count = count.to_string();
-        self.ping_command(address, &["-q", "-i", "0.01", "-c", &count, "-W", "1"])
+        self.ping_command(address, &["-q", "-i", "0.01", "-c", &count, "-W", "5"])
             .timeout(Duration::from_secs(60))
             .spawn()
     }
@@ -211,7 +211,7 @@ impl Namespace {
     pub fn ask_udp(&self, address: IpAddr, port: u16) -> IpAddr {
         let to = SocketAddr::new(address, port);
         let socket = self.udp(to);
-        ask(&socket, Duration::from_secs(2))
+        ask(&socket, SOON)
             .unwrap_or_else(|e| panic!("no answer of {to}/udp to {}: {e}", self.name()))
             .ip()
     }
@@ -245,4 +245,29 @@ pub fn ask_with(socket: &UdpSocket, question: &[u8], time: Duration) -> io::Resu
     let seen = text.split(' ').next().unwrap_or_default();
     seen.parse()
         .map_err(|_| io::Error::other(format!("not our server: {text}")))
+}
+
+/// The answer to [`ask`] where one must come.
+#[track_caller]
+pub fn answer_of(socket: &UdpSocket) -> SocketAddr {
+    ask(socket, SOON).expect("an answer")
+}
+
+/// Fails when a datagram is lost that goes to where nobody listens, and not refused.
+/// Kernels limit the rate of their errors, over all namespaces together: a second one may
+/// be needed.
+#[track_caller]
+pub fn refuses(socket: &UdpSocket) {
+    let time = Some(Duration::from_millis(500));
+    socket.set_read_timeout(time).expect("a time-out");
+    let mut error = None;
+    for _ in 0..8 {
+        socket.send(b"anybody?").expect("send");
+        let kind = socket.recv(&mut [0; 16]).expect_err("nobody").kind();
+        if kind == io::ErrorKind::ConnectionRefused {
+            return;
+        }
+        error = Some(kind);
+    }
+    panic!("not refused: {error:?}");
 }
