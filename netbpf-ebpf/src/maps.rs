@@ -10,10 +10,11 @@ use netbpf_common::{
     drop::COUNTERS,
     event::Event,
     maps::{
-        AllowData, AskedKey, Backend, BackendKey, Client, Config, DropKey, Endpoint, EndpointKey,
-        EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local, LocalKey, Mapping,
-        MappingKey, Node, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData, Published,
-        Share, Source, SourceData, Subnet, SubnetData, Tunnel, TunnelData, Uplink, Veth, Vni,
+        AllowData, Asked, AskedKey, Backend, BackendKey, Client, Config, DropKey, Endpoint,
+        EndpointKey, EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local,
+        LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer, PeerKey, Pool, Port,
+        PortData, Published, Share, Source, SourceData, Subnet, SubnetData, Tunnel, TunnelData,
+        Uplink, Veth, Vni,
         fragments::FRAGMENTED,
         overlay::NODES as NODE_ENTRIES,
         pools::{POOL_KINDS, POOLS as POOL_ENTRIES},
@@ -78,7 +79,7 @@ pub static HOST_CONNS: HashMap<u64, HostConn, 65536, NO_PREALLOC> = HashMap::new
 pub static HOST_PEERS: LruHashMap<PeerKey, Peer, 16384> = LruHashMap::new();
 
 #[btf_map(name = "host_asked")]
-pub static HOST_ASKED: LruHashMap<AskedKey, Addr, 4096> = LruHashMap::new();
+pub static HOST_ASKED: LruHashMap<AskedKey, Asked, 16384> = LruHashMap::new();
 
 /// Not 0 for sockets of the host that have something in [`HOST_CONNS`] or
 /// [`HOST_PEERS`].

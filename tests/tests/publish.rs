@@ -357,7 +357,7 @@ fn a_port_that_a_host_program_shares_is_in_use() {
 fn a_port_that_a_host_program_is_bound_to_is_in_use() {
     let street = street_with_networks("port_of_a_bound_program", &[]);
     let web = street.front("web", &[]);
-    for address in ["0.0.0.0:8080", "[::1]:8081", "192.0.2.1:8082"] {
+    for address in ["0.0.0.0:8080", "[::1]:8081", "192.0.2.1:8082", "[::]:8083"] {
         let address: SocketAddr = address.parse().unwrap();
         let bound = || -> nix::Result<OwnedFd> {
             let family = match address.ip() {
@@ -371,7 +371,12 @@ fn a_port_that_a_host_program_is_bound_to_is_in_use() {
         };
         let _bound = street.host.enter(bound).expect("a bound socket");
         let port = address.port();
-        for spec in [format!("{port}:80"), "8000-8100:8000-8100".into()] {
+        let mut specs = vec![format!("{port}:80"), "8000-8100:8000-8100".into()];
+        // It has IPv4, too.
+        if address.ip().is_unspecified() {
+            specs.push(format!("127.0.0.1:{port}:80"));
+        }
+        for spec in specs {
             let (code, message) = street.host.refused(&["publish", "web", "-p", &spec]);
             assert_eq!(code, "port_in_use", "{address}");
             assert!(message.contains(&format!("port {port}/tcp")), "{message}");

@@ -7,7 +7,11 @@
 //! `host_asked`: at which address of the host, other than its gateway's, a container has
 //! asked a program of the host by UDP; LRU.
 
-use crate::{addr::Addr, assert_layout, time::Ticks};
+use crate::{
+    addr::Addr,
+    assert_layout,
+    time::{TICKS_PER_SECOND, Ticks},
+};
 
 /// Value of `host_conns`, whose key is the socket's cookie (`SO_COOKIE`).
 #[repr(C)]
@@ -67,7 +71,7 @@ pub struct Peer {
 }
 assert_layout!(Peer, 28);
 
-/// Key of `host_asked`; the value is the host's address, in 16-byte form.
+/// Key of `host_asked`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AskedKey {
@@ -78,3 +82,17 @@ pub struct AskedKey {
     pub host_port: u16,
 }
 assert_layout!(AskedKey, 20);
+
+/// Value of `host_asked`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The host's address.
+    pub addr: Addr,
+    /// When it was asked last.
+    pub seen: Ticks,
+}
+assert_layout!(Asked, 20);
+
+/// An answer may come for so long, as of a flow (RFC 4787 REQ-5).
+pub const ASKED_TICKS: Ticks = 120 * TICKS_PER_SECOND;

@@ -73,7 +73,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
         verdict = begin::<F>(skb, F::call_port(skb, Client::Container));
         if verdict == Coded::PASS {
             verdict = if veth.flags & NETWORK_SHADOWED == 0 {
-                asked::note::<F>(veth);
+                asked::note::<F>(skb, veth);
                 Coded::TO_HOST
             } else {
                 Coded::drop(DropReason::Isolated)

@@ -18,10 +18,11 @@ use netbpf_common::{
         AskedKey, Backend, BackendKey, HostConn, LocalKey, Peer, PeerKey, Port, PortData,
         config::UNHELD_MARK,
         endpoints::NETWORK_SHADOWED,
-        host::{PEER_ANSWERS, PEER_ASKED},
+        host::{ASKED_TICKS, PEER_ANSWERS, PEER_ASKED},
         ports::PORT_UNHELD,
     },
-    packet::{IPPROTO_TCP, ipv4, ipv6},
+    packet::{IPPROTO_TCP, IPPROTO_UDP, ipv4, ipv6},
+    time::since,
 };
 
 use crate::{
@@ -233,7 +234,7 @@ fn send<const V6: bool>(call: &Call<V6>) -> i32 {
 /// than its gateway's: the kernel would choose the gateway's, where nobody was asked.
 #[inline(always)]
 fn answer<const V6: bool>(call: &Call<V6>) -> bool {
-    if !is_unspecified(&call.source()) {
+    if !is_unspecified(&call.source()) || call.protocol() != IPPROTO_UDP || !is_the_hosts(call) {
         return false;
     }
     let (addr, port) = call.addr();
@@ -249,9 +250,11 @@ fn answer<const V6: bool>(call: &Call<V6>) -> bool {
         return false;
     };
     let asked = *asked;
-    let is_one = is_the_hosts(call) && is_local(&asked);
+    let is_one = since(now(), asked.seen) < ASKED_TICKS
+        && family_of(&asked.addr) == family_of(&addr)
+        && is_local(&asked.addr);
     if is_one {
-        call.set_source(&asked);
+        call.set_source(&asked.addr);
     }
     is_one
 }

@@ -287,7 +287,8 @@ pub fn begin<F: Family>(
     if client != Client::Host && !allows(&mut room.allow_key, port, room.client) {
         return Err(DropReason::NotAllowed);
     }
-    // What has a priority's tag is not looked into early.
+    // What has a priority's tag is not looked into early, but where the card takes it off
+    // before: there it counts twice.
     let was_counted = drops_early(skb) && !skb.has_vlan_tag();
     if client == Client::Uplink && !was_counted && !within_rate(&room.client) {
         return Err(DropReason::ClientRate);

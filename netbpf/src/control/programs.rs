@@ -93,9 +93,14 @@ impl Programs {
                 Some(IpAddr::V4(host)) => host,
                 _ => Ipv4Addr::UNSPECIFIED,
             };
+            // Two that do not listen are in each other's way only where neither reuses.
+            let is_free = match silent.contains(&(*ip, *number)) {
+                true => sockets::is_unused,
+                false => sockets::is_free,
+            };
             *ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
                 && wants4
-                && !sockets::is_free(transport, on4.into(), *number)
+                && !is_free(transport, on4.into(), *number)
         });
         match in_the_way {
             None => Ok(None),

@@ -27,9 +27,14 @@ pub fn find_published(
     };
     let found = match spec.host_ip {
         Some(ip) => on(Some(ip)),
-        None => match on(publish_ip) {
-            none if none.is_empty() => on(None),
-            some => some,
+        None => match (on(publish_ip), spec.host) {
+            // Neither says more than the container's port.
+            (mut some, HostPorts::Free) if publish_ip.is_some() => {
+                some.extend(on(None));
+                some
+            }
+            (none, _) if none.is_empty() => on(None),
+            (some, _) => some,
         },
     };
     match found[..] {
@@ -205,8 +210,9 @@ mod tests {
             ("", 81, 81, 81),
         ]);
         let own = "192.0.2.1".parse().ok();
-        let slot = |text| find_published(&web, own, text).map(|p| p.slot);
-        assert_eq!(slot("80:80").ok(), Some(1));
-        assert_eq!(slot("81:81").ok(), Some(2));
+        let slot = |text| find_published(&web, own, text).ok().map(|p| p.slot);
+        assert_eq!(slot("80:80"), Some(1));
+        assert_eq!(slot("80"), None);
+        assert_eq!(slot("81:81"), Some(2));
     }
 }

@@ -109,21 +109,21 @@ impl SockDiag {
         }
     }
 
-    /// Ends a connection: the peer gets a reset, the program an error. One that is
-    /// gone is success, as is one on a kernel that cannot.
-    pub fn destroy(&mut self, connection: &Connection) -> Result<()> {
+    /// Ends a connection: the peer gets a reset, the program an error. `false`: it is gone,
+    /// or the kernel cannot.
+    pub fn destroy(&mut self, connection: &Connection) -> Result<bool> {
         let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(this(connection)));
         let done = self
             .connection
             .send(message, NLM_F_REQUEST | NLM_F_ACK)
             .and_then(|()| self.connection.receive(|_: SockDiagMessage| ()));
         match done {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 tracing::debug!("this kernel ends no sockets (CONFIG_INET_DIAG_DESTROY)");
-                Ok(())
+                Ok(false)
             }
-            other => other.map_err(|e: io::Error| {
+            other => other.map(|()| true).map_err(|e: io::Error| {
                 let (local, remote) = (connection.local, connection.remote);
                 SysError::io(format!("end the connection {local} – {remote}"), e)
             }),

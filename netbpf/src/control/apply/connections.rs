@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -43,34 +44,50 @@ impl Apply<'_> {
         }
         let clients = sockets_of(&datapath.host_connections(&[port.slot].into())?)?;
         // A namespace that is gone took its sockets along.
-        if let Ok(container) = open(&mut self.containers, record, self.trust_paths) {
-            let of_host: HashSet<_> = clients.iter().map(|c| (c.remote, c.local)).collect();
-            let number = ports::number(port.protocol);
-            let single = (port.host_port == port.host_port_end).then_some(port.container_port);
-            container.namespace.run(|| -> sys::Result<()> {
-                let mut diag = SockDiag::open()?;
-                for connection in diag.connections(Transport::Tcp, single)? {
-                    let (local, remote) = (connection.local, connection.remote);
-                    if of_host.contains(&(local, remote))
+        let ended = match open(&mut self.containers, record, self.trust_paths) {
+            Ok(container) => {
+                let of_host: HashSet<_> = clients.iter().map(|c| (c.remote, c.local)).collect();
+                let is_one = |local, remote| {
+                    let number = ports::number(port.protocol);
+                    of_host.contains(&(local, remote))
                         || datapath.is_of_slot(port.slot, number, local, remote)
-                    {
-                        diag.destroy(&connection)?;
-                    }
-                }
-                Ok(())
-            })??;
-        }
-        end_those_left(clients)
+                };
+                let single = (port.host_port == port.host_port_end).then_some(port.container_port);
+                let ended = container.namespace.run(|| end_where(single, is_one));
+                ended.and_then(|ended| ended)
+            }
+            Err(_) => Ok(HashSet::new()),
+        };
+        // Whatever became of the container's: nothing else would end them.
+        let none = HashSet::new();
+        let left = end_clients(clients, ended.as_ref().unwrap_or(&none));
+        ended?;
+        left
     }
+}
+
+/// Both ends of a connection, ours first.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Ends connections of the calling thread's namespace; which ones.
+fn end_where(
+    local_port: Option<u16>,
+    is_one: impl Fn(SocketAddr, SocketAddr) -> bool,
+) -> sys::Result<HashSet<Ends>> {
+    let mut diag = SockDiag::open()?;
+    let mut ended = HashSet::new();
+    for connection in diag.connections(Transport::Tcp, local_port)? {
+        let ends = (connection.local, connection.remote);
+        if is_one(ends.0, ends.1) && diag.destroy(&connection)? {
+            ended.insert(ends);
+        }
+    }
+    Ok(ended)
 }
 
 /// Ends connections of the host's programs.
 pub fn end_of_host(connections: &[HostConnection]) -> Result<()> {
-    let mut diag = SockDiag::open()?;
-    for socket in sockets_of(connections)? {
-        diag.destroy(&socket)?;
-    }
-    Ok(())
+    end_clients(sockets_of(connections)?, &HashSet::new())
 }
 
 /// The host's sockets of these connections.
@@ -89,29 +106,37 @@ fn sockets_of(connections: &[HostConnection]) -> Result<Vec<Connection>> {
     Ok(sockets)
 }
 
-/// A reset by the container says to a program what it says to any client. Whom none
-/// gets to, because there is nobody to send it or a filter drops it, is ended here.
-fn end_those_left(mut clients: Vec<Connection>) -> Result<()> {
+/// A reset by the container says to a program what it says to any client: those whose
+/// other end was `ended` are about to hear it. Whom none gets to, because there is nobody
+/// to send it or a filter drops it, is ended here.
+fn end_clients(clients: Vec<Connection>, ended: &HashSet<Ends>) -> Result<()> {
     if clients.is_empty() {
         return Ok(());
     }
     let mut diag = SockDiag::open()?;
+    let (mut hearing, left): (Vec<_>, Vec<_>) = clients
+        .into_iter()
+        .partition(|client| ended.contains(&(client.remote, client.local)));
+    let mut done = destroy_all(&mut diag, &left);
     let end = Instant::now() + RESET_TIMEOUT;
     loop {
-        let mut left = Vec::new();
-        for client in clients {
-            if diag.is_there(&client)? {
-                left.push(client);
-            }
-        }
-        clients = left;
-        if clients.is_empty() || Instant::now() >= end {
+        // Of whom the kernel says nothing is taken to be there.
+        hearing.retain(|client| diag.is_there(client).unwrap_or(true));
+        if hearing.is_empty() || Instant::now() >= end {
             break;
         }
         thread::sleep(RESET_POLL);
     }
-    for client in &clients {
-        diag.destroy(client)?;
+    done = done.and(destroy_all(&mut diag, &hearing));
+    done
+}
+
+/// All of them, whatever becomes of the others.
+fn destroy_all(diag: &mut SockDiag, sockets: &[Connection]) -> Result<()> {
+    let mut done = Ok(());
+    for socket in sockets {
+        let ended = diag.destroy(socket).map_err(Into::into);
+        done = done.and(ended.map(drop));
     }
-    Ok(())
+    done
 }
