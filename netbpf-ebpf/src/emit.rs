@@ -107,12 +107,12 @@ pub fn tell_dropped(skb: &Skb, l3: usize, reason: u32, endpoint: u32) {
 
 /// The same of a frame that was dropped before it was a packet.
 #[inline(always)]
-pub fn tell_early_dropped(frame: &Frame, ethertype: u16, reason: DropReason) {
+pub fn tell_early_dropped(frame: &Frame, ethertype: u16, l3: usize, reason: DropReason) {
     event((frame.ifindex(), frame.len()), EVENT_DROP, 0, |event| {
         event.reason = reason as u8;
         match ethertype {
-            eth::TYPE_IPV4 => tuple_of::<V4>(frame, eth::LEN, event),
-            _ => tuple_of::<V6>(frame, eth::LEN, event),
+            eth::TYPE_IPV4 => tuple_of::<V4>(frame, l3, event),
+            _ => tuple_of::<V6>(frame, l3, event),
         }
     });
 }

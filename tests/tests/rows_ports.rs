@@ -14,7 +14,7 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, FAR, HOST},
     },
-    packets::icmp_type_code,
+    packets::{icmp_type_code, vlan_tagged},
     rows::{
         Action, Member, OPTIONS, Out, Rig, RigOptions, Row, backend, service, with_rig, with_rig_of,
     },
@@ -290,6 +290,14 @@ fn early_drop_says_the_same() {
                 Row::new("early", EARLY_DROP, uplink, packet.clone(), verdict)
                     .drops(&drops)
                     .check(rig);
+                // What bears a priority's tag alone is judged as without; a VLAN's is not.
+                for (id, verdict) in [(0, verdict), (7, Action::Pass)] {
+                    let tagged = vlan_tagged(&packet, id);
+                    let drops = if id == 0 { &drops[..] } else { &[] };
+                    Row::new("early, tagged", EARLY_DROP, uplink, tagged, verdict)
+                        .drops(drops)
+                        .check(rig);
+                }
                 if reason.is_some() {
                     came(rig, "the same later", packet, Action::Drop)
                         .drops(&drops)

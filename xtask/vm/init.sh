@@ -131,8 +131,14 @@ start_daemon
 case $(uname -r) in
 5.*)
     wait $daemon
+    check exit-status test $? = 1
     check refused grep "this kernel lacks .*netbpf needs 6.1 or newer" /tmp/daemon.log
-    nothing_left() { ! ls /sys/fs/bpf/netbpf/* && ! ip -n host link | grep -q " nb"; }
+    # Pins, a gateway's address, routes that hold subnets.
+    nothing_left() {
+        ! ls /sys/fs/bpf/netbpf/* && ip -n host addr show dev lo && ip -n host route &&
+            ! ip -n host addr show dev lo | grep -w inet | grep -v 127.0.0.1 &&
+            ! ip -n host route | grep unreachable
+    }
     export -f nothing_left
     check nothing-left bash -c nothing_left
     finish

@@ -23,28 +23,45 @@ use crate::{
 #[xdp]
 pub fn early_drop(ctx: XdpContext) -> u32 {
     let frame = &Frame::new(&ctx);
-    let Some(ethertype) = frame.u16(eth::TYPE) else {
+    let Some((ethertype, l3)) = network_header(frame) else {
         return xdp_action::XDP_PASS;
     };
     let judged = match ethertype {
-        eth::TYPE_IPV4 => ip::<V4>(frame),
-        eth::TYPE_IPV6 => ip::<V6>(frame),
+        eth::TYPE_IPV4 => ip::<V4>(frame, l3),
+        eth::TYPE_IPV6 => ip::<V6>(frame, l3),
         _ => Ok(()),
     };
     match judged {
         Ok(()) => xdp_action::XDP_PASS,
         Err(reason) => {
             if calls::count_drop(reason as u32, 0) != 0 {
-                emit::tell_early_dropped(frame, ethertype, reason);
+                emit::tell_early_dropped(frame, ethertype, l3, reason);
             }
             xdp_action::XDP_DROP
         }
     }
 }
 
+/// Where the network header begins, and of which protocol it is. A tag of priority alone
+/// (VLAN 0, IEEE 802.1Q section 6.9.1) is not looked at, as where the card takes it off.
 #[inline(always)]
-fn ip<F: Family>(frame: &Frame) -> Result<(), DropReason> {
-    let Some(ip) = F::parse(frame, eth::LEN) else {
+fn network_header(frame: &Frame) -> Option<(u16, usize)> {
+    let ethertype = frame.u16(eth::TYPE)?;
+    if ethertype != TYPE_VLAN || frame.u16(eth::LEN)? & 0xfff != 0 {
+        return Some((ethertype, eth::LEN));
+    }
+    Some((frame.u16(eth::LEN + 2)?, eth::LEN + TAG))
+}
+
+/// `ETH_P_8021Q`.
+const TYPE_VLAN: u16 = 0x8100;
+
+/// `VLAN_HLEN`.
+const TAG: usize = 4;
+
+#[inline(always)]
+fn ip<F: Family>(frame: &Frame, l3: usize) -> Result<(), DropReason> {
+    let Some(ip) = F::parse(frame, l3) else {
         return Ok(());
     };
     if F::is_multicast(ip.dst) {

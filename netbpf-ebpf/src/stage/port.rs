@@ -287,10 +287,7 @@ pub fn begin<F: Family>(
     if client != Client::Host && !allows(&mut room.allow_key, port, room.client) {
         return Err(DropReason::NotAllowed);
     }
-    // What has a priority's tag is not looked into early, but where the card takes it off
-    // before: there it counts twice.
-    let was_counted = drops_early(skb) && !skb.has_vlan_tag();
-    if client == Client::Uplink && !was_counted && !within_rate(&room.client) {
+    if client == Client::Uplink && !drops_early(skb) && !within_rate(&room.client) {
         return Err(DropReason::ClientRate);
     }
     let Some(to) = backend(&mut room.backend_key, port, &room.client) else {

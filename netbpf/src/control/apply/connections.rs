@@ -42,7 +42,12 @@ impl Apply<'_> {
         if port.protocol != Protocol::Tcp {
             return Ok(());
         }
-        let clients = sockets_of(&datapath.host_connections(&[port.slot].into())?)?;
+        let of_host = datapath.host_connections(&[port.slot].into());
+        let of_host = of_host.map_err(Into::into).and_then(|c| sockets_of(&c));
+        let (clients, listed) = match of_host {
+            Ok(clients) => (clients, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         // A namespace that is gone took its sockets along.
         let ended = match open(&mut self.containers, record, self.trust_paths) {
             Ok(container) => {
@@ -58,11 +63,10 @@ impl Apply<'_> {
             }
             Err(_) => Ok(HashSet::new()),
         };
-        // Whatever became of the container's: nothing else would end them.
+        // Either side's, whatever became of the other's: nothing else would end them.
         let none = HashSet::new();
         let left = end_clients(clients, ended.as_ref().unwrap_or(&none));
-        ended?;
-        left
+        listed.and(ended.map(drop).map_err(Into::into)).and(left)
     }
 }
 
