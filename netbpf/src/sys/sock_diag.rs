@@ -1,4 +1,4 @@
-//! Connections of a namespace's programs, and how they are ended (sock_diag(7),
+//! TCP connections of a namespace's programs, and how they are ended (sock_diag(7),
 //! `SOCK_DESTROY` as by `ss -K`).
 
 use std::{
@@ -14,16 +14,15 @@ use netlink_packet_sock_diag::{
 };
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 
-use super::{Result, SysError, netlink, sockets::Transport};
+use super::{Result, SysError, netlink};
 
-/// A socket with a peer.
+/// A TCP socket with a peer.
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub local: SocketAddr,
     pub remote: SocketAddr,
     /// `SO_COOKIE`.
     pub cookie: u64,
-    transport: Transport,
     family: u8,
     id: SocketId,
 }
@@ -43,18 +42,9 @@ impl SockDiag {
 
     /// All sockets with a peer, of both families; of IPv6 sockets that talk IPv4
     /// the addresses are IPv4.
-    pub fn connections(
-        &mut self,
-        transport: Transport,
-        local_port: Option<u16>,
-    ) -> Result<Vec<Connection>> {
-        let states = match transport {
-            Transport::Tcp => {
-                StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT
-            }
-            Transport::Udp => StateFlags::ESTABLISHED,
-        };
-        self.list(transport, states, local_port)
+    pub fn connections(&mut self, local_port: Option<u16>) -> Result<Vec<Connection>> {
+        let none = StateFlags::LISTEN | StateFlags::CLOSE | StateFlags::TIME_WAIT;
+        self.list(StateFlags::all() - none, local_port)
     }
 
     /// Addresses and ports that TCP sockets are bound to which neither listen nor are
@@ -62,17 +52,12 @@ impl SockDiag {
     pub fn bound_only(&mut self) -> Result<Vec<(IpAddr, u16)>> {
         // `TCPF_BOUND_INACTIVE` of `net/tcp_states.h`.
         let states = StateFlags::from_bits_retain(1 << 13);
-        let sockets = self.list(Transport::Tcp, states, None)?;
+        let sockets = self.list(states, None)?;
         let named = sockets.iter().map(|s| (s.local.ip(), s.local.port()));
         Ok(named.collect())
     }
 
-    fn list(
-        &mut self,
-        transport: Transport,
-        states: StateFlags,
-        local_port: Option<u16>,
-    ) -> Result<Vec<Connection>> {
+    fn list(&mut self, states: StateFlags, local_port: Option<u16>) -> Result<Vec<Connection>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
             let mut id = match family {
@@ -80,15 +65,15 @@ impl SockDiag {
                 _ => SocketId::new_v6(),
             };
             id.source_port = local_port.unwrap_or(0);
-            let request = request(transport, family, states.clone(), id);
+            let request = request(family, states.clone(), id);
             let request = SockDiagMessage::InetRequest(request);
             let answers = match self.connection.dump(&request, NLM_F_REQUEST | NLM_F_DUMP) {
-                // A kernel without IPv6, or without the module for this protocol.
+                // A kernel without IPv6, or without the module.
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
                 other => other.map_err(|e| SysError::io("list sockets", e))?,
             };
             found.extend(answers.into_iter().filter_map(|answer| match answer {
-                SockDiagMessage::InetResponse(r) => Some(connection(transport, *r)),
+                SockDiagMessage::InetResponse(r) => Some(connection(*r)),
                 _ => None,
             }));
         }
@@ -134,23 +119,20 @@ impl SockDiag {
 /// A request about one connection.
 fn this(connection: &Connection) -> InetRequest {
     let (id, states) = (connection.id.clone(), StateFlags::all());
-    request(connection.transport, connection.family, states, id)
+    request(connection.family, states, id)
 }
 
-fn request(transport: Transport, family: u8, states: StateFlags, id: SocketId) -> InetRequest {
+fn request(family: u8, states: StateFlags, id: SocketId) -> InetRequest {
     InetRequest {
         family,
-        protocol: match transport {
-            Transport::Tcp => libc::IPPROTO_TCP as u8,
-            Transport::Udp => libc::IPPROTO_UDP as u8,
-        },
+        protocol: libc::IPPROTO_TCP as u8,
         extensions: ExtensionFlags::empty(),
         states,
         socket_id: id,
     }
 }
 
-fn connection(transport: Transport, response: InetResponse) -> Connection {
+fn connection(response: InetResponse) -> Connection {
     let header = response.header;
     let id = header.socket_id;
     let [a, b, c, d, e, f, g, h] = id.cookie;
@@ -160,7 +142,6 @@ fn connection(transport: Transport, response: InetResponse) -> Connection {
         // Two words, the low one first.
         cookie: u64::from(u32::from_ne_bytes([a, b, c, d]))
             | u64::from(u32::from_ne_bytes([e, f, g, h])) << 32,
-        transport,
         family: header.family,
         id,
     }

@@ -19,7 +19,6 @@ use crate::{
     sys::{
         self,
         sock_diag::{Connection, SockDiag},
-        sockets::Transport,
     },
 };
 
@@ -80,7 +79,7 @@ fn end_where(
 ) -> sys::Result<HashSet<Ends>> {
     let mut diag = SockDiag::open()?;
     let mut ended = HashSet::new();
-    for connection in diag.connections(Transport::Tcp, local_port)? {
+    for connection in diag.connections(local_port)? {
         let ends = (connection.local, connection.remote);
         if is_one(ends.0, ends.1) && diag.destroy(&connection)? {
             ended.insert(ends);
@@ -101,7 +100,7 @@ fn sockets_of(connections: &[HostConnection]) -> Result<Vec<Connection>> {
     }
     let cookies: HashMap<u64, &HostConnection> =
         connections.iter().map(|c| (c.cookie, c)).collect();
-    let mut sockets = SockDiag::open()?.connections(Transport::Tcp, None)?;
+    let mut sockets = SockDiag::open()?.connections(None)?;
     sockets.retain(|found| {
         // A cookie is never used again, a socket may be.
         let known = cookies.get(&found.cookie);
