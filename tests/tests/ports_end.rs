@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netbpf::model::PortOf;
+use netbpf::model::{PortOf, StatusInfo};
+use netbpf_common::{maps::HostConn, names};
 use netbpf_tests::lab::{
-    Container, Family, Namespace, SOON, Street, TcpEcho, UdpEcho, answer_of, ask,
+    Cmd, Container, Family, Namespace, SOON, Street, TcpEcho, UdpEcho, answer_of, ask, has_tools,
     names::{CLIENT, HOST},
     refuses, street_with_networks, within,
 };
@@ -385,4 +386,96 @@ fn a_container_that_leaves_takes_its_connections_along() {
         ask(&udp, Duration::from_millis(200))
             .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
     });
+}
+
+/// Filters of the host: what comes from containers by TCP gets to none of its programs.
+fn deafen(host: &Namespace) {
+    for rule in [
+        "add table inet deaf",
+        "add chain inet deaf input { type filter hook input priority 0; policy accept; }",
+        "add rule inet deaf input iifname != lo meta l4proto tcp drop",
+    ] {
+        let mut arguments = vec!["nft"];
+        arguments.extend(rule.split(' '));
+        host.run(&arguments).ok();
+    }
+}
+
+/// They would hang, idle, and talk to who has the address next.
+#[test]
+fn connections_of_the_host_end_also_where_a_filter_drops_the_reset() {
+    let test = "end_deaf";
+    if !has_tools(test, &["nft"]) {
+        return;
+    }
+    let shop = shop(test);
+    let host = &shop.street.host;
+    shop.web.publish("7001:7");
+    shop.web.publish("7002:7");
+    let held: Vec<_> = Family::BOTH
+        .into_iter()
+        .flat_map(|family| {
+            let at = |port| SocketAddr::new(family.ip(HOST), port);
+            [7000, 7001, 7002].map(at).map(|to| host.hold(to))
+        })
+        .collect();
+    deafen(host);
+    let specs = ["-p", "7000:7", "-p", "7001:7", "-p", "7002:7"];
+    let mut unpublish = vec!["unpublish", "web"];
+    unpublish.extend(specs);
+    host.netbpf(&unpublish).ok();
+    for held in held {
+        assert_eq!(held.ended(), "ECONNABORTED");
+    }
+    assert_eq!(connections(&shop.web), [] as [String; 0]);
+}
+
+#[test]
+fn drained_connections_of_the_host_end_with_a_container_that_can_say_nothing() {
+    let test = "drain_deaf";
+    if !has_tools(test, &["nft"]) {
+        return;
+    }
+    let shop = shop(test);
+    let host = &shop.street.host;
+    let addresses = Family::BOTH.map(|family| SocketAddr::new(family.ip(HOST), 7000));
+    let mut held = addresses.map(|to| host.hold(to));
+    host.netbpf(&["unpublish", "web", "-p", "7000:7", "--drain", "1h"])
+        .ok();
+    deafen(host);
+    assert!(held.iter_mut().all(|h| h.is_open()));
+    shop.web.ip("link del eth0");
+    for held in held {
+        assert_eq!(held.ended(), "ECONNABORTED");
+    }
+}
+
+/// The end of a socket is not seen while others have taken the programs off.
+#[test]
+fn what_is_left_of_the_hosts_connections_is_forgotten_at_a_start() {
+    let test = "forgotten_connections";
+    if !has_tools(test, &["bpftool"]) {
+        return;
+    }
+    let shop = shop(test);
+    let host = &shop.street.host;
+    let mut held = host.hold(SocketAddr::new(Family::V4.ip(HOST), 7000));
+    let known = || {
+        let status: StatusInfo = host.json(&["status"]);
+        let found = status.maps.iter().find(|m| m.name == names::HOST_CONNS);
+        found.and_then(|m| m.entries)
+    };
+    assert_eq!(known(), Some(1));
+    let pin = host.bpffs().join(names::HOST_CONNS).display().to_string();
+    let mut update = vec!["bpftool", "map", "update", "pinned", &pin];
+    // A cookie that no socket has by now, and a value of zeros: made long ago.
+    update.extend(["key", "hex", "ff", "ff", "ff", "ff", "ff", "ff", "0", "0"]);
+    update.extend(["value", "hex"]);
+    update.resize(update.len() + size_of::<HostConn>(), "0");
+    Cmd::new(&update).ok();
+    assert_eq!(known(), Some(2));
+    host.stop();
+    host.restart();
+    assert_eq!(known(), Some(1));
+    assert!(held.is_open());
 }

@@ -4,7 +4,10 @@
 use super::{Inner, state::State};
 use crate::{
     error::Result,
-    sys::cgroup::{self, Cgroup},
+    sys::{
+        cgroup::{self, Cgroup},
+        sock_diag::SockDiag,
+    },
 };
 
 /// How the host's own programs reach published ports.
@@ -51,6 +54,22 @@ pub fn attach(inner: &Inner, state: &mut State) -> Result<()> {
     }
     state.hooks = Some(hooks);
     Ok(())
+}
+
+/// Forgets connections whose end no program saw, because they were taken off meanwhile.
+pub fn forget_connections(inner: &Inner) -> Result<()> {
+    let mut left = inner.datapath.settled_host_connections()?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    // A cookie is never used again.
+    for socket in SockDiag::open()?.connections(None)? {
+        left.remove(&socket.cookie);
+    }
+    if !left.is_empty() {
+        tracing::info!(connections = left.len(), "of the host, ended unseen");
+    }
+    Ok(inner.datapath.forget_host_connections(&left)?)
 }
 
 /// The cgroup whose processes are served, if there is one.

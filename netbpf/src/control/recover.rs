@@ -200,6 +200,9 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     }
     reserved::sync(inner, state)?;
     host::attach(inner, state)?;
+    if let Err(error) = host::forget_connections(inner) {
+        tracing::warn!(%error, "connections of the host that have ended are not forgotten");
+    }
     uplinks::refresh(inner, state)?;
     if !state.networks.contains_key(network::DEFAULT) {
         network::create_default(inner, state)?;

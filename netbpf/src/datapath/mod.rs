@@ -7,6 +7,7 @@
 mod attach;
 mod blocks;
 mod collect;
+mod connections;
 mod drift;
 mod early;
 mod events;
@@ -40,7 +41,6 @@ pub use types::*;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -450,20 +450,6 @@ impl Datapath {
             }
         }
         Ok(counts)
-    }
-
-    /// Connections of the host's own programs by these published ranges that were
-    /// translated when they connected. Goes through all that there are.
-    pub fn host_connections(&self, slots: &HashSet<u32>) -> Result<Vec<HostConnection>> {
-        let tables = &self.inner().tables;
-        let all = tables.host_conns.iter().flatten();
-        Ok(all
-            .filter(|(_, conn)| slots.contains(&conn.slot))
-            .map(|(cookie, conn)| HostConnection {
-                cookie,
-                backend: SocketAddr::new(tables::ip(conn.backend), conn.backend_port),
-            })
-            .collect())
     }
 
     /// The generation of a published range's slot.

@@ -15,10 +15,10 @@ use netbpf_common::{
     addr::{Addr, OfFamily, mapped, unmapped},
     flow::Timeouts,
     maps::{
-        AllowData, Backend, BackendKey, DropKey, Endpoint, EndpointKey, EndpointStats, Flow,
-        FlowKey, HostConn, Local, LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer,
-        PeerKey, Pool, Port, PortData, PortKey, Published, Share, Source, SourceData, Subnet,
-        SubnetData, Uplink, Veth,
+        AllowData, Asked, AskedKey, Backend, BackendKey, Client, DropKey, Endpoint, EndpointKey,
+        EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local, LocalKey, Mapping,
+        MappingKey, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData, PortKey, Published,
+        Share, Source, SourceData, Subnet, SubnetData, Uplink, Veth,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED},
         locals::LOCAL_GATEWAY,
         uplinks::{UPLINK_EARLY_DROP, UPLINK_ETHERNET},
@@ -42,6 +42,7 @@ pub(super) struct FlowTables<A: OfFamily> {
     pub transient: Paged<FlowKey<A>, Flow<A>>,
     pub mappings: Paged<MappingKey<A>, Mapping<A>>,
     pub outside: Paged<OutsideKey<A>, Outside<A>>,
+    pub fragments: Paged<FragmentKey<A>, FragmentOf<A>>,
     /// When silent flows are over.
     pub timeouts: Timeouts,
     /// What seemed to be of no use at the last collection.
@@ -82,8 +83,10 @@ pub(super) struct Tables {
     pub shares: HashMap<MapData, u32, Share>,
     pub backends: HashMap<MapData, BackendKey, Backend>,
     pub allows: LpmTrie<MapData, AllowData, u32>,
-    pub host_conns: HashMap<MapData, u64, HostConn>,
-    pub host_peers: HashMap<MapData, PeerKey, Peer>,
+    pub clients: Paged<Addr, Client>,
+    pub host_conns: Paged<u64, HostConn>,
+    pub host_peers: Paged<PeerKey, Peer>,
+    pub host_asked: Paged<AskedKey, Asked>,
     pub generations: Array<MapData, u32>,
     pub endpoint_stats: PerCpuArray<MapData, EndpointStats>,
     pub endpoint_drops: HashMap<MapData, DropKey, u64>,
@@ -109,6 +112,7 @@ impl FlowTables<[u8; 4]> {
             transient: Paged::take(ebpf, names::TRANSIENT4)?,
             mappings: Paged::take(ebpf, names::MAPPINGS4)?,
             outside: Paged::take(ebpf, names::OUTSIDE4)?,
+            fragments: Paged::take(ebpf, names::FRAGMENTS4)?,
             suspects: Suspects::default(),
         })
     }
@@ -122,6 +126,7 @@ impl FlowTables<[u8; 16]> {
             transient: Paged::take(ebpf, names::TRANSIENT6)?,
             mappings: Paged::take(ebpf, names::MAPPINGS6)?,
             outside: Paged::take(ebpf, names::OUTSIDE6)?,
+            fragments: Paged::take(ebpf, names::FRAGMENTS6)?,
             suspects: Suspects::default(),
         })
     }
@@ -142,8 +147,10 @@ impl Tables {
             shares: take(ebpf, names::SHARES)?,
             backends: take(ebpf, names::BACKENDS)?,
             allows: take(ebpf, names::ALLOWS)?,
-            host_conns: take(ebpf, names::HOST_CONNS)?,
-            host_peers: take(ebpf, names::HOST_PEERS)?,
+            clients: Paged::take(ebpf, names::CLIENTS)?,
+            host_conns: Paged::take(ebpf, names::HOST_CONNS)?,
+            host_peers: Paged::take(ebpf, names::HOST_PEERS)?,
+            host_asked: Paged::take(ebpf, names::HOST_ASKED)?,
             generations: take(ebpf, names::GENERATIONS)?,
             endpoint_stats: take(ebpf, names::ENDPOINT_STATS)?,
             endpoint_drops: take(ebpf, names::ENDPOINT_DROPS)?,

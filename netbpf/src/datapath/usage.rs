@@ -56,8 +56,10 @@ impl Datapath {
                 (names::SHARES, t.shares.keys().flatten().count()),
                 (names::BACKENDS, t.backends.keys().flatten().count()),
                 (names::ALLOWS, t.allows.keys().flatten().count()),
-                (names::HOST_CONNS, t.host_conns.keys().flatten().count()),
-                (names::HOST_PEERS, t.host_peers.keys().flatten().count()),
+                (names::CLIENTS, t.clients.count()?),
+                (names::HOST_CONNS, t.host_conns.count()?),
+                (names::HOST_PEERS, t.host_peers.count()?),
+                (names::HOST_ASKED, t.host_asked.count()?),
                 (
                     names::ENDPOINT_DROPS,
                     t.endpoint_drops.keys().flatten().count(),
@@ -78,6 +80,8 @@ impl Datapath {
                 (names::MAPPINGS6, t.v6.mappings.count()?),
                 (names::OUTSIDE4, t.v4.outside.count()?),
                 (names::OUTSIDE6, t.v6.outside.count()?),
+                (names::FRAGMENTS4, t.v4.fragments.count()?),
+                (names::FRAGMENTS6, t.v6.fragments.count()?),
             ]);
         }
         names::MAPS

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     net::SocketAddr,
     thread,
     time::{Duration, Instant},
@@ -64,8 +65,36 @@ impl Apply<'_> {
         };
         // Either side's, whatever became of the other's: nothing else would end them.
         let none = HashSet::new();
-        let left = end_clients(clients, ended.as_ref().unwrap_or(&none));
+        let heard = ended.as_ref().unwrap_or(&none);
+        // A reset by the container says to a program what it says to any client.
+        let (hearing, left): (Vec<_>, Vec<_>) = clients
+            .into_iter()
+            .partition(|client| heard.contains(&(client.remote, client.local)));
+        self.hearing.extend(hearing);
+        let left = destroy_all(&left);
         listed.and(ended.map(drop).map_err(Into::into)).and(left)
+    }
+
+    /// Ends those that no reset got to, because a filter drops it. All have the same
+    /// time, however many ports they are of.
+    pub(super) fn end_hearing(&mut self) -> Result<()> {
+        let mut hearing = mem::take(&mut self.hearing);
+        if hearing.is_empty() {
+            return Ok(());
+        }
+        let mut diag = SockDiag::open()?;
+        let end = Instant::now() + RESET_TIMEOUT;
+        loop {
+            // Of whom the kernel says nothing is taken to be there.
+            hearing.retain(|client| diag.is_there(client).unwrap_or(true));
+            if hearing.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return destroy_all(&hearing);
+            }
+            thread::sleep(RESET_POLL);
+        }
     }
 }
 
@@ -90,7 +119,7 @@ fn end_where(
 
 /// Ends connections of the host's programs.
 pub fn end_of_host(connections: &[HostConnection]) -> Result<()> {
-    end_clients(sockets_of(connections)?, &HashSet::new())
+    destroy_all(&sockets_of(connections)?)
 }
 
 /// The host's sockets of these connections.
@@ -109,33 +138,12 @@ fn sockets_of(connections: &[HostConnection]) -> Result<Vec<Connection>> {
     Ok(sockets)
 }
 
-/// A reset by the container says to a program what it says to any client: those whose
-/// other end was `ended` are about to hear it. Whom none gets to, because there is nobody
-/// to send it or a filter drops it, is ended here.
-fn end_clients(clients: Vec<Connection>, ended: &HashSet<Ends>) -> Result<()> {
-    if clients.is_empty() {
+/// All of them, whatever becomes of the others.
+fn destroy_all(sockets: &[Connection]) -> Result<()> {
+    if sockets.is_empty() {
         return Ok(());
     }
     let mut diag = SockDiag::open()?;
-    let (mut hearing, left): (Vec<_>, Vec<_>) = clients
-        .into_iter()
-        .partition(|client| ended.contains(&(client.remote, client.local)));
-    let mut done = destroy_all(&mut diag, &left);
-    let end = Instant::now() + RESET_TIMEOUT;
-    loop {
-        // Of whom the kernel says nothing is taken to be there.
-        hearing.retain(|client| diag.is_there(client).unwrap_or(true));
-        if hearing.is_empty() || Instant::now() >= end {
-            break;
-        }
-        thread::sleep(RESET_POLL);
-    }
-    done = done.and(destroy_all(&mut diag, &hearing));
-    done
-}
-
-/// All of them, whatever becomes of the others.
-fn destroy_all(diag: &mut SockDiag, sockets: &[Connection]) -> Result<()> {
     let mut done = Ok(());
     for socket in sockets {
         let ended = diag.destroy(socket).map_err(Into::into);

@@ -26,6 +26,7 @@ use crate::{
     sys::{
         netlink::{AddressKind, Netlink, Route, RouteKind, RouteTarget, VethPair},
         netns::NamespaceId,
+        sock_diag::Connection,
         sysctl::Sysctls,
     },
 };
@@ -53,6 +54,8 @@ pub struct Apply<'a> {
     handed: Heirs,
     /// A namespace whose path leads elsewhere is taken for gone.
     trust_paths: bool,
+    /// Connections of the host's programs that a reset is on its way to.
+    hearing: Vec<Connection>,
 }
 
 impl<'a> Apply<'a> {
@@ -71,6 +74,7 @@ impl<'a> Apply<'a> {
             devices: HashMap::new(),
             handed: Heirs::default(),
             trust_paths: false,
+            hearing: Vec::new(),
         }
     }
 
@@ -91,6 +95,14 @@ impl<'a> Apply<'a> {
 
     /// All or nothing: what was done is undone in reverse when a step fails.
     pub fn run(&mut self, steps: &[Step]) -> Result<()> {
+        let done = self.all_or_nothing(steps);
+        if let Err(error) = self.end_hearing() {
+            tracing::warn!(%error, "connections of the host go on");
+        }
+        done
+    }
+
+    fn all_or_nothing(&mut self, steps: &[Step]) -> Result<()> {
         for (done, step) in steps.iter().enumerate() {
             let Err(mut error) = self.timed(step) else {
                 continue;
@@ -108,7 +120,9 @@ impl<'a> Apply<'a> {
 
     /// As far as it goes: every step is tried, errors are gathered.
     pub fn run_to_end(&mut self, steps: &[Step]) -> Vec<Error> {
-        steps.iter().filter_map(|s| self.timed(s).err()).collect()
+        let mut errors: Vec<Error> = steps.iter().filter_map(|s| self.timed(s).err()).collect();
+        errors.extend(self.end_hearing().err());
+        errors
     }
 
     fn timed(&mut self, step: &Step) -> Result<()> {

@@ -209,6 +209,7 @@ impl Job {
             Job::Cgroup => {
                 if let Some(cgroup) = host::cgroup(inner)? {
                     datapath.attach_cgroup(&cgroup)?;
+                    host::forget_connections(inner)?;
                 }
             }
             Job::Pins(pins) => datapath.repin(pins)?,
