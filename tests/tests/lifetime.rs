@@ -335,6 +335,10 @@ fn teardown_with_other_directories_touches_nothing() {
     let said = refused.to_string();
     assert!(said.contains(&web.info.host_ifname), "{said}");
     assert!(!Path::new(elsewhere).exists());
+    // Another daemon's socket alone does not mean the default directories.
+    let unnamed = [binary, "teardown", "--purge", "--socket", elsewhere];
+    let refused = street.host.run(&unnamed).exits(2);
+    assert!(refused.stderr.contains("--state-dir"), "{refused}");
     street.host.restart();
     web.ping(Family::V4.ip(CLIENT));
 }

@@ -8,11 +8,12 @@ use super::Done;
 use crate::{
     cli::{
         args::{Global, Teardown},
+        failure::Failure,
         output::Output,
         show::Nothing,
     },
     client::{Client, ClientError},
-    config::Typed,
+    config::{Config, Origin, Typed},
     control::Control,
     error::Error,
     settings::Settings,
@@ -24,12 +25,13 @@ const END: Duration = Duration::from_secs(10);
 pub async fn run(args: Teardown, global: &Global, output: &Output) -> Done {
     let typed = Typed::new(args.directories, global.socket.clone(), args.config);
     let config = typed.load()?;
-    let removed = remove(&config.settings, args.purge);
+    let removed = remove(&config, args.purge);
     output.during("removing the datapath", removed).await?;
     Ok(output.show(&Nothing {})?)
 }
 
-async fn remove(settings: &Settings, purge: bool) -> Done {
+async fn remove(config: &Config, purge: bool) -> Done {
+    let settings = &config.settings;
     let client = Client::new(&settings.socket);
     // Where there is no daemon the next request says so.
     let pid = client.status().await.ok().map(|status| status.pid);
@@ -41,11 +43,26 @@ async fn remove(settings: &Settings, purge: bool) -> Done {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
             ) =>
         {
+            check_meant(config)?;
             Control::teardown_offline(settings, purge).await?;
         }
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Who names another daemon's socket does not mean the default one's directories.
+fn check_meant(config: &Config) -> Done {
+    let socket = &config.settings.socket;
+    let directories = ["state-dir", "run-dir", "bpffs"];
+    let all_default = directories.map(|key| config.origin(key)) == [&Origin::Default; 3];
+    match all_default && *socket != Settings::default().socket {
+        true => Err(Failure::Usage(format!(
+            "no daemon on {}: without it, name its directories (--state-dir, --run-dir, --bpffs)",
+            socket.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The daemon ends after its answer; who tears down may want to start another
