@@ -198,9 +198,10 @@ pub fn update(
         .filter_map(|index| state.endpoints.get(index))
         .map(|record| EndpointRecord::clone(record))
         .collect();
+    // All of them or none, also for who is killed meanwhile.
     let put = |state: &mut State, records: &[EndpointRecord]| -> Result<()> {
+        inner.store.put_endpoints(records)?;
         for record in records {
-            inner.store.put_endpoint(record)?;
             state.put_endpoint(record.clone());
         }
         Ok(())

@@ -12,7 +12,7 @@ use aya::{
     },
 };
 
-use crate::sys::netlink::Netlink;
+use crate::sys::{fault, netlink::Netlink};
 
 use super::{
     Result,
@@ -123,7 +123,9 @@ fn tcx(
         .map_err(|e| gone_or(device, e, step))?;
     let link = program.take_link(id).map_err(|e| failed(&e))?;
     let link: FdLink = link.try_into().map_err(|e: LinkError| failed(&e))?;
+    fault::point("before", || format!("pinning {}", pin.display()));
     link.pin(pin).map_err(|e| failed(&e))?;
+    fault::point("after", || format!("pinning {}", pin.display()));
     Ok(())
 }
 
@@ -135,8 +137,16 @@ fn clsact(
     step: &dyn Fn() -> String,
 ) -> Result<()> {
     let failed = |e: &dyn std::error::Error| DatapathError::other(step(), chain(e));
-    match tc::qdisc_add_clsact(&device.name) {
-        Ok(()) => pins::note_qdisc(bpffs, device.ifindex)?,
+    // The note first: what we made is known as ours, whenever we are killed.
+    let is_new = pins::note_qdisc(bpffs, device.ifindex)?;
+    fault::point("before", || format!("adding clsact to {}", device.name));
+    let added = tc::qdisc_add_clsact(&device.name);
+    fault::point("after", || format!("adding clsact to {}", device.name));
+    if is_new && added.is_err() {
+        pins::forget_qdisc(bpffs, device.ifindex);
+    }
+    match added {
+        Ok(()) => {}
         // EEXIST, in whichever clothes: the filter below tells what is wrong.
         Err(error @ (TcError::AlreadyAttached | TcError::NetlinkError(_))) => {
             if let Some(refused) = refusal::of_clsact(&error) {

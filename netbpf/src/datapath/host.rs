@@ -21,7 +21,7 @@ use aya::{
 use netbpf_common::names;
 
 use super::{Result, load::chain, pins, types::DatapathError};
-use crate::sys::cgroup::Cgroup;
+use crate::sys::{cgroup::Cgroup, fault};
 
 /// Hangs the host's programs on a cgroup, or puts them in the place of those of an
 /// earlier daemon there; takes those off that hang on other cgroups.
@@ -33,6 +33,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, bpffs: &Path, cgroup: &Cgroup) -> Result<(
         let program = ebpf
             .program_mut(name)
             .ok_or_else(|| DatapathError::other(step(), "no such program"))?;
+        fault::point("before", step);
         if pin.exists() {
             let fd = program.fd().map_err(|e| failed(&e))?;
             match update(&pin, fd) {

@@ -17,7 +17,7 @@ use netbpf_common::{
 use super::{
     Result,
     load::chain,
-    tables::{Tables, write_error},
+    tables::{Tables, Written},
     types::{DatapathError, Ports, ServiceAt},
 };
 
@@ -103,7 +103,7 @@ impl Marks {
         tables
             .reserved
             .set(kind, *self.reserved[kind as usize], 0)
-            .map_err(|e| write_error(names::RESERVED, POOL_KINDS, &e))
+            .written(names::RESERVED, POOL_KINDS)
     }
 
     /// Marks a range, or changes how it is marked; whether the map had to be changed.
@@ -197,7 +197,7 @@ impl Marks {
             tables
                 .published
                 .set(index as u32, entry, 0)
-                .map_err(|e| write_error(names::PUBLISHED, PUBLISHED_ENTRIES, &e))?;
+                .written(names::PUBLISHED, PUBLISHED_ENTRIES)?;
         }
         for kind in kinds {
             self.write_reserved(tables, kind)?;

@@ -62,7 +62,7 @@ use pins::{Direction, Hook};
 use pools::Pools;
 use repin::MapIds;
 use services::Known;
-use tables::{FlowTables, Tables, removed, write_error};
+use tables::{FlowTables, Tables, Written, removed};
 
 /// The MAC that every container sees as its gateway's, and that every host-side
 /// veth has, so that the kernel takes frames to it as its own.
@@ -188,7 +188,7 @@ impl Datapath {
             .tables
             .uplinks
             .insert(device.ifindex, entry, 0)
-            .map_err(|e| write_error(names::UPLINKS, 256, &e))?;
+            .written(names::UPLINKS, 256)?;
         let [(program, ingress), _] = on_uplink(uplink.ethernet);
         load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
         attach::attach(
@@ -275,15 +275,13 @@ impl Datapath {
                 }
             }
         }
+        pins::remove_unfinished(&self.bpffs, device.ifindex)?;
         attach::release_qdisc(&self.bpffs, device.ifindex)
     }
 
     /// Devices that have pins of ours, by ifindex.
     pub fn attached(&self) -> Result<HashSet<u32>> {
-        let hooks = pins::hooks(&self.bpffs)?.into_iter();
-        let early = pins::xdp_links(&self.bpffs)?.into_iter();
-        let of_hooks = hooks.map(|hook| hook.ifindex);
-        Ok(of_hooks.chain(early.map(|(ifindex, _)| ifindex)).collect())
+        pins::devices(&self.bpffs)
     }
 
     /// Writes an endpoint's entries, new or changed.
@@ -300,12 +298,12 @@ impl Datapath {
         tables
             .veths
             .insert(endpoint.device.ifindex, tables::veth(endpoint), 0)
-            .map_err(|e| write_error(names::VETHS, max, &e))?;
+            .written(names::VETHS, max)?;
         for key in tables::endpoint_keys(endpoint) {
             tables
                 .endpoints
                 .insert(key, tables::endpoint(endpoint), 0)
-                .map_err(|e| write_error(names::ENDPOINTS, max * 2, &e))?;
+                .written(names::ENDPOINTS, max * 2)?;
         }
         Ok(())
     }
@@ -367,9 +365,7 @@ impl Datapath {
         let held: HashMap<_, _> = table.iter().flatten().collect();
         for (key, value) in &wanted {
             if held.get(key) != Some(value) {
-                table
-                    .insert(key, value, 0)
-                    .map_err(|e| write_error(names::LOCALS, 4096, &e))?;
+                table.insert(key, value, 0).written(names::LOCALS, 4096)?;
             }
         }
         for key in held.keys().filter(|key| !wanted.contains_key(key)) {
@@ -472,8 +468,8 @@ impl Datapath {
         for &hook in &hooks {
             attach::detach(bpffs, hook)?;
         }
-        for hook in hooks {
-            attach::release_qdisc(bpffs, hook.ifindex)?;
+        for ifindex in pins::devices(bpffs)? {
+            attach::release_qdisc(bpffs, ifindex)?;
         }
         pins::remove_all(bpffs)
     }

@@ -21,7 +21,7 @@ use netbpf_common::{
 use super::{
     Datapath, DatapathError, NetworkFlags, Result,
     load::{self, chain},
-    tables::{self, addr, flags, removed, take, write_error},
+    tables::{self, Written, addr, flags, removed, take},
 };
 
 /// Entries of `tunnels` and `vnis`, as the programs have them.
@@ -199,7 +199,7 @@ impl Tables {
             if self.known.get(&(prefix, data)) != Some(&node) {
                 self.tunnels
                     .insert(&Key::new(prefix, data), Tunnel { node }, 0)
-                    .map_err(|e| write_error(names::TUNNELS, MAX_TUNNELS, &e))?;
+                    .written(names::TUNNELS, MAX_TUNNELS)?;
                 self.known.insert((prefix, data), node);
             }
         }
@@ -235,9 +235,7 @@ fn replace<K: aya::Pod + std::hash::Hash + Eq, V: aya::Pod + PartialEq>(
     let held: HashMap<K, V> = table.iter().flatten().collect();
     for (key, value) in wanted {
         if held.get(key) != Some(value) {
-            table
-                .insert(key, value, 0)
-                .map_err(|e| write_error(name, max_entries, &e))?;
+            table.insert(key, value, 0).written(name, max_entries)?;
         }
     }
     for key in held.keys().filter(|key| !wanted.contains_key(key)) {

@@ -11,6 +11,7 @@
 //! ```
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -19,6 +20,7 @@ use super::{
     Result,
     types::{AttachKind, DatapathError},
 };
+use crate::sys::fault;
 
 pub(super) fn map(bpffs: &Path, name: &str) -> PathBuf {
     bpffs.join(name)
@@ -110,20 +112,35 @@ pub(super) fn cgroup_links(bpffs: &Path) -> Result<Vec<(u64, PathBuf)>> {
         .collect())
 }
 
-/// Notes that the clsact qdisc of a device was made by us.
-pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
+/// Notes that the clsact qdisc of a device was made by us; `false`: it was noted before.
+pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<bool> {
     let path = links(bpffs).join(format!("{ifindex}_qdisc"));
     match fs::create_dir(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(io_error(format!("make {}", path.display()), error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(io_error(format!("make {}", path.display()), error)),
     }
 }
 
 /// Takes the note away; `true` when there was one.
 pub(super) fn forget_qdisc(bpffs: &Path, ifindex: u32) -> bool {
     fs::remove_dir(links(bpffs).join(format!("{ifindex}_qdisc"))).is_ok()
+}
+
+/// Devices that anything there is of.
+pub(super) fn devices(bpffs: &Path) -> Result<HashSet<u32>> {
+    let names = link_names(bpffs)?;
+    let number = |name: &String| name.split_once('_')?.0.parse().ok();
+    Ok(names.iter().filter_map(number).collect())
+}
+
+/// Removes what was being made for a device when we were killed.
+pub(super) fn remove_unfinished(bpffs: &Path, ifindex: u32) -> Result<()> {
+    let prefix = format!("{ifindex}_");
+    let names = link_names(bpffs)?.into_iter();
+    names
+        .filter(|name| name.starts_with(&prefix) && name.ends_with(FRESH))
+        .try_for_each(|name| remove(&links(bpffs).join(name)))
 }
 
 /// All attachments that have a pin.
@@ -157,7 +174,7 @@ fn parse(name: &str) -> Option<Hook> {
         "clsact" => true,
         _ => return None,
     };
-    Some(Hook {
+    parts.next().is_none().then_some(Hook {
         ifindex,
         direction,
         clsact,
@@ -172,21 +189,26 @@ pub(super) fn make_directories(bpffs: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Ends the name of a pin that is about to take another's place.
+const FRESH: &str = "_new";
+
 /// Pins anew under a name beside and renames it over the old pin.
 pub(super) fn replace(
     path: &Path,
     pin: impl FnOnce(&Path) -> std::result::Result<(), String>,
 ) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push("_new");
+    name.push(FRESH);
     let fresh = path.with_file_name(name);
     remove(&fresh)?;
     pin(&fresh).map_err(|e| DatapathError::other(format!("pin {}", fresh.display()), e))?;
+    fault::point("before", || format!("renaming pin {}", fresh.display()));
     fs::rename(&fresh, path).map_err(|e| io_error(format!("pin {}", path.display()), e))
 }
 
 /// Removes a pin; one that is not there is success.
 pub(super) fn remove(path: &Path) -> Result<()> {
+    fault::point("before", || format!("removing pin {}", path.display()));
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -14,7 +14,7 @@ use netbpf_common::{
     packet::IPPROTO_TCP,
 };
 
-use super::{Result, collect::InUse, load::chain, tables::write_error, types::DatapathError};
+use super::{Result, collect::InUse, load::chain, tables::Written, types::DatapathError};
 
 pub(super) struct Pools {
     table: Array<MapData, Pool>,
@@ -54,7 +54,7 @@ impl Pools {
             for index in entries(number) {
                 self.idle
                     .set(index, Pool::EMPTY, 0)
-                    .map_err(|e| write_error(names::IDLE, POOLS, &e))?;
+                    .written(names::IDLE, POOLS)?;
             }
             self.numbers.insert(*addr, number);
         }
@@ -93,7 +93,7 @@ impl Pools {
             if held != *wanted {
                 self.table
                     .set(index, wanted, 0)
-                    .map_err(|e| write_error(names::POOLS, POOLS, &e))?;
+                    .written(names::POOLS, POOLS)?;
             }
         }
         Ok(())

@@ -26,7 +26,7 @@ use super::{
     load::chain,
     marks::{Hold, Marks},
     places,
-    tables::{self, Tables, removed, write_error},
+    tables::{self, Tables, Written, removed},
     types::{DatapathError, Ports, Service, ServiceAt, ServiceBackend},
 };
 
@@ -207,7 +207,7 @@ impl Known {
             tables
                 .allows
                 .insert(&tables::allow(head.allow, *net), 1, 0)
-                .map_err(|e| write_error(names::ALLOWS, 65_536, &e))?;
+                .written(names::ALLOWS, 65_536)?;
         }
         head.numbers.clear();
         head.share = match (members.len(), before.share) {
@@ -223,7 +223,7 @@ impl Known {
             tables
                 .ports
                 .insert(&key, port, 0)
-                .map_err(|e| write_error(names::PORTS, 65_536, &e))?;
+                .written(names::PORTS, 65_536)?;
         }
         self.heads.insert(at, head.clone());
         tidy(tables, &before, &head)
@@ -411,7 +411,7 @@ fn share(
         tables
             .backends
             .insert(key, backend, 0)
-            .map_err(|e| write_error(names::BACKENDS, 16_384, &e))?;
+            .written(names::BACKENDS, 16_384)?;
         numbers.insert(number, backend.slot);
         weights.push((number, *weight));
     }
@@ -421,7 +421,7 @@ fn share(
         tables
             .shares
             .insert(share, Share { places }, 0)
-            .map_err(|e| write_error(names::SHARES, 4096, &e))?;
+            .written(names::SHARES, 4096)?;
     }
     Ok(numbers)
 }

@@ -35,6 +35,7 @@ use super::{
         SubnetEntry, UplinkEntry,
     },
 };
+use crate::sys::fault;
 
 /// The flow tables of one family.
 pub(super) struct FlowTables<A: OfFamily> {
@@ -182,16 +183,26 @@ fn errno(error: &MapError) -> Option<i32> {
 }
 
 /// A failed write: a full map is said as such.
-pub(super) fn write_error(map: &'static str, max_entries: u32, error: &MapError) -> DatapathError {
-    match errno(error) {
-        // Of hash maps and of longest-prefix tables.
-        Some(libc::E2BIG | libc::ENOSPC) => DatapathError::Full { map, max_entries },
-        _ => DatapathError::other(format!("write map {map}"), chain(error)),
+/// What came of writing to a map.
+pub(super) trait Written {
+    /// The map's name and what it has room for are said where it did not succeed.
+    fn written(self, map: &'static str, max_entries: u32) -> Result<()>;
+}
+
+impl Written for std::result::Result<(), MapError> {
+    fn written(self, map: &'static str, max_entries: u32) -> Result<()> {
+        fault::point("after", || format!("writing to map {map}"));
+        self.map_err(|error| match errno(&error) {
+            // Of hash maps and of longest-prefix tables.
+            Some(libc::E2BIG | libc::ENOSPC) => DatapathError::Full { map, max_entries },
+            _ => DatapathError::other(format!("write map {map}"), chain(&error)),
+        })
     }
 }
 
 /// Success, also when there was nothing.
 pub(super) fn removed(map: &'static str, result: std::result::Result<(), MapError>) -> Result<()> {
+    fault::point("after", || format!("removing from map {map}"));
     match result {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
@@ -379,9 +390,7 @@ where
         if table.get(key, 0).is_ok_and(|v| v == *value) && held.iter().any(|h| same(h, key)) {
             continue;
         }
-        table
-            .insert(key, value, 0)
-            .map_err(|e| write_error(name, 4096, &e))?;
+        table.insert(key, value, 0).written(name, 4096)?;
     }
     for key in held {
         if !wanted.iter().any(|(w, _)| same(w, &key)) {

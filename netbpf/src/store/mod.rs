@@ -30,7 +30,10 @@ use redb::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    sys::fault,
+};
 
 const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("endpoints");
@@ -225,8 +228,20 @@ impl Store {
 
     /// Survives kill -9 when it returns, not power loss.
     pub fn put_endpoint(&self, endpoint: &EndpointRecord) -> Result<()> {
-        let bytes = self.volatile.encode(endpoint)?;
-        self.volatile.put(ENDPOINTS, endpoint.index, &bytes)
+        self.put_endpoints(std::slice::from_ref(endpoint))
+    }
+
+    /// All of them or none.
+    pub fn put_endpoints(&self, endpoints: &[EndpointRecord]) -> Result<()> {
+        let encoded = endpoints.iter().map(|e| self.volatile.encode(e));
+        let encoded = encoded.collect::<Result<Vec<_>>>()?;
+        self.volatile.write(|transaction| {
+            let mut table = transaction.open_table(ENDPOINTS)?;
+            for (endpoint, bytes) in endpoints.iter().zip(&encoded) {
+                table.insert(endpoint.index, bytes.as_slice())?;
+            }
+            Ok(())
+        })
     }
 
     pub fn remove_endpoint(&self, index: u32) -> Result<()> {
@@ -319,12 +334,16 @@ impl Table {
         &self,
         work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<()> {
+        let what = || format!("a commit to {}", self.path.display());
         let commit = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             work(&transaction)?;
+            fault::point("before", what);
             Ok(transaction.commit()?)
         };
-        commit().map_err(|e| self.failed(e))
+        commit().map_err(|e| self.failed(e))?;
+        fault::point("after", what);
+        Ok(())
     }
 
     fn put<K: redb::Key>(

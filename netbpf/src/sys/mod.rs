@@ -6,6 +6,7 @@
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod fault;
 pub mod inherited;
 pub mod lock;
 pub mod netfilter;

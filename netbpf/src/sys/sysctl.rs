@@ -13,7 +13,7 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::{Result, SysError};
+use super::{Result, SysError, fault};
 
 /// The settings of one family in the namespace of the thread that opened them.
 ///
@@ -69,7 +69,9 @@ impl Family {
     pub fn write(&self, name: &[&str], value: &str) -> Result<()> {
         let file = self.file(name, OFlag::O_WRONLY);
         file.and_then(|mut file| file.write_all(value.as_bytes()))
-            .map_err(|e| SysError::io(format!("write sysctl {}", self.full(name)), e))
+            .map_err(|e| SysError::io(format!("write sysctl {}", self.full(name)), e))?;
+        fault::point("after", || format!("writing sysctl {}", self.full(name)));
+        Ok(())
     }
 
     /// Lets a device have IPv6 addresses: engines switch that off for containers that

@@ -169,20 +169,27 @@ impl Host {
     }
 
     #[track_caller]
+    fn spawn(&self, rust_log: &str, flags: Vec<String>) {
+        let mut daemon = self.0.daemon();
+        assert!(daemon.child.is_none(), "the daemon of {} runs", self.role());
+        daemon.flags = flags;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("open the daemon's log");
+        let command = self.daemon_command(&daemon.flags);
+        let command = command.env("RUST_LOG", rust_log);
+        let command = command.env("NETBPF_FAULT", &self.fault_path().display().to_string());
+        daemon.child = Some(command.start(&log, &log));
+    }
+
+    #[track_caller]
     fn start_logging(&self, rust_log: &str, flags: &[&str]) {
-        {
-            let mut daemon = self.0.daemon();
-            assert!(daemon.child.is_none(), "the daemon of {} runs", self.role());
-            daemon.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-            let log = File::options()
-                .create(true)
-                .append(true)
-                .open(self.log_path())
-                .expect("open the daemon's log");
-            let command = self.daemon_command(&daemon.flags);
-            let command = command.env("RUST_LOG", rust_log);
-            daemon.child = Some(command.start(&log, &log));
-        }
+        self.spawn(
+            rust_log,
+            flags.iter().map(|&flag| flag.to_owned()).collect(),
+        );
         let wait = self.netbpf(&["status", "--wait", "30s"]);
         let output = wait.timeout(Duration::from_secs(35)).output();
         assert!(
@@ -229,6 +236,32 @@ impl Host {
         self.daemon_command(&flags).fails()
     }
 
+    fn fault_path(&self) -> PathBuf {
+        self.0.dir.join("fault")
+    }
+
+    /// Has the daemon die once it has passed that many points (`netbpf::sys::fault`).
+    pub fn die_after(&self, points: u64) {
+        _ = fs::remove_file(self.fault_path().with_extension("at"));
+        // Whole at once: it is read while it is written.
+        let new = self.fault_path().with_extension("new");
+        fs::write(&new, points.to_string()).expect("write where to die");
+        fs::rename(&new, self.fault_path()).expect("say where to die");
+    }
+
+    /// Not any more; how many points were left to be passed, unless it has died.
+    pub fn live_on(&self) -> Option<u64> {
+        let left = fs::read_to_string(self.fault_path()).ok()?;
+        fs::remove_file(self.fault_path()).ok()?;
+        left.trim().parse().ok()
+    }
+
+    /// Where it has died.
+    pub fn has_died(&self) -> Option<String> {
+        let at = fs::read_to_string(self.fault_path().with_extension("at")).ok()?;
+        at.ends_with('\n').then(|| at.trim().to_owned())
+    }
+
     pub fn pid(&self) -> Option<u32> {
         self.0.daemon().child.as_ref().map(Child::id)
     }
@@ -251,6 +284,21 @@ impl Host {
         let flags = self.0.daemon().flags.clone();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         self.start(&flags);
+    }
+
+    /// Starts the daemon anew where it may die ([`Host::die_after`]): where it has.
+    #[track_caller]
+    pub fn restart_dying(&self) -> Option<String> {
+        let flags = self.0.daemon().flags.clone();
+        self.spawn("info,netbpf=debug", flags);
+        within(SOON, "it is ready, or dead", || {
+            self.has_died().is_some() || self.netbpf(&["status"]).output().status.success()
+        });
+        let died = self.has_died();
+        if died.is_some() {
+            self.wait_ended();
+        }
+        died
     }
 
     /// Waits for the daemon to end by itself.

@@ -25,6 +25,7 @@ mod town;
 mod traffic;
 mod tunnel;
 mod wait;
+mod world;
 
 use std::{
     fs, io,
@@ -55,6 +56,7 @@ pub use town::{LEASE, Town};
 pub use traffic::{Family, Ping, Seen, answer_of, ask, ask_with, refuses, url};
 pub use tunnel::Tunnel;
 pub use wait::{SOON, until, within};
+pub use world::World;
 
 /// Numbers labs and namespaces of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);

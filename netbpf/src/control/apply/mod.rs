@@ -24,6 +24,7 @@ use crate::{
     error::{Code, Error, Result},
     store::EndpointRecord,
     sys::{
+        fault,
         netlink::{AddressKind, Netlink, Route, RouteKind, RouteTarget, VethPair},
         netns::NamespaceId,
         sock_diag::Connection,
@@ -127,7 +128,9 @@ impl<'a> Apply<'a> {
 
     fn timed(&mut self, step: &Step) -> Result<()> {
         let start = Instant::now();
+        fault::point("before", || name(step));
         let done = self.take(step);
+        fault::point("after", || name(step));
         let micros = start.elapsed().as_micros() as u64;
         match &done {
             Ok(()) => tracing::debug!(micros, step = %name(step), "step done"),

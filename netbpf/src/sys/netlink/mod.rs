@@ -27,7 +27,7 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 pub(super) use self::connection::Connection;
 use self::connection::messages;
-use super::{Result, SysError};
+use super::{Result, SysError, fault};
 
 /// Protocol number of our routes and addresses, by which they are known as ours
 /// (`ip route show proto 142`).
@@ -54,10 +54,13 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<()> {
+        fault::point("before", &what);
         self.connection
             .send(message, NLM_F_REQUEST | NLM_F_ACK | flags)
             .and_then(|()| self.connection.receive(|_: RouteNetlinkMessage| ()))
-            .map_err(|e| SysError::io(what(), e))
+            .map_err(|e| SysError::io(what(), e))?;
+        fault::point("after", &what);
+        Ok(())
     }
 
     /// Sends a dump request and gathers the answers.
