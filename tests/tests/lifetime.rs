@@ -5,13 +5,17 @@
 //!   web, app ── front ── host ──── client
 //! ```
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo};
 use netbpf_common::names;
 use netbpf_tests::{
     lab::{
-        Cmd, Family, Http, Lab, SOON, Settings, firewall, has_tools,
+        Cmd, Family, Host, Http, Lab, SOON, Settings, firewall, has_tools,
         names::{CLIENT, CLIENT_WIRE, FRONT, HOST, HOST_WIRE},
         street_with_networks, street_without_daemon, sysctls, within,
     },
@@ -92,6 +96,74 @@ fn what_was_undone_by_hand_is_there_again_after_a_start() {
         host.ip(&undo);
         host.restart();
         works(&undo);
+    }
+}
+
+/// Numbers of the programs in the kernel, by name.
+fn programs(host: &Host) -> BTreeMap<String, u32> {
+    let status: StatusInfo = host.json(&["status"]);
+    let programs = status.programs.into_iter();
+    programs.map(|program| (program.name, program.id)).collect()
+}
+
+/// The kernel's check of the programs is most of a start.
+#[test]
+fn a_start_loads_no_program_that_is_there() {
+    let street = street_with_networks("start_keeps_programs", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    let host = &street.host;
+    let works = |what: &str| {
+        for family in Family::BOTH {
+            assert_eq!(
+                street.client.fetch(family.ip(HOST), 8080).server,
+                "web",
+                "{what}"
+            );
+            assert_eq!(host.fetch(family.loopback(), 8080).server, "web", "{what}");
+            web.ping(family.ip(CLIENT));
+        }
+        host.netbpf(&["doctor"]).ok();
+    };
+    let first = programs(host);
+    host.stop();
+    host.restart();
+    assert_eq!(programs(host), first);
+    works("as they were");
+
+    // Of one that is gone nobody knows what else is, and a program whose map has lost its
+    // pin would look at one that nobody writes to.
+    let pins = host.bpffs();
+    let object = || -> PathBuf {
+        let notes = fs::read_dir(pins.join("programs")).expect("pins");
+        let mut notes = notes.map(|entry| entry.expect("a pin").path());
+        notes.find(|path| path.is_dir()).expect("a note")
+    };
+    let damages: [(&str, &dyn Fn()); 4] = [
+        ("a program's pin is gone", &|| {
+            fs::remove_file(pins.join("programs/to_container")).expect("a pin");
+        }),
+        ("another's is in its place", &|| {
+            let (from, to) = ("programs/from_container", "programs/to_container");
+            fs::remove_file(pins.join(to)).expect("a pin");
+            fs::rename(pins.join(from), pins.join(to)).expect("a pin");
+        }),
+        ("a map's pin is gone", &|| {
+            fs::remove_file(pins.join(names::PORTS)).expect("a pin");
+        }),
+        ("they are of another object", &|| {
+            let other = pins.join("programs/of_0123456789abcdef");
+            fs::rename(object(), other).expect("a note");
+        }),
+    ];
+    for (what, damage) in damages {
+        let before = programs(host);
+        host.stop();
+        damage();
+        host.restart();
+        let after = programs(host);
+        assert!(before.iter().all(|(name, id)| after[name] != *id), "{what}");
+        works(what);
     }
 }
 

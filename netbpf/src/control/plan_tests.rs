@@ -101,6 +101,7 @@ pub fn found(wanted: &Wanted) -> Found {
             })
             .collect(),
         down: BTreeSet::new(),
+        not_forwarding: BTreeSet::new(),
         neighbours: wanted
             .endpoints
             .iter()

@@ -233,6 +233,8 @@ mod tests {
             peer_namespace: None,
             enslaved: false,
             ethernet: !name.starts_with("wg"),
+            forwards4: false,
+            forwards6: false,
         }
     }
 

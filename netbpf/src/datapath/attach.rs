@@ -3,13 +3,10 @@
 
 use std::{ffi::CStr, io, path::Path};
 
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
-    },
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::{FdLink, LinkError, PinnedLink},
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
 
 use crate::sys::{fault, netlink::Netlink};
@@ -18,6 +15,7 @@ use super::{
     Result,
     kernel::Kernel,
     load::chain,
+    object::Object,
     pins::{self, Direction, Hook},
     refusal,
     types::{AttachKind, DatapathError, Device},
@@ -45,7 +43,7 @@ pub(super) const fn attach_type(direction: Direction) -> TcAttachType {
 
 /// Hangs a loaded program on a device, or puts it in the place of ours there.
 pub(super) fn attach(
-    ebpf: &mut Ebpf,
+    ebpf: &mut Object,
     bpffs: &Path,
     program: &'static str,
     device: &Device,

@@ -3,25 +3,23 @@
 
 use std::path::Path;
 
-use aya::{
-    Ebpf,
-    programs::{
-        ProgramError, Xdp, XdpMode,
-        links::{FdLink, LinkError, PinnedLink},
-        xdp::XdpLink,
-    },
+use aya::programs::{
+    ProgramError, Xdp, XdpMode,
+    links::{FdLink, LinkError, PinnedLink},
+    xdp::XdpLink,
 };
 use netbpf_common::names;
 
 use super::{
     Result,
     load::chain,
+    object::Object,
     pins,
     types::{DatapathError, Device, EarlyDrop},
 };
 
 /// Hangs the program on a device, or puts it in the place of ours there.
-pub(super) fn attach(ebpf: &mut Ebpf, bpffs: &Path, device: &Device) -> Result<EarlyDrop> {
+pub(super) fn attach(ebpf: &mut Object, bpffs: &Path, device: &Device) -> Result<EarlyDrop> {
     let step = || format!("attach {} to {}", names::EARLY_DROP, device.name);
     let failed = |e: &dyn std::error::Error| DatapathError::other(step(), chain(e));
     let program: &mut Xdp = ebpf

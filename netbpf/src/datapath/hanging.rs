@@ -69,6 +69,19 @@ impl Datapath {
         .collect()
     }
 
+    /// Whether a host-side veth has its programs; asks nothing of the kernel for one
+    /// that never had any.
+    pub fn is_hung_on_veth(&self, netlink: &mut Netlink, device: &Device) -> Result<bool> {
+        let pin = |direction| {
+            pins::link(&self.bpffs, device.ifindex, direction, AttachKind::Clsact).exists()
+        };
+        if !Direction::BOTH.into_iter().all(pin) {
+            return Ok(false);
+        }
+        let hung = self.hung_on_veth(netlink, device)?;
+        Ok(hung.iter().all(Hung::is_right))
+    }
+
     /// The places of an uplink.
     pub fn hung_on_uplink(
         &self,

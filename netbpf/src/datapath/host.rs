@@ -11,21 +11,18 @@ use std::{
     path::Path,
 };
 
-use aya::{
-    Ebpf,
-    programs::{
-        CgroupAttachMode, Program, ProgramFd,
-        links::{FdLink, LinkError},
-    },
+use aya::programs::{
+    CgroupAttachMode, Program, ProgramFd,
+    links::{FdLink, LinkError},
 };
 use netbpf_common::names;
 
-use super::{Result, load::chain, pins, types::DatapathError};
+use super::{Result, load::chain, object::Object, pins, types::DatapathError};
 use crate::sys::{cgroup::Cgroup, fault};
 
 /// Hangs the host's programs on a cgroup, or puts them in the place of those of an
 /// earlier daemon there; takes those off that hang on other cgroups.
-pub(super) fn attach(ebpf: &mut Ebpf, bpffs: &Path, cgroup: &Cgroup) -> Result<()> {
+pub(super) fn attach(ebpf: &mut Object, bpffs: &Path, cgroup: &Cgroup) -> Result<()> {
     for &name in names::HOST_PROGRAMS {
         let pin = pins::cgroup_link(bpffs, cgroup.id, name);
         let step = || format!("attach {name} to the cgroup");

@@ -18,6 +18,7 @@ use netbpf_common::{abi::ABI, maps::Config, names};
 use super::{
     GATEWAY_MAC, Result,
     kernel::Kernel,
+    object::{self, Kept, Object},
     pins, refusal,
     types::{DatapathError, Options},
 };
@@ -29,7 +30,8 @@ const FIB_LOOKUP_SKIP_NEIGH: u32 = 4;
 const FIB_LOOKUP_SRC: u32 = 16;
 
 /// Loads programs and maps and pins them.
-pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
+pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
+    let bpffs = &options.bpffs;
     check_layout(&options.bpffs)?;
     let sizes = sizes(options);
     check_pinned_maps(&options.bpffs, &sizes)?;
@@ -39,8 +41,13 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
     for (&name, &size) in &sizes {
         loader.map_max_entries(name, size);
     }
-    // Working space holds nothing: made anew, so that its size may change.
-    pins::remove(&pins::map(&options.bpffs, names::SCRATCH))?;
+    let digest = object::digest(OBJECT, fib_flags);
+    let kept = Kept::find(bpffs, digest);
+    if kept.is_none() {
+        pins::forget_object(bpffs)?;
+        // Working space holds nothing: made anew, so that its size may change.
+        pins::remove(&pins::map(bpffs, names::SCRATCH))?;
+    }
     let pinned: Vec<(&str, PathBuf)> = names::MAPS
         .iter()
         .map(|&name| (name, pins::map(&options.bpffs, name)))
@@ -48,22 +55,30 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Ebpf> {
     for (name, path) in &pinned {
         loader.map_pin_path(name, path.as_path());
     }
-    let mut ebpf = loader
+    let ebpf = loader
         .load(OBJECT)
         .map_err(|error| refusal::of_maps(&error))?;
-    set_config(&mut ebpf, options)?;
-
-    pins::make_directories(&options.bpffs)?;
-    // One that an earlier daemon needed is put in its place.
-    let is_wanted = |name: &&&str| {
-        !names::AT_NEED.contains(*name) || pins::program(&options.bpffs, name).exists()
-    };
-    let wanted: Vec<&str> = names::PROGRAMS.iter().filter(is_wanted).copied().collect();
-    load_side_by_side(&mut ebpf, &wanted)?;
-    for name in wanted {
-        pin_program(program(&mut ebpf, name)?, &options.bpffs, name)?;
+    let is_loaded = kept.is_some();
+    let mut object = Object::new(ebpf, kept);
+    set_config(&mut object, options)?;
+    if is_loaded {
+        return Ok(object);
     }
-    Ok(ebpf)
+    pins::make_directories(bpffs)?;
+    // One that an earlier daemon needed is put in its place.
+    let is_wanted =
+        |name: &&&str| !names::AT_NEED.contains(*name) || pins::program(bpffs, name).exists();
+    let wanted: Vec<&str> = names::PROGRAMS.iter().filter(is_wanted).copied().collect();
+    load_side_by_side(&mut object, &wanted)?;
+    for name in wanted {
+        pin_program(program(&mut object, name)?, bpffs, name)?;
+    }
+    // Those of cgroups are held by their links until they are loaded, at need.
+    for name in names::HOST_PROGRAMS {
+        pins::remove(&pins::program(bpffs, name))?;
+    }
+    pins::note_object(bpffs, digest)?;
+    Ok(object)
 }
 
 /// The kernel's check of the programs is most of a start, and needs no lock.
@@ -94,13 +109,13 @@ fn load_side_by_side(ebpf: &mut Ebpf, wanted: &[&str]) -> Result<()> {
 }
 
 /// Loads the programs of cgroups and pins them, if they are not loaded yet.
-pub(super) fn load_host(ebpf: &mut Ebpf, bpffs: &Path) -> Result<()> {
+pub(super) fn load_host(ebpf: &mut Object, bpffs: &Path) -> Result<()> {
     let mut names = names::HOST_PROGRAMS.iter();
     names.try_for_each(|name| load_at_need(ebpf, bpffs, name))
 }
 
 /// Loads a program that is not loaded with all others, if it is not yet.
-pub(super) fn load_at_need(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
+pub(super) fn load_at_need(ebpf: &mut Object, bpffs: &Path, name: &str) -> Result<()> {
     let is_loaded = |program: &Program| program.fd().is_ok();
     match ebpf.program(name).is_some_and(is_loaded) {
         true => Ok(()),
@@ -108,13 +123,13 @@ pub(super) fn load_at_need(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<
     }
 }
 
-fn load_program(ebpf: &mut Ebpf, bpffs: &Path, name: &str) -> Result<()> {
+fn load_program(ebpf: &mut Object, bpffs: &Path, name: &str) -> Result<()> {
     let program = program(ebpf, name)?;
     load_into_kernel(program, name)?;
     pin_program(program, bpffs, name)
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+fn program<'a>(ebpf: &'a mut Object, name: &str) -> Result<&'a mut Program> {
     ebpf.program_mut(name)
         .ok_or_else(|| DatapathError::other("load", format!("no program {name} in the object")))
 }

@@ -18,6 +18,7 @@ mod host;
 mod kernel;
 mod load;
 mod marks;
+mod object;
 mod overlay;
 mod pages;
 mod pins;
@@ -47,7 +48,6 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
     maps::{MapError, PerCpuValues},
     programs::links::{FdLink, PinnedLink},
 };
@@ -58,6 +58,7 @@ use attach::name_of;
 use flows::Flows;
 use kernel::Kernel;
 use load::chain;
+use object::Object;
 use pins::{Direction, Hook};
 use pools::Pools;
 use repin::MapIds;
@@ -89,7 +90,7 @@ pub struct Datapath {
 }
 
 struct Inner {
-    ebpf: Ebpf,
+    ebpf: Object,
     tables: Tables,
     known: Known,
     overlay: overlay::Tables,

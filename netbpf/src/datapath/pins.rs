@@ -3,6 +3,7 @@
 //! ```text
 //! <bpffs>/endpoints …                 maps
 //! <bpffs>/programs/from_container …   programs
+//! <bpffs>/programs/of_0123…           a directory: they are all of that object
 //! <bpffs>/links/12_ingress_tcx        a TCX link on device 12
 //! <bpffs>/links/12_ingress_clsact     the program of a clsact filter there
 //! <bpffs>/links/12_qdisc              a directory: the clsact qdisc there is ours
@@ -143,6 +144,35 @@ pub(super) fn remove_unfinished(bpffs: &Path, ifindex: u32) -> Result<()> {
         .try_for_each(|name| remove(&links(bpffs).join(name)))
 }
 
+/// Notes of which object all pinned programs are.
+pub(super) fn note_object(bpffs: &Path, digest: u64) -> Result<()> {
+    let path = of_object(bpffs, digest);
+    fs::create_dir(&path).map_err(|e| io_error(format!("make {}", path.display()), e))
+}
+
+/// Whether all pinned programs are of that object.
+pub(super) fn is_of(bpffs: &Path, digest: u64) -> bool {
+    of_object(bpffs, digest).is_dir()
+}
+
+/// Takes the note away.
+pub(super) fn forget_object(bpffs: &Path) -> Result<()> {
+    for entry in fs::read_dir(bpffs.join("programs")).into_iter().flatten() {
+        let path = entry.map(|entry| entry.path()).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(OF) {
+            fs::remove_dir(&path).map_err(|e| io_error(format!("remove {}", path.display()), e))?;
+        }
+    }
+    Ok(())
+}
+
+const OF: &str = "of_";
+
+fn of_object(bpffs: &Path, digest: u64) -> PathBuf {
+    bpffs.join("programs").join(format!("{OF}{digest:016x}"))
+}
+
 /// All attachments that have a pin.
 pub(super) fn hooks(bpffs: &Path) -> Result<Vec<Hook>> {
     let names = link_names(bpffs)?;
@@ -231,8 +261,12 @@ pub(super) fn remove_all(bpffs: &Path) -> Result<()> {
                 || name
                     .to_str()
                     .is_some_and(|name| netbpf_common::names::MAPS.contains(&name));
-            if ours && !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path())?;
+            let is_note = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            match (ours, is_note) {
+                (true, false) => remove(&entry.path())?,
+                // Of the qdiscs, and of the object.
+                (true, true) if directory != bpffs => drop(fs::remove_dir(entry.path())),
+                _ => {}
             }
         }
         // Fails for a mount point and for one that holds what is not ours.

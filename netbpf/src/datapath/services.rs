@@ -54,6 +54,9 @@ pub(super) struct Known {
     /// an earlier daemon left.
     found_shares: HashMap<u32, BTreeMap<u8, u32>>,
     found_lists: HashMap<u32, HashSet<IpNet>>,
+    /// Entries of ports as an earlier daemon left them, by prefix length and key: what is
+    /// right already is not written.
+    found_ports: HashMap<(u32, PortData), Port>,
 }
 
 /// What the entries of a service in one family say besides the backend.
@@ -131,9 +134,12 @@ impl Known {
             heads: HashMap::new(),
             found_shares: HashMap::new(),
             found_lists: HashMap::new(),
+            found_ports: HashMap::new(),
         };
         for (key, port) in tables.ports.iter().flatten() {
-            let family = { key.data() }.family;
+            let data = key.data();
+            known.found_ports.insert((key.prefix_len(), data), port);
+            let family = data.family;
             known
                 .backends
                 .insert((port.backend.slot, family), port.backend);
@@ -220,6 +226,9 @@ impl Known {
         }
         let port = port(service, first, &head);
         for key in keys(&service.at, family) {
+            if self.found_ports.remove(&index(&key)) == Some(port) {
+                continue;
+            }
             tables
                 .ports
                 .insert(&key, port, 0)
@@ -232,6 +241,7 @@ impl Known {
     fn unset(&mut self, tables: &mut Tables, at: &ServiceAt, family: u8) -> Result<()> {
         let before = self.head(tables, at, family);
         for key in keys(at, family) {
+            self.found_ports.remove(&index(&key));
             removed(names::PORTS, tables.ports.remove(&key))?;
         }
         self.heads.remove(&(at.clone(), family));
@@ -245,7 +255,10 @@ impl Known {
         }
         let Some(port) = keys(at, family)
             .first()
-            .and_then(|key| tables.ports.get(key, 0).ok())
+            .and_then(|key| match self.found_ports.get(&index(key)) {
+                Some(found) => Some(*found),
+                None => tables.ports.get(key, 0).ok(),
+            })
             // The longest prefix may be another service's.
             .filter(|port| port.backend.host_port == at.first)
         else {
@@ -348,6 +361,7 @@ impl Known {
             removed(names::PORTS, tables.ports.remove(key))?;
         }
         let shares: HashSet<u32> = self.heads.values().map(|h| h.share).collect();
+        self.found_ports = HashMap::new();
         for (share, numbers) in std::mem::take(&mut self.found_shares) {
             if !shares.contains(&share) {
                 remove_share(tables, share, numbers.keys())?;
@@ -539,6 +553,10 @@ fn port(service: &Service, first: Backend, head: &Head) -> Port {
 }
 
 /// The keys of a service: one for each block of its ports.
+fn index(key: &Key<PortData>) -> (u32, PortData) {
+    (key.prefix_len(), key.data())
+}
+
 fn keys(at: &ServiceAt, family: u8) -> Vec<Key<PortData>> {
     let addr = match at.host_ip {
         Some(ip) if !ip.is_unspecified() => tables::addr(ip),

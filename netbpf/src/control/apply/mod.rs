@@ -185,7 +185,11 @@ impl<'a> Apply<'a> {
             Step::SetMtu(endpoint) => self.set_mtu(&endpoint.record)?,
             Step::AttachPrograms(endpoint) => {
                 let device = self.host_device(&endpoint.record)?;
-                self.on_datapath(|d| d.attach_veth(&device))?;
+                if let Some(datapath) = self.datapath
+                    && !datapath.is_hung_on_veth(self.host, &device)?
+                {
+                    datapath.attach_veth(&device)?;
+                }
             }
             Step::DetachPrograms(endpoint) => {
                 // Without a device nothing was ever hung up.
@@ -388,6 +392,9 @@ impl<'a> Apply<'a> {
             if plan::is_host_ifname(&link.name) {
                 if !link.up {
                     found.down.insert(link.ifindex);
+                }
+                if !link.forwards4 || self.ipv6 && !link.forwards6 {
+                    found.not_forwarding.insert(link.ifindex);
                 }
                 found.veths.push((link.ifindex, link.name, link.alias));
             }

@@ -39,6 +39,8 @@ pub struct Found {
     pub veths: Vec<(u32, String, Option<String>)>,
     /// Those of them that are down.
     pub down: BTreeSet<u32>,
+    /// Those of them that forward no packets of a family that the host has.
+    pub not_forwarding: BTreeSet<u32>,
     /// Neighbour entries of ours and others' that nobody has to be asked for.
     pub neighbours: BTreeMap<(IpAddr, u32), Vec<u8>>,
 }
@@ -55,6 +57,30 @@ impl Found {
         endpoint.is_shadowed() || self.has_routes_to(&endpoint.record)
     }
 
+    /// What puts back what is undone of an endpoint on the host; `set_up`: its device is
+    /// as it was made.
+    fn undone(&self, endpoint: &Arc<Endpoint>, set_up: bool) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !set_up {
+            steps.push(Step::SetUpHostEnd(endpoint.clone()));
+        }
+        // A route that is set anew has the kernel look at all others.
+        if !self.has_routes_of(endpoint) {
+            steps.push(Step::AddHostRoutes(endpoint.clone()));
+        } else if !self.has_neighbours(&endpoint.record) {
+            steps.push(Step::SetHostNeighbours(endpoint.clone()));
+        }
+        steps
+    }
+
+    /// The aliases of devices, by number and name.
+    fn aliases(&self) -> BTreeMap<(u32, &str), Option<&str>> {
+        let veths = self.veths.iter();
+        veths
+            .map(|(ifindex, name, alias)| ((*ifindex, name.as_str()), alias.as_deref()))
+            .collect()
+    }
+
     fn has_neighbours(&self, record: &EndpointRecord) -> bool {
         record.addresses().all(|(address, _)| {
             let held = self.neighbours.get(&(address.addr(), record.host_ifindex));
@@ -63,18 +89,18 @@ impl Found {
     }
 }
 
-/// From what is found at start to what is wanted. Maps and programs are written
-/// anew in any case: the programs are those of this binary then.
+/// From what is found at start to what is wanted. Maps are written anew in any case, and
+/// programs where they are not those of this binary.
 pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
     let mut steps = missing_of_networks(wanted, found);
+    let aliases = found.aliases();
     for endpoint in &wanted.endpoints {
+        let record = &endpoint.record;
+        let alias = aliases.get(&(record.host_ifindex, record.host_ifname.as_str()));
+        let set_up = alias.is_some_and(|alias| is_set_up(record, *alias, found))
+            && !found.not_forwarding.contains(&record.host_ifindex);
         steps.extend(guard(endpoint));
-        steps.push(Step::SetUpHostEnd(endpoint.clone()));
-        // A route that is set anew has the kernel look at all others.
-        steps.push(match found.has_routes_of(endpoint) {
-            true => Step::SetHostNeighbours(endpoint.clone()),
-            false => Step::AddHostRoutes(endpoint.clone()),
-        });
+        steps.extend(found.undone(endpoint, set_up));
     }
     steps.extend(wanted.services.iter().map(|service| Step::SetService {
         before: None,
@@ -90,27 +116,21 @@ pub fn recover(wanted: &Wanted, found: &Found) -> Vec<Step> {
 /// is as it was made. An endpoint without its device is not for here: it is gone.
 pub fn repairs(wanted: &Wanted, found: &Found) -> Vec<Step> {
     let mut steps = missing_of_networks(wanted, found);
-    let veths = found.veths.iter();
-    let veths: BTreeMap<(u32, &str), Option<&str>> = veths
-        .map(|(ifindex, name, alias)| ((*ifindex, name.as_str()), alias.as_deref()))
-        .collect();
+    let aliases = found.aliases();
     for endpoint in &wanted.endpoints {
         let record = &endpoint.record;
-        let Some(alias) = veths.get(&(record.host_ifindex, record.host_ifname.as_str())) else {
-            continue;
-        };
-        // With the device down its routes are gone, too.
-        let is_marked = *alias == Some(super::alias(record).as_str());
-        if !is_marked || found.down.contains(&record.host_ifindex) {
-            steps.push(Step::SetUpHostEnd(endpoint.clone()));
-        }
-        if !found.has_routes_of(endpoint) {
-            steps.push(Step::AddHostRoutes(endpoint.clone()));
-        } else if !found.has_neighbours(record) {
-            steps.push(Step::SetHostNeighbours(endpoint.clone()));
+        let device = (record.host_ifindex, record.host_ifname.as_str());
+        if let Some(alias) = aliases.get(&device) {
+            steps.extend(found.undone(endpoint, is_set_up(record, *alias, found)));
         }
     }
     steps
+}
+
+/// Up, and marked as ours. With the device down its routes are gone, too.
+fn is_set_up(record: &EndpointRecord, alias: Option<&str>, found: &Found) -> bool {
+    let is_marked = alias == Some(super::alias(record).as_str());
+    is_marked && !found.down.contains(&record.host_ifindex)
 }
 
 fn missing_of_networks(wanted: &Wanted, found: &Found) -> Vec<Step> {

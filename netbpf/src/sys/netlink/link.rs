@@ -10,9 +10,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-        State,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth,
+        InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        LinkXdp, State,
     },
     nsid::{NsidAttribute, NsidMessage},
 };
@@ -50,6 +50,10 @@ pub struct Link {
     /// Has an Ethernet header; without it (tun, WireGuard, ppp) packets begin
     /// with the IP header.
     pub ethernet: bool,
+    /// `net.ipv4.conf.DEVICE.forwarding`.
+    pub forwards4: bool,
+    /// `net.ipv6.conf.DEVICE.forwarding`, and not `disable_ipv6`.
+    pub forwards6: bool,
 }
 
 /// A veth pair to be made, the other end directly in another namespace.
@@ -459,6 +463,8 @@ impl From<&LinkMessage> for Link {
             peer_namespace: None,
             enslaved: false,
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            forwards4: false,
+            forwards6: false,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -472,9 +478,36 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::OperState(state) => {
                     link.running = matches!(state, State::Up | State::Unknown);
                 }
+                LinkAttribute::AfSpecUnspec(families) => {
+                    families
+                        .iter()
+                        .for_each(|family| link.note_settings(family));
+                }
                 _ => {}
             }
         }
         link
+    }
+}
+
+impl Link {
+    fn note_settings(&mut self, family: &AfSpecUnspec) {
+        match family {
+            AfSpecUnspec::Inet(settings) => {
+                for setting in settings {
+                    if let AfSpecInet::DevConf(conf) = setting {
+                        self.forwards4 = conf.forwarding != 0;
+                    }
+                }
+            }
+            AfSpecUnspec::Inet6(settings) => {
+                for setting in settings {
+                    if let AfSpecInet6::DevConf(conf) = setting {
+                        self.forwards6 = conf.forwarding != 0 && conf.disable_ipv6 == 0;
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 }
