@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo};
+use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo, UpgradeInfo, UpgradeOutcome};
 use netbpf_common::names;
 use netbpf_tests::{
     lab::{
@@ -165,6 +165,75 @@ fn a_start_loads_no_program_that_is_there() {
         assert!(before.iter().all(|(name, id)| after[name] != *id), "{what}");
         works(what);
     }
+}
+
+/// What the binary says before it is started, beside the daemon that runs.
+fn upgrade_check(host: &Host, status: i32, flags: &[&str]) -> Vec<UpgradeInfo> {
+    let directories = host.directory_flags();
+    let mut arguments = vec!["-j", "daemon", "--upgrade-check"];
+    // The socket is said before.
+    arguments.extend(directories.iter().map(String::as_str));
+    arguments.extend(flags);
+    let output = host.netbpf(&arguments).exits(status);
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"))
+}
+
+fn outcomes(found: &[UpgradeInfo], outcome: UpgradeOutcome) -> Vec<&str> {
+    let found = found.iter().filter(|one| one.outcome == outcome);
+    found.map(|one| one.name.as_str()).collect()
+}
+
+#[test]
+fn what_a_start_would_do_is_said_beforehand() {
+    let test = "upgrade_check";
+    if !has_tools(test, &["bpftool"]) {
+        return;
+    }
+    let street = street_without_daemon(test);
+    let host = &street.host;
+    assert_eq!(upgrade_check(host, 0, &[]), []);
+    host.start(&[]);
+    let all = upgrade_check(host, 0, &[]);
+    assert_eq!(outcomes(&all, UpgradeOutcome::Kept).len(), all.len());
+    let more = upgrade_check(host, 0, &["--max-flows", "131072"]);
+    let flows = more.iter().find(|one| one.name == names::FLOWS4);
+    let reason = flows.and_then(|flows| flows.reason.as_deref());
+    let reason = reason.expect("another size");
+    assert!(
+        reason.contains("131072") && reason.contains("262144"),
+        "{reason}"
+    );
+
+    // As another version would have left it.
+    let pins = host.bpffs();
+    for note in fs::read_dir(pins.join("programs")).expect("pins").flatten() {
+        if note.path().is_dir() {
+            fs::remove_dir(note.path()).expect("a note");
+        }
+    }
+    let map = |name: &str, value: &str| {
+        let pin = pins.join(name).display().to_string();
+        let make = "bpftool map create PIN type hash key 4 value VALUE entries 16 name other";
+        let make = make.replace("PIN", &pin).replace("VALUE", value);
+        Cmd::new(&make.split(' ').collect::<Vec<_>>()).ok();
+    };
+    map("of_old", "8");
+    let found = upgrade_check(host, 0, &[]);
+    let programs = outcomes(&found, UpgradeOutcome::Replaced);
+    assert!(programs.contains(&names::FROM_CONTAINER) && programs.contains(&"host_connect4"));
+    assert_eq!(outcomes(&found, UpgradeOutcome::Left), ["of_old"]);
+    fs::remove_file(pins.join(names::VETHS)).expect("a pin");
+    map(names::VETHS, "8");
+    let found = upgrade_check(host, 1, &[]);
+    assert_eq!(outcomes(&found, UpgradeOutcome::Refused), [names::VETHS]);
+
+    // It is as it was said.
+    host.stop();
+    let refused = host.start_refused(&[]).to_string();
+    assert!(
+        refused.contains("veths") && refused.contains("netbpf teardown"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -206,6 +206,10 @@ fn answers_are_those_of_their_schemas() {
     holds(host, "reload", &["reload"]);
     let check = ["daemon", "--check-config", "--pool", "10.0.0.0/8:24"];
     something(&holds(host, "daemon-check-config", &check));
+    let directories = host.directory_flags();
+    let mut check = vec!["daemon", "--upgrade-check"];
+    check.extend(directories.iter().map(String::as_str));
+    something(&holds(host, "daemon-upgrade-check", &check));
     holds(host, "teardown", &["teardown"]);
     host.wait_ended();
     let held = HELD.lock().expect("no panic").clone();

@@ -41,6 +41,7 @@ mod services;
 mod sources;
 mod state;
 mod teardown;
+mod upgrade;
 mod uplinks;
 mod view;
 
@@ -366,6 +367,11 @@ impl Control {
             teardown::online(inner, state, purge)
         })
         .await
+    }
+
+    /// What a start with these settings would do to the datapath that is there.
+    pub fn upgrade_check(settings: &Settings) -> Result<Vec<UpgradeInfo>> {
+        upgrade::check(settings)
     }
 
     /// The same without a running daemon, from the store and what is found.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    datapath::{Datapath, Device, Options},
+    datapath::{Datapath, Device, Options, Sizes},
     error::{Code, Error, Result},
     settings::Settings,
     store::{EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
@@ -111,8 +111,10 @@ fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) ->
         let had_pins = settings.bpffs.join(names::CONFIG).exists();
         let options = Options {
             bpffs: settings.bpffs.clone(),
-            max_flows: settings.max_flows,
-            max_endpoints: settings.max_endpoints,
+            sizes: Sizes {
+                endpoints: settings.max_endpoints,
+                flows: settings.max_flows,
+            },
             masquerade_ports: masquerade_ports(&local_port_range(sysctls)),
             as_kernel: settings.as_kernel,
             client_rate: settings.client_rate,

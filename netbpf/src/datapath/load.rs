@@ -20,7 +20,7 @@ use super::{
     kernel::Kernel,
     object::{self, Kept, Object},
     pins, refusal,
-    types::{DatapathError, Options},
+    types::{DatapathError, Options, Sizes},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("NETBPF_EBPF_OBJECT"));
@@ -32,16 +32,15 @@ const FIB_LOOKUP_SRC: u32 = 16;
 /// Loads programs and maps and pins them.
 pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     let bpffs = &options.bpffs;
-    check_layout(&options.bpffs)?;
-    let sizes = sizes(options);
-    check_pinned_maps(&options.bpffs, &sizes)?;
+    check_layout(bpffs)?;
+    check_pinned_maps(bpffs, options.sizes)?;
     let fib_flags = fib_flags(kernel);
     let mut loader = EbpfLoader::new();
     loader.override_global("FIB_FLAGS", &fib_flags, true);
-    for (&name, &size) in &sizes {
+    for (name, size) in sizes_of(options.sizes) {
         loader.map_max_entries(name, size);
     }
-    let digest = object::digest(OBJECT, fib_flags);
+    let digest = digest(kernel);
     let kept = Kept::find(bpffs, digest);
     if kept.is_none() {
         pins::forget_object(bpffs)?;
@@ -79,6 +78,11 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     }
     pins::note_object(bpffs, digest)?;
     Ok(object)
+}
+
+/// Of this binary's programs on that kernel.
+pub(super) fn digest(kernel: Kernel) -> u64 {
+    object::digest(OBJECT, fib_flags(kernel))
 }
 
 /// The kernel's check of the programs is most of a start, and needs no lock.
@@ -157,8 +161,8 @@ fn pin_program(program: &mut Program, bpffs: &Path, name: &str) -> Result<()> {
 }
 
 /// Entries of the maps whose size is configured.
-fn sizes(options: &Options) -> HashMap<&'static str, u32> {
-    let (endpoints, flows) = (options.max_endpoints, options.max_flows.max(64));
+fn sizes_of(sizes: Sizes) -> HashMap<&'static str, u32> {
+    let (endpoints, flows) = (sizes.endpoints, sizes.flows.max(64));
     HashMap::from([
         (names::ENDPOINTS, endpoints * 2),
         (names::VETHS, endpoints),
@@ -175,7 +179,7 @@ fn sizes(options: &Options) -> HashMap<&'static str, u32> {
 }
 
 /// Refuses maps whose layout is not ours before anything touches them.
-fn check_layout(bpffs: &Path) -> Result<()> {
+pub(super) fn check_layout(bpffs: &Path) -> Result<()> {
     let path = pins::map(bpffs, names::CONFIG);
     if !path.exists() {
         return Ok(());
@@ -203,36 +207,75 @@ fn check_layout(bpffs: &Path) -> Result<()> {
     }
 }
 
-/// Refuses pinned maps whose type, key or value is not what the programs expect:
-/// they would be used unseen. A size other than configured is used as it is.
-fn check_pinned_maps(bpffs: &Path, sizes: &HashMap<&str, u32>) -> Result<()> {
+/// Refuses pinned maps that are not what the programs expect: they would be used unseen.
+fn check_pinned_maps(bpffs: &Path, sizes: Sizes) -> Result<()> {
+    for (name, fit) in fits(bpffs, sizes)? {
+        match fit {
+            Fit::Missing | Fit::Same => {}
+            Fit::Size { found, configured } => tracing::warn!(
+                map = name,
+                entries = found,
+                configured,
+                "the map keeps its size until `netbpf teardown`"
+            ),
+            Fit::Other(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// How a pinned map compares with the one that the programs expect.
+pub(super) enum Fit {
+    Missing,
+    Same,
+    /// Used as it is.
+    Size {
+        found: u32,
+        configured: u32,
+    },
+    /// Its type, key or value is another.
+    Other(DatapathError),
+}
+
+/// Of every map that is pinned, or will be.
+pub(super) fn fits(bpffs: &Path, sizes: Sizes) -> Result<Vec<(&'static str, Fit)>> {
     let object = aya_obj::Object::parse(OBJECT)
         .map_err(|e| DatapathError::other("parse the eBPF object", chain(&e)))?;
-    for (name, wanted) in &object.maps {
+    let sizes = sizes_of(sizes);
+    let mut fits = Vec::new();
+    for &name in names::MAPS {
+        // Working space is made anew.
+        let wanted = object.maps.get(name).filter(|_| name != names::SCRATCH);
+        let Some(wanted) = wanted else { continue };
         let path = pins::map(bpffs, name);
-        // Working space is made anew, and sections of constants are not pinned.
-        if !names::MAPS.contains(&name.as_str()) || name == names::SCRATCH || !path.exists() {
+        if !path.exists() {
+            fits.push((name, Fit::Missing));
             continue;
         }
         let found = MapInfo::from_pin(&path)
             .map_err(|e| DatapathError::other(format!("read {}", path.display()), chain(&e)))?;
         let kind = found.map_type().map_or(0, |kind| kind as u32);
         let same_value = wanted.value_size() == found.value_size();
-        if kind != wanted.map_type() || found.key_size() != wanted.key_size() || !same_value {
-            return Err(DatapathError::Map { path });
-        }
-        if let Some(&size) = sizes.get(name.as_str())
-            && size != found.max_entries()
-        {
-            tracing::warn!(
-                map = name,
-                entries = found.max_entries(),
-                configured = size,
-                "the map keeps its size until `netbpf teardown`"
-            );
-        }
+        let size = sizes.get(name).copied();
+        let size = size.filter(|size| *size != found.max_entries());
+        fits.push((
+            name,
+            match size {
+                _ if kind != wanted.map_type()
+                    || found.key_size() != wanted.key_size()
+                    || !same_value =>
+                {
+                    Fit::Other(DatapathError::Map { path })
+                }
+                Some(configured) => Fit::Size {
+                    found: found.max_entries(),
+                    configured,
+                },
+                None => Fit::Same,
+            },
+        ));
     }
-    Ok(())
+    Ok(fits)
 }
 
 fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {

@@ -30,6 +30,7 @@ mod repin;
 mod services;
 mod tables;
 mod types;
+mod upgrade;
 mod usage;
 
 pub use drift::{Drift, DriftKind, Entries};
@@ -39,6 +40,7 @@ pub use overlay::{NodeEntry, Overlay, OverlayNetwork, TunnelEntry};
 pub use probe::{Probed, probe};
 pub use services::MAX_BACKENDS;
 pub use types::*;
+pub use upgrade::{Fate, Upgrade, check_upgrade};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -121,7 +123,7 @@ impl Datapath {
             bpffs: options.bpffs.clone(),
             kind: attach::kind(kernel),
             kernel,
-            max_endpoints: options.max_endpoints,
+            max_endpoints: options.sizes.endpoints,
             map_ids: repin::map_ids(&options.bpffs)?,
             usage: Mutex::default(),
             inner: Mutex::new(Inner {

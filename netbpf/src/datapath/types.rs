@@ -24,15 +24,21 @@ pub struct Device {
 /// Ports from the first to the last.
 pub type Ports = RangeInclusive<u16>;
 
+/// What the maps have room for when they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub endpoints: u32,
+    /// Most flows of each family that are established at a time; entries of the flow
+    /// tables are twice that.
+    pub flows: u32,
+}
+
 /// What the datapath is opened with.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// A directory in a bpffs; exists.
     pub bpffs: PathBuf,
-    /// Most flows of each family that are established at a time; entries of the
-    /// flow tables are twice that.
-    pub max_flows: u32,
-    pub max_endpoints: u32,
+    pub sizes: Sizes,
     /// Outside ports that masquerade may give out, unless they are published.
     pub masquerade_ports: Vec<Ports>,
     /// Use only what this kernel has.

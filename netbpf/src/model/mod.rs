@@ -4,6 +4,7 @@
 mod doctor;
 mod node;
 mod traffic;
+mod upgrade;
 
 use std::{
     borrow::Cow,
@@ -22,6 +23,7 @@ pub use self::{
     traffic::{
         DropInfo, EventFilter, EventInfo, EventKind, FLOW_KINDS, FlowFilter, FlowInfo, FlushInfo,
     },
+    upgrade::{UpgradeInfo, UpgradeKind, UpgradeOutcome},
 };
 
 /// Labels of a network or an endpoint.

@@ -12,7 +12,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions,
 use aya_obj::programs::XdpAttachType;
 use netbpf::datapath::{
     Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
-    ServiceAt, ServiceBackend, SubnetEntry, UplinkEntry,
+    ServiceAt, ServiceBackend, Sizes, SubnetEntry, UplinkEntry,
 };
 use netbpf_common::names::{EARLY_DROP, TO_UPLINK};
 
@@ -149,8 +149,10 @@ impl Rig {
         let options = Options {
             timeouts: netbpf_common::flow::Timeouts::DEFAULT,
             bpffs: host.bpffs(),
-            max_flows: told.max_flows,
-            max_endpoints: 64,
+            sizes: Sizes {
+                endpoints: 64,
+                flows: told.max_flows,
+            },
             masquerade_ports: std::iter::once(1024..=32_767).collect(),
             as_kernel: None,
             client_rate: told.client_rate,

@@ -14,6 +14,7 @@ Examples:
   netbpf daemon --uplink eth0 --log-format json
   netbpf daemon --state-dir /srv/a --run-dir /run/a --bpffs /sys/fs/bpf/a --socket /run/a/sock
   netbpf daemon --check-config          what it would run with, and who says so
+  netbpf daemon --upgrade-check         before a new version is started, by that one
 
 Every flag is a key of the file as well (--state-dir DIR is state-dir = \"DIR\",
 repeated flags are arrays) and an environment variable (NETBPF_STATE_DIR; lists
@@ -28,6 +29,9 @@ pub struct Daemon {
     /// Print the configuration and where each value comes from, and start nothing
     #[arg(long)]
     pub check_config: bool,
+    /// Print what a start would do to the programs and maps that are there, and start nothing
+    #[arg(long, conflicts_with = "check_config")]
+    pub upgrade_check: bool,
     #[command(flatten)]
     pub options: Given<Options>,
 }

@@ -21,19 +21,32 @@ use super::{
     output::Output,
     top,
 };
-use crate::{client::Client, config::Typed, daemon::Source};
+use crate::{
+    client::Client, config::Typed, control::Control, daemon::Source, model::UpgradeOutcome,
+};
 
 pub use monitor::ended;
 
 pub type Done = Result<(), Failure>;
 
-/// Runs the daemon in this process, or says what it would run with.
+/// Runs the daemon in this process, or says what it would run with, or do.
 pub fn daemon(args: Daemon, global: &Global, output: &Output) -> Done {
     let typed = Typed::new(args.options, global.socket.clone(), args.config);
     let config = typed.load()?;
     let directives = logging::of_daemon(global, &config);
     if args.check_config {
         return Ok(output.show(&config.shown())?);
+    }
+    if args.upgrade_check {
+        let found = Control::upgrade_check(&config.settings)?;
+        output.show(&found)?;
+        let refused = found
+            .iter()
+            .filter(|one| one.outcome == UpgradeOutcome::Refused);
+        return match refused.count() {
+            0 => Ok(()),
+            refused => Err(Failure::Found(refused)),
+        };
     }
     let log = logging::start(config.log_format, &directives)?;
     let global = global.clone();

@@ -23,7 +23,7 @@ enum OneOrMany<T> {
 }
 
 /// The commands that print JSON, by their words, and `error` for what is on stderr.
-pub const ANSWERS: [(&str, SchemaOf); 28] = [
+pub const ANSWERS: [(&str, SchemaOf); 29] = [
     ("network create", schema_of::<NetworkInfo>),
     ("network ls", schema_of::<Vec<NetworkInfo>>),
     ("network inspect", schema_of::<NetworkInfo>),
@@ -50,6 +50,7 @@ pub const ANSWERS: [(&str, SchemaOf); 28] = [
     ("doctor", schema_of::<Vec<Finding>>),
     ("reload", schema_of::<ReloadInfo>),
     ("daemon --check-config", schema_of::<Vec<SettingInfo>>),
+    ("daemon --upgrade-check", schema_of::<Vec<UpgradeInfo>>),
     ("teardown", schema_of::<Nothing>),
     ("error", schema_of::<ErrorBody>),
 ];

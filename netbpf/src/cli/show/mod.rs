@@ -8,6 +8,7 @@ mod node;
 mod observe;
 mod port;
 mod setting;
+mod upgrade;
 
 use schemars::JsonSchema;
 use serde::Serialize;
