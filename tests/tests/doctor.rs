@@ -564,3 +564,25 @@ fn without_a_daemon_it_prints_what_can_be_seen_and_fails() {
     let ill = found.iter().filter(|f| f.severity != Severity::Ok);
     assert_eq!(ill.count(), 1, "{found:#?}");
 }
+
+#[test]
+fn a_port_on_an_address_that_the_host_has_lost_is_named() {
+    let street = street_with_networks("doctor_lost_address", &[]);
+    let host = &street.host;
+    host.gain("up0", &["192.0.2.77/24"]);
+    let _web = street.front(
+        "web",
+        &["-p", "192.0.2.77:8095:80", "-p", "127.0.0.5:8096:80"],
+    );
+    is_healthy(host);
+    host.ip("addr del 192.0.2.77/24 dev up0");
+    let lost = |f: &Finding| {
+        f.check == Check::Port
+            && f.severity == Severity::Warning
+            && f.message
+                .contains("port 8095/tcp is published on 192.0.2.77")
+    };
+    within(SOON, "it is named", || wrong(host).iter().any(lost));
+    host.gain("up0", &["192.0.2.77/24"]);
+    becomes_healthy(host);
+}

@@ -379,9 +379,16 @@ fn a_container_that_leaves_takes_its_connections_along() {
     let own = Family::V4.loopback();
     let mut of_host = shop.street.host.hold(SocketAddr::new(own, 7000));
     assert!(of_host.is_open());
+    let others = [&shop.street.client, &*shop.app];
+    let others = others.map(|client| client.hold(SocketAddr::new(Family::V4.ip(HOST), 7000)));
     shop.web.detach();
-    // Idle, it would never hear of it, and then talk to who has the address next.
+    // Idle, they would never hear of it, and one of the host then talk to who has the
+    // address next.
     assert!(of_host.ended().starts_with("ECONN"));
+    for other in others {
+        assert_eq!(other.ended(), "ECONNRESET");
+    }
+    assert_eq!(connections(&shop.web), [] as [String; 0]);
     within(SOON, "the client hears of it", || {
         ask(&udp, Duration::from_millis(200))
             .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
@@ -478,4 +485,19 @@ fn what_is_left_of_the_hosts_connections_is_forgotten_at_a_start() {
     host.restart();
     assert_eq!(known(), Some(1));
     assert!(held.is_open());
+}
+
+#[test]
+fn a_teardown_ends_the_connections_of_everybody() {
+    let shop = shop("teardown_ends");
+    let held: Vec<_> = Family::BOTH
+        .into_iter()
+        .flat_map(|family| shop.clients(family))
+        .map(|(client, to)| client.hold(to))
+        .collect();
+    shop.street.host.netbpf(&["teardown"]).ok();
+    for held in held {
+        assert!(held.ended().starts_with("ECONN"));
+    }
+    assert_eq!(connections(&shop.web), [] as [String; 0]);
 }

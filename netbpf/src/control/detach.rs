@@ -22,7 +22,12 @@ pub fn unpublishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::
     let published = published.map(|port| state.unpublishing(endpoint, port, leave));
     let draining = record.draining.iter();
     let ended = |d: &Draining| plan::Step::EndConnections(endpoint.clone(), d.port.clone());
-    let mut steps: Vec<_> = published.chain(draining.map(ended)).collect();
+    let mut steps = Vec::new();
+    if !record.ports.is_empty() {
+        // While there is a way for what either side is to hear.
+        steps.push(plan::Step::EndSockets(endpoint.clone()));
+    }
+    steps.extend(published.chain(draining.map(ended)));
     if !record.ports.is_empty() {
         let slots = record.ports.iter().map(|p| p.slot);
         steps.push(plan::Step::EndSlots(slots.collect()));

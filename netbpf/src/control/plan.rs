@@ -116,8 +116,9 @@ pub enum Step {
     },
     /// What is published no more, while its connections may go on.
     Drain(Arc<Service>),
-    /// What is left of the connections by these ports once their endpoint goes, and the
-    /// sockets of its container with it.
+    /// The sockets of connections by what an endpoint has published, on both sides.
+    EndSockets(Arc<Endpoint>),
+    /// What is left of the connections by these ports once their endpoint goes.
     EndSlots(Vec<u32>),
     /// The connections of a port that was drained.
     EndConnections(Arc<Endpoint>, PortRecord),

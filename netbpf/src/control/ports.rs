@@ -400,19 +400,26 @@ impl<'a> Chooser<'a> {
         let held = self
             .state
             .published_at(port)
-            .filter_map(|(e, p)| meet(p, port).map(|at| (at, p.host_port_end, e)))
+            .filter_map(|(e, p)| meet(p, port).map(|at| (at, p, e)))
             .max_by_key(|(_, _, e)| is_own(e));
-        if let Some((at, last, holder)) = held {
-            let error = Error::new(
-                Code::PortInUse,
-                format!(
-                    "port {at}/{} on {} is already published by endpoint {:?} on network {:?}",
-                    protocol_name(port.protocol),
-                    message_ip(self.endpoint, port.host_ip),
-                    holder.name,
-                    holder.network
-                ),
+        if let Some((at, taken, holder)) = held {
+            let last = taken.host_port_end;
+            let mut message = format!(
+                "port {at}/{} on {} is already published by endpoint {:?} on network {:?}",
+                protocol_name(port.protocol),
+                message_ip(self.endpoint, port.host_ip),
+                holder.name,
+                holder.network
             );
+            if let Some(ip) = taken.host_ip
+                && taken.host_ip != port.host_ip
+            {
+                message += &format!(", on {ip}");
+            }
+            if self.sharing == Sharing::Shared && place(taken) != place(port) {
+                message += "; what is shared has the same host address and ports everywhere";
+            }
+            let error = Error::new(Code::PortInUse, message);
             return Ok(Some((last.min(port.host_port_end), error)));
         }
         match port.unheld {

@@ -6,7 +6,7 @@ use super::{
     Inner,
     apply::Apply,
     overlay,
-    plan::{self, Heirs, Wanted},
+    plan::{self, Heirs, Step, Wanted},
     portset::PortSet,
     recover, reserved,
     state::State,
@@ -30,6 +30,13 @@ use crate::{
 pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
     state.closed = true;
     inner.reaper.wait_for_all();
+    // While there is a way for what clients are to hear.
+    let endpoints = recover::wanted(state, inner.ipv6).endpoints.into_iter();
+    let sockets = endpoints.filter(|e| !e.record.ports.is_empty());
+    let sockets: Vec<Step> = sockets.map(Step::EndSockets).collect();
+    for error in inner.apply(&mut state.host).run_to_end(&sockets) {
+        tracing::warn!(%error, "connections of published ports go on");
+    }
     for uplink in &state.uplinks {
         if let Err(error) = inner.datapath.detach(&uplink.entry.device) {
             tracing::warn!(%error, device = uplink.entry.device.name, "programs stay on it");

@@ -17,6 +17,9 @@ use crate::{
 /// Between two tries while the daemon does not answer.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// For a daemon that is there.
+const ANSWER: Duration = Duration::from_secs(1);
+
 pub async fn status(args: Status, client: &Client, output: &Output) -> Done {
     let status = match args.wait {
         None => client.status().await?,
@@ -32,8 +35,10 @@ pub async fn status(args: Status, client: &Client, output: &Output) -> Done {
 /// there and still starting holds the request until it is ready.
 async fn wait_for(client: &Client, wait: Duration) -> Result<StatusInfo> {
     let deadline = Instant::now() + wait;
+    // One that is there has the time to answer, however short the wait.
+    let mut answer_by = deadline.max(Instant::now() + ANSWER);
     loop {
-        let error = match timeout_at(deadline, client.status()).await {
+        let error = match timeout_at(answer_by, client.status()).await {
             Ok(Err(error @ (ClientError::Unreachable { .. } | ClientError::Lost { .. }))) => error,
             Ok(answer) => return answer,
             Err(_) => {
@@ -47,6 +52,7 @@ async fn wait_for(client: &Client, wait: Duration) -> Result<StatusInfo> {
             return Err(error);
         }
         sleep(RETRY).await;
+        answer_by = deadline;
     }
 }
 

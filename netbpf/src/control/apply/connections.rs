@@ -6,6 +6,7 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     net::SocketAddr,
+    ops::RangeInclusive,
     thread,
     time::{Duration, Instant},
 };
@@ -29,20 +30,22 @@ const RESET_TIMEOUT: Duration = Duration::from_millis(100);
 const RESET_POLL: Duration = Duration::from_millis(2);
 
 impl Apply<'_> {
-    /// To be called while the port's flows are still followed, so that what the
+    /// To be called while the ports' flows are still followed, so that what the
     /// kernel has to say gets there.
     pub(super) fn end_sockets(
         &mut self,
         datapath: &Datapath,
         record: &EndpointRecord,
-        port: &PortRecord,
+        ports: &[PortRecord],
     ) -> Result<()> {
         // Sockets for datagrams have no peer in the container, mostly, and are not
         // translated when they connect: they hear of it with their next packet.
-        if port.protocol != Protocol::Tcp {
+        let tcp = ports.iter().filter(|p| p.protocol == Protocol::Tcp);
+        let tcp: Vec<&PortRecord> = tcp.collect();
+        if tcp.is_empty() {
             return Ok(());
         }
-        let of_host = datapath.host_connections(&[port.slot].into());
+        let of_host = datapath.host_connections(&tcp.iter().map(|p| p.slot).collect());
         let of_host = of_host.map_err(Into::into).and_then(|c| sockets_of(&c));
         let (clients, listed) = match of_host {
             Ok(clients) => (clients, Ok(())),
@@ -52,13 +55,19 @@ impl Apply<'_> {
         let ended = match open(&mut self.containers, record, self.trust_paths) {
             Ok(container) => {
                 let of_host: HashSet<_> = clients.iter().map(|c| (c.remote, c.local)).collect();
-                let is_one = |local, remote| {
-                    let number = ports::number(port.protocol);
+                let number = ports::number(Protocol::Tcp);
+                let is_one = |local: SocketAddr, remote| {
                     of_host.contains(&(local, remote))
-                        || datapath.is_of_slot(port.slot, number, local, remote)
+                        || tcp
+                            .iter()
+                            .filter(|port| serves(port).contains(&local.port()))
+                            .any(|port| datapath.is_of_slot(port.slot, number, local, remote))
                 };
-                let single = (port.host_port == port.host_port_end).then_some(port.container_port);
-                let ended = container.namespace.run(|| end_where(single, is_one));
+                let only = match tcp[..] {
+                    [port] if port.host_port == port.host_port_end => Some(port.container_port),
+                    _ => None,
+                };
+                let ended = container.namespace.run(|| end_where(only, is_one));
                 ended.and_then(|ended| ended)
             }
             Err(_) => Ok(HashSet::new()),
@@ -96,6 +105,12 @@ impl Apply<'_> {
             thread::sleep(RESET_POLL);
         }
     }
+}
+
+/// The container's ports of a published range.
+fn serves(port: &PortRecord) -> RangeInclusive<u16> {
+    let last = port.container_port + (port.host_port_end - port.host_port);
+    port.container_port..=last
 }
 
 /// Both ends of a connection, ours first.

@@ -102,7 +102,9 @@ impl Apply<'_> {
     /// the sockets have to say: resets to the clients, and an abort in the container.
     pub(super) fn end_connections(&mut self, endpoint: &Endpoint, port: &PortRecord) -> Result<()> {
         let ended = match self.datapath {
-            Some(datapath) => self.end_sockets(datapath, &endpoint.record, port),
+            Some(datapath) => {
+                self.end_sockets(datapath, &endpoint.record, std::slice::from_ref(port))
+            }
             None => Ok(()),
         };
         // Also where no socket could be ended: packets of either side are answered.

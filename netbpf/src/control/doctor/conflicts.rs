@@ -104,13 +104,25 @@ pub fn firewall(chains: &[BaseChain]) -> Vec<Finding> {
 }
 
 /// Published ports that a program of the host has: what it makes of it, by endpoint.
-pub fn ports(in_the_way: &[(String, String)], published: usize) -> Vec<Finding> {
+/// `absent`: ports on addresses that the host does not have.
+pub fn ports(
+    in_the_way: &[(String, String)],
+    absent: &[(String, String)],
+    published: usize,
+) -> Vec<Finding> {
     let mut found = Findings::of(Check::Port);
     for (object, message) in in_the_way {
         found.warning(
             object,
             message,
             "stop the program, or publish another port: ss -ltnp (-lunp for udp) names it",
+        );
+    }
+    for (object, message) in absent {
+        found.warning(
+            object,
+            message,
+            "give the host that address, or publish the port on one that it has",
         );
     }
     let message = match published {
@@ -194,8 +206,11 @@ mod tests {
 
     #[test]
     fn programs_on_published_ports() {
-        let found = ports(&[("endpoint web on front".into(), "x".into())], 1);
+        let one = [("endpoint web on front".into(), "x".into())];
+        let found = ports(&[], &one, 1);
         assert_eq!(short(&found), [(Warning, "endpoint web on front")]);
-        assert_eq!(short(&ports(&[], 0)), [(Ok, "ports")]);
+        let found = ports(&one, &[], 1);
+        assert_eq!(short(&found), [(Warning, "endpoint web on front")]);
+        assert_eq!(short(&ports(&[], &[], 0)), [(Ok, "ports")]);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Display,
+    net::IpAddr,
 };
 
 use super::{
@@ -18,6 +19,7 @@ use crate::{
         plan,
         ports::local_port_range,
         portset::PortSet,
+        portspec::protocol_name,
         programs::Programs,
         recover, reserved,
         seen::Seen,
@@ -82,18 +84,30 @@ fn or_unseen<E: Display>(check: Check, done: Result<Vec<Finding>, E>) -> Vec<Fin
 }
 
 fn of_ports(state: &State) -> Result<Vec<Finding>> {
-    let mut in_the_way = Vec::new();
+    let (mut in_the_way, mut absent) = (Vec::new(), Vec::new());
     let mut programs = Programs::default();
     let mut published = 0;
     for record in state.endpoints.values() {
         published += record.ports.len();
+        let is_absent = |ip: &IpAddr| {
+            !ip.is_loopback() && !ip.is_unspecified() && !state.addresses.contains(ip)
+        };
+        for port in &record.ports {
+            if let Some(ip) = port.host_ip.filter(is_absent) {
+                let (number, protocol) = (port.host_port, protocol_name(port.protocol));
+                let message = format!(
+                    "port {number}/{protocol} is published on {ip}, which the host does not have: nobody reaches it"
+                );
+                absent.push((endpoint(record), message));
+            }
+        }
         for port in record.ports.iter().filter(|p| !p.unheld) {
             if let Some((_, refusal)) = programs.in_the_way(record, port)? {
                 in_the_way.push((endpoint(record), refusal.message));
             }
         }
     }
-    Ok(conflicts::ports(&in_the_way, published))
+    Ok(conflicts::ports(&in_the_way, &absent, published))
 }
 
 fn of_reserved(inner: &Inner, state: &State) -> Result<Vec<Finding>> {
