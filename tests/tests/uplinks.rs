@@ -6,13 +6,16 @@
 //!                 up1 198.51.100.1 ─ 198.51.100.2 client B ┘
 //! ```
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use netbpf::model::StatusInfo;
 use netbpf_tests::{
     lab::{
-        Family, Http, Namespace, Street, UdpEcho, Wiretap,
-        names::{CLIENT, CLIENT_B, CLIENT_WIRE_B, FAR, FAR_NET, FRONT, HOST, HOST_B, HOST_WIRE_B},
+        Family, Http, Namespace, SOON, Street, TcpEcho, UdpEcho, Wiretap,
+        names::{
+            CLIENT, CLIENT_B, CLIENT_WIRE, CLIENT_WIRE_B, FAR, FAR_NET, FRONT, HOST, HOST_B,
+            HOST_WIRE, HOST_WIRE_B,
+        },
         street_with_networks, street_without_daemon, until, within,
     },
     packets::addresses,
@@ -189,6 +192,50 @@ fn uplinks_are_followed_as_they_come_and_go() {
             family.ip(CLIENT)
         );
     }
+}
+
+/// Names are the operator's, who may change them, and so may a driver that is loaded anew:
+/// the connection goes on where the device does, and the next one works on the next device.
+#[test]
+fn an_uplink_that_is_renamed_or_replaced_is_followed() {
+    let street = street_with_networks("renamed_uplink", &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "7000:7"]);
+    let (_http, _echo) = (Http::start(&web, 80), TcpEcho::start(&web, 7));
+    let _there = Http::start(&street.client, 80);
+    let host = &street.host;
+    let works = |what: &str| {
+        for family in Family::BOTH {
+            let (at, client) = (family.ip(HOST), family.ip(CLIENT));
+            assert_eq!(street.client.fetch(at, 8080).peer, client, "{what}");
+            assert_eq!(web.fetch(client, 80).peer, at, "{what}");
+        }
+        within(SOON, &format!("{what}: the doctor is content"), || {
+            host.netbpf(&["doctor"]).output().status.success()
+        });
+    };
+    works("as it was");
+    let mut held = street
+        .client
+        .hold(SocketAddr::new(Family::V4.ip(HOST), 7000));
+
+    // Up all the while (`IFF_LIVE_RENAME_OK`), and its addresses stay.
+    host.ip("link property add dev up0 altname also0");
+    host.ip("link set dev up0 name other0");
+    within(SOON, "its new name is known", || {
+        has_uplink(&street, "other0")
+    });
+    assert!(!has_uplink(&street, "up0"));
+    works("renamed");
+    assert!(held.is_open());
+
+    host.ip("link del other0");
+    within(SOON, "it is gone", || !has_uplink(&street, "other0"));
+    street.lab.wire(
+        (host, "up0", &HOST_WIRE),
+        (&street.client, "eth0", &CLIENT_WIRE),
+    );
+    within(SOON, "the new one is known", || has_uplink(&street, "up0"));
+    works("replaced");
 }
 
 #[test]
