@@ -22,6 +22,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
 };
 
 use redb::{
@@ -190,8 +191,8 @@ impl Store {
         if !durable.exists() && !volatile.exists() {
             return Ok(None);
         }
-        let in_memory =
-            |_: &Path| Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
+        let in_memory: Opener =
+            |_| Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
         Ok(Some(Store {
             durable: match durable.exists() {
                 true => Table::open(durable, create_durable)?,
@@ -286,11 +287,16 @@ fn remove_other_boots(run_dir: &Path, keep: &str) {
     }
 }
 
+/// How a file is opened.
+type Opener = fn(&Path) -> Result<Database, DatabaseError>;
+
 /// One file.
 #[derive(Debug)]
 struct Table {
-    database: Database,
+    /// `None` while it cannot be opened anew.
+    database: RwLock<Option<Database>>,
     path: PathBuf,
+    opener: Opener,
 }
 
 #[derive(Deserialize)]
@@ -306,21 +312,13 @@ struct Versioned<'a, T> {
 }
 
 impl Table {
-    fn open(
-        path: PathBuf,
-        open: impl FnOnce(&Path) -> Result<Database, DatabaseError>,
-    ) -> Result<Table> {
-        // redb asserts on some kinds of damage; that must end in a clear word too.
-        let opened = catch_unwind(AssertUnwindSafe(|| open(&path)));
-        let database = match opened {
-            Ok(Ok(database)) => database,
-            Ok(Err(e)) => return Err(refused(&path, &e)),
-            Err(_) => {
-                let reason = "its structure makes no sense".into();
-                return Err(StoreError::Corrupt { path, reason });
-            }
+    fn open(path: PathBuf, opener: Opener) -> Result<Table> {
+        let database = RwLock::new(Some(open_database(&path, opener)?));
+        let table = Table {
+            database,
+            path,
+            opener,
         };
-        let table = Table { database, path };
         table.write(|transaction| {
             transaction.open_table(NETWORKS)?;
             transaction.open_table(ENDPOINTS)?;
@@ -330,18 +328,47 @@ impl Table {
         Ok(table)
     }
 
+    /// Does the work. After an I/O error, of a disk that was full, redb refuses all until
+    /// the file is opened anew.
+    fn with<T>(&self, work: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T> {
+        let attempt = || match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(database) => work(database),
+            None => Err(redb::Error::PreviousIo),
+        };
+        let done = match attempt() {
+            Err(redb::Error::PreviousIo) => {
+                self.open_anew()?;
+                attempt()
+            }
+            done => done,
+        };
+        done.map_err(|e| self.failed(e))
+    }
+
+    fn open_anew(&self) -> Result<()> {
+        let database = self.database.write();
+        let mut database = database.unwrap_or_else(PoisonError::into_inner);
+        // It is locked as long as it is open.
+        *database = None;
+        // A new one would have forgotten all.
+        if !self.path.exists() {
+            return Err(self.unavailable("it was removed"));
+        }
+        *database = Some(open_database(&self.path, self.opener)?);
+        Ok(())
+    }
+
     fn write(
         &self,
-        work: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+        work: impl Fn(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<()> {
         let what = || format!("a commit to {}", self.path.display());
-        let commit = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
             work(&transaction)?;
             fault::point("before", what);
             Ok(transaction.commit()?)
-        };
-        commit().map_err(|e| self.failed(e))?;
+        })?;
         fault::point("after", what);
         Ok(())
     }
@@ -353,7 +380,7 @@ impl Table {
         bytes: &[u8],
     ) -> Result<()> {
         self.write(|transaction| {
-            transaction.open_table(table)?.insert(key, bytes)?;
+            transaction.open_table(table)?.insert(&key, bytes)?;
             Ok(())
         })
     }
@@ -364,7 +391,7 @@ impl Table {
         key: K::SelfType<'_>,
     ) -> Result<()> {
         self.write(|transaction| {
-            transaction.open_table(table)?.remove(key)?;
+            transaction.open_table(table)?.remove(&key)?;
             Ok(())
         })
     }
@@ -374,12 +401,11 @@ impl Table {
         table: TableDefinition<'_, &str, &[u8]>,
         key: &str,
     ) -> Result<Option<T>> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
+        let found = self.with(|database| {
+            let table = database.begin_read()?.open_table(table)?;
             Ok(table.get(key)?.map(|bytes| bytes.value().to_vec()))
-        };
-        read()
-            .map_err(|e| self.failed(e))?
+        })?;
+        found
             .map(|bytes| serde_json::from_slice(&bytes).map_err(|e| self.corrupt(e)))
             .transpose()
     }
@@ -388,15 +414,14 @@ impl Table {
         &self,
         table: TableDefinition<'_, K, &[u8]>,
     ) -> Result<Vec<T>> {
-        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
+        let records = self.with(|database| {
+            let table = database.begin_read()?.open_table(table)?;
             let mut records = Vec::new();
             for entry in table.iter()? {
                 records.push(entry?.1.value().to_vec());
             }
             Ok(records)
-        };
-        let records = read().map_err(|e| self.failed(e))?;
+        })?;
         records.iter().map(|bytes| self.decode(bytes)).collect()
     }
 
@@ -439,6 +464,17 @@ impl Table {
             path: self.path.clone(),
             reason: reason.to_string(),
         }
+    }
+}
+
+fn open_database(path: &Path, opener: Opener) -> Result<Database> {
+    // redb asserts on some kinds of damage; that must end in a clear word too.
+    match catch_unwind(AssertUnwindSafe(|| opener(path))) {
+        Ok(opened) => opened.map_err(|e| refused(path, &e)),
+        Err(_) => Err(StoreError::Corrupt {
+            path: path.into(),
+            reason: "its structure makes no sense".into(),
+        }),
     }
 }
 
