@@ -2,13 +2,15 @@
 //!
 //! `NETBPF_CYCLES` says how often an endpoint comes and goes.
 
-use std::{collections::BTreeSet, fs, thread};
+use std::{collections::BTreeSet, fs, os::unix::net::UnixStream, thread};
 
 use netbpf::{
     client::Client,
     model::{AttachSpec, NetnsRef},
 };
-use netbpf_tests::lab::{Host, Namespace, SOON, World, street_with_networks, within};
+use netbpf_tests::lab::{
+    Cmd, Host, Namespace, SOON, World, has_tools, street_with_networks, within,
+};
 use tokio::runtime::Builder;
 
 /// What the daemon has of the machine.
@@ -131,5 +133,58 @@ fn two_hundred_at_once_come_and_go() {
     assert!(
         after.descriptors <= before.descriptors + 2,
         "{before:?} {after:?}"
+    );
+}
+
+/// However few it has left: each attach is whole, or refused with a reason and nothing left.
+#[test]
+fn without_descriptors_nothing_is_half_done() {
+    let test = "out_of_descriptors";
+    if !has_tools(test, &["prlimit"]) {
+        return;
+    }
+    let street = street_with_networks(test, &[]);
+    let host = &street.host;
+    let space = street.lab.space("web");
+    let attach = format!(
+        "attach --name web --netns {} --network front -p 8080:80",
+        space.name()
+    );
+    let attach: Vec<&str> = attach.split(' ').collect();
+    let before = World::of(host, &[&space]);
+    let most = Held::of(host).descriptors + 20;
+    let (pid, limit) = (host.pid().expect("it runs"), format!("--nofile={most}"));
+    Cmd::new(&["prlimit", "--pid", &pid.to_string(), &limit]).ok();
+    let (mut whole, mut refused) = (0, 0);
+    // One more is the connection of who asks.
+    for taken in 8..20 {
+        let idle: Vec<_> = (0..taken)
+            .map(|_| UnixStream::connect(host.socket()).expect("a connection"))
+            .collect();
+        within(SOON, "all are accepted", || {
+            Held::of(host).descriptors >= most - 20 + taken
+        });
+        let output = host.netbpf(&attach).output();
+        drop(idle);
+        within(SOON, "all are closed", || {
+            Held::of(host).descriptors <= most - 20
+        });
+        match output.status.success() {
+            true => {
+                whole += 1;
+                host.netbpf(&["detach", "web"]).ok();
+            }
+            false => {
+                refused += 1;
+                assert!(output.stderr.contains("Too many open files"), "{output}");
+            }
+        }
+        within(SOON, "nothing is left", || {
+            World::of(host, &[&space]) == before
+        });
+    }
+    assert!(
+        whole > 0 && refused > 0,
+        "{whole} were attached, {refused} refused"
     );
 }
