@@ -198,15 +198,20 @@ fn tried(points: u64) -> impl Iterator<Item = u64> {
     (0..points).step_by(step as usize)
 }
 
+/// With ports of all kinds.
+fn attach_app(space: &str) -> String {
+    format!(
+        "attach --name app --netns {space} --network front --ip 10.10.1.20 --ip fd10:1::20 \
+         -p 8081:80 -p 127.0.0.1:9000-9009:9000-9009/udp -p 40000:80 \
+         -p published=8082,target=80,allow=192.0.2.0/24,allow=2001:db8:1::/64"
+    )
+}
+
 #[test]
 fn attaching() {
     let mut scene = Scene::new("dies_attaching");
     let space = scene.space("app");
-    let attach = format!(
-        "attach --name app --netns {space} --network front --ip 10.10.1.20 --ip fd10:1::20 \
-         -p 8081:80 -p 127.0.0.1:9000-9009:9000-9009/udp -p 40000:80 \
-         -p published=8082,target=80,allow=192.0.2.0/24,allow=2001:db8:1::/64"
-    );
+    let attach = attach_app(&space);
     scene.dies_in(&Change {
         to: &[&attach],
         back: &["detach app"],
@@ -217,11 +222,7 @@ fn attaching() {
 fn detaching() {
     let mut scene = Scene::new("dies_detaching");
     let space = scene.space("app");
-    let attach = format!(
-        "attach --name app --netns {space} --network front --ip 10.10.1.20 --ip fd10:1::20 \
-         -p 8081:80 -p 127.0.0.1:9000-9009:9000-9009/udp -p 40000:80 \
-         -p published=8082,target=80,allow=192.0.2.0/24,allow=2001:db8:1::/64"
-    );
+    let attach = attach_app(&space);
     run(scene.host(), &[&attach]);
     scene.dies_in(&Change {
         to: &["detach app"],
