@@ -8,14 +8,15 @@
 
 use std::{
     collections::BTreeMap,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use netbpf::model::{NetworkInfo, PortOf};
 use netbpf_tests::lab::{
-    Container, Family, Host, Namespace, SOON, Street, World, names::CLIENT, street_with_networks,
-    until,
+    Container, Family, Host, Http, Namespace, SOON, Street, World,
+    names::{CLIENT, HOST},
+    street_with_networks, until, within,
 };
 
 /// More than there are anywhere.
@@ -45,17 +46,34 @@ struct Scene {
     street: Street,
     web: Container,
     others: Vec<Namespace>,
+    servers: Vec<Http>,
 }
 
 impl Scene {
     fn new(test: &str) -> Scene {
-        let street = street_with_networks(test, &[]);
+        Scene::with(test, &[])
+    }
+
+    /// The daemon with these flags.
+    fn with(test: &str, flags: &[&str]) -> Scene {
+        let street = street_with_networks(test, flags);
         let ips = ["--ip", "10.10.1.10", "--ip", "fd10:1::10"];
         let web = street.front("web", &[&ips[..], &["-p", "8080:80"]].concat());
         Scene {
             street,
+            servers: vec![Http::start(&web, 80)],
             web,
             others: Vec::new(),
+        }
+    }
+
+    /// Traffic goes both ways.
+    #[track_caller]
+    fn works(&self, what: &str) {
+        for family in Family::BOTH {
+            let answer = self.street.client.fetch(family.ip(HOST), 8080);
+            assert!(["web", "app"].contains(&&*answer.server), "{what}");
+            self.web.ping(family.ip(CLIENT));
         }
     }
 
@@ -99,7 +117,7 @@ impl Scene {
     /// The world when nothing is on its way any more.
     fn settled(&self) -> World {
         let mut world = self.world();
-        until(SOON, || {
+        within(SOON, "nothing changes any more", || {
             let again = self.world();
             let is_still = again == world;
             world = again;
@@ -122,6 +140,7 @@ impl Scene {
         self.becomes(&[&before], "taken back");
         assert!(points >= 4, "{points} points: is it a build for tests?");
 
+        let mut deaths = 0;
         for point in tried(points) {
             host.die_after(point);
             let mut commands = change.to.iter();
@@ -133,6 +152,7 @@ impl Scene {
                 Some(at) if died => {
                     host.wait_ended();
                     host.restart();
+                    deaths += 1;
                     format!("dead at point {point} of {points}, {at}")
                 }
                 _ => {
@@ -149,43 +169,51 @@ impl Scene {
                 run(host, change.back);
                 self.becomes(&[&before], &format!("{what}; taken back"));
             }
-            self.web.ping(Family::V4.ip(CLIENT));
+            self.works(&what);
         }
+        enough(deaths, points);
     }
 
     /// Has the daemon die at points of its start, after this was done to the host.
     #[track_caller]
-    fn dies_starting(&self, damage: &[&str]) {
+    fn dies_starting(&self, damage: impl Fn(&Host)) {
         let host = self.host();
         let whole = self.settled();
         let stop = || {
             host.stop();
-            for command in damage {
-                host.ip(command);
-            }
+            damage(host);
         };
         stop();
         host.die_after(MANY);
-        assert_eq!(host.restart_dying(), None);
-        let points = MANY - host.live_on().expect("it lives");
+        let left = host.restart_dying().expect("it lives");
+        let points = MANY - left;
         self.becomes(&[&whole], "started");
+        assert!(points >= 20, "{points} points: is it a build for tests?");
+        let mut deaths = 0;
         for point in tried(points) {
             stop();
             host.die_after(point);
             let what = match host.restart_dying() {
-                Some(at) => {
+                Err(at) => {
                     host.restart();
+                    deaths += 1;
                     format!("dead at point {point} of {points}, {at}")
                 }
-                None => {
-                    host.live_on();
-                    format!("alive at point {point} of {points}")
-                }
+                Ok(_) => format!("alive at point {point} of {points}"),
             };
             self.becomes(&[&whole], &what);
-            self.web.ping(Family::V4.ip(CLIENT));
+            self.works(&what);
         }
+        enough(deaths, points);
     }
+}
+
+/// It has died at some points, at least: their number is not the same each time, and the
+/// last ones may not come.
+#[track_caller]
+fn enough(deaths: usize, points: u64) {
+    let tried = tried(points).count();
+    assert!(deaths * 2 >= tried, "dead at {deaths} of {tried} points");
 }
 
 /// Of so many points those that are tried.
@@ -284,6 +312,8 @@ fn sharing(test: &str) -> Scene {
         "attach --name app --netns {space} --network front --ip 10.10.1.20 --ip fd10:1::20"
     );
     run(scene.host(), &[&attach]);
+    let app = scene.others.last().expect("just made");
+    scene.servers.push(Http::start(app, 80));
     scene
 }
 
@@ -304,7 +334,8 @@ fn updating() {
     let scene = sharing("dies_updating");
     run(scene.host(), &["publish app --share -p 8080:80"]);
     scene.dies_in(&Change {
-        to: &["update app -p published=8080,target=80,weight=3,allow=192.0.2.0/24"],
+        to: &["update app -p published=8080,target=80,weight=3,\
+               allow=192.0.2.0/24,allow=2001:db8:1::/64"],
         back: &[
             "unpublish app -p 8080:80",
             "unpublish web -p 8080:80",
@@ -334,14 +365,47 @@ fn removing_a_network() {
     });
 }
 
-#[test]
-fn starting() {
-    let scene = Scene::new("dies_starting");
-    scene.dies_starting(&[
+/// Routes and addresses that the daemon is to put back.
+fn undo_by_hand(host: &Host) {
+    for command in [
         "route del 10.10.1.10",
         "addr del 10.10.2.1/32 dev lo",
         "-6 route del fd10:1::10",
-    ]);
+    ] {
+        host.ip(command);
+    }
+}
+
+#[test]
+fn starting() {
+    Scene::new("dies_starting").dies_starting(undo_by_hand);
+}
+
+/// Of another object: its programs take the place of those that are there.
+#[test]
+fn starting_with_programs_of_its_own() {
+    let scene = Scene::new("dies_replacing");
+    scene.dies_starting(|host| {
+        undo_by_hand(host);
+        forget_object(host);
+    });
+}
+
+/// The same by filters of a clsact qdisc.
+#[test]
+fn starting_with_programs_of_its_own_and_filters() {
+    let scene = Scene::with("dies_replacing_filters", &["--as-kernel", "6.1"]);
+    scene.dies_starting(forget_object);
+}
+
+/// The pinned programs are of nobody knows which object.
+fn forget_object(host: &Host) {
+    let notes = fs::read_dir(host.bpffs().join("programs")).expect("pins");
+    for note in notes.map(|entry| entry.expect("a pin").path()) {
+        if note.is_dir() {
+            fs::remove_dir(note).expect("a note");
+        }
+    }
 }
 
 /// What one who asks for changes knows of its own endpoint and network.
@@ -515,7 +579,7 @@ fn at_any_moment() {
             *causes.entry(format!("{verb}, {done}")).or_default() += 1;
             asker.known = found;
         }
-        scene.web.ping(Family::V4.ip(CLIENT));
+        scene.works("at any moment");
     }
     eprintln!("killed in: {causes:?}");
     for asker in &askers {

@@ -165,6 +165,28 @@ fn a_start_loads_no_program_that_is_there() {
         assert!(before.iter().all(|(name, id)| after[name] != *id), "{what}");
         works(what);
     }
+
+    // Another version that knows nothing of notes was here meanwhile.
+    let (note, before) = (object(), programs(host));
+    host.stop();
+    host.start(&["--as-kernel", "6.1"]);
+    let others = programs(host);
+    host.stop();
+    fs::remove_dir(object()).expect("a note");
+    fs::create_dir(note).expect("a note");
+    host.start(&[]);
+    let after = programs(host);
+    for earlier in [&before, &others] {
+        assert!(earlier.iter().all(|(name, id)| after[name] != *id));
+    }
+    works("of another version");
+
+    // All attachments are gone with their pins; the programs are what they were.
+    host.stop();
+    fs::remove_dir_all(pins.join("links")).expect("pins");
+    host.restart();
+    assert_eq!(programs(host), after);
+    works("without the links");
 }
 
 /// What the binary says before it is started, beside the daemon that runs.

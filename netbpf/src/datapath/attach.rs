@@ -9,7 +9,7 @@ use aya::programs::{
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
 
-use crate::sys::{fault, netlink::Netlink};
+use crate::sys::{SysError, fault, netlink::Netlink};
 
 use super::{
     Result,
@@ -135,13 +135,12 @@ fn clsact(
     step: &dyn Fn() -> String,
 ) -> Result<()> {
     let failed = |e: &dyn std::error::Error| DatapathError::other(step(), chain(e));
-    // The note first: what we made is known as ours, whenever we are killed.
-    let is_new = pins::note_qdisc(bpffs, device.ifindex)?;
+    let is_new = note_qdisc(bpffs, device)?;
     fault::point("before", || format!("adding clsact to {}", device.name));
     let added = tc::qdisc_add_clsact(&device.name);
     fault::point("after", || format!("adding clsact to {}", device.name));
     if is_new && added.is_err() {
-        pins::forget_qdisc(bpffs, device.ifindex);
+        pins::forget_qdisc(bpffs, device.ifindex)?;
     }
     match added {
         Ok(()) => {}
@@ -216,15 +215,32 @@ pub(super) fn detach(bpffs: &Path, hook: Hook) -> Result<()> {
     pins::remove(&pins::link(bpffs, hook.ifindex, hook.direction, kind))
 }
 
+/// Notes that the clsact qdisc is ours where there is none yet, before it is made: what we
+/// made is known as ours whenever we are killed, and another's never. `true`: it is new.
+fn note_qdisc(bpffs: &Path, device: &Device) -> Result<bool> {
+    let failed = |e: SysError| DatapathError::other(format!("look at {}", device.name), chain(&e));
+    if pins::is_qdisc_ours(bpffs, device.ifindex) {
+        return Ok(false);
+    }
+    let mut netlink = Netlink::open().map_err(failed)?;
+    let is_new = !netlink.has_clsact(device.ifindex).map_err(failed)?;
+    if is_new {
+        pins::note_qdisc(bpffs, device.ifindex)?;
+    }
+    Ok(is_new)
+}
+
 /// Removes the clsact qdisc of a device if we made it and nobody uses it.
 pub(super) fn release_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
-    if !pins::forget_qdisc(bpffs, ifindex) || name_of(ifindex).is_none() {
+    if !pins::is_qdisc_ours(bpffs, ifindex) {
         return Ok(());
     }
-    Netlink::open()
-        .and_then(|mut netlink| netlink.remove_unused_clsact(ifindex))
-        .map(drop)
-        .map_err(|e| DatapathError::other(format!("tidy device {ifindex}"), chain(&e)))
+    if name_of(ifindex).is_some() {
+        Netlink::open()
+            .and_then(|mut netlink| netlink.remove_unused_clsact(ifindex))
+            .map_err(|e| DatapathError::other(format!("tidy device {ifindex}"), chain(&e)))?;
+    }
+    pins::forget_qdisc(bpffs, ifindex)
 }
 
 /// The filter was removed by hand, or the device went meanwhile.

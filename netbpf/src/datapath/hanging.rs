@@ -72,10 +72,12 @@ impl Datapath {
     /// Whether a host-side veth has its programs; asks nothing of the kernel for one
     /// that never had any.
     pub fn is_hung_on_veth(&self, netlink: &mut Netlink, device: &Device) -> Result<bool> {
-        let pin = |direction| {
-            pins::link(&self.bpffs, device.ifindex, direction, AttachKind::Clsact).exists()
-        };
-        if !Direction::BOTH.into_iter().all(pin) {
+        let pin =
+            |direction, kind| pins::link(&self.bpffs, device.ifindex, direction, kind).exists();
+        // With one of the other kind beside it both would run.
+        let is_pinned =
+            |direction| pin(direction, AttachKind::Clsact) && !pin(direction, AttachKind::Tcx);
+        if !Direction::BOTH.into_iter().all(is_pinned) {
             return Ok(false);
         }
         let hung = self.hung_on_veth(netlink, device)?;

@@ -43,7 +43,7 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     let digest = digest(kernel);
     let kept = Kept::find(bpffs, digest);
     if kept.is_none() {
-        pins::forget_object(bpffs)?;
+        pins::forget_programs(bpffs)?;
         // Working space holds nothing: made anew, so that its size may change.
         pins::remove(&pins::map(bpffs, names::SCRATCH))?;
     }
@@ -57,13 +57,13 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     let ebpf = loader
         .load(OBJECT)
         .map_err(|error| refusal::of_maps(&error))?;
+    pins::make_directories(bpffs)?;
     let is_loaded = kept.is_some();
-    let mut object = Object::new(ebpf, kept);
+    let mut object = Object::new(ebpf, kept, digest);
     set_config(&mut object, options)?;
     if is_loaded {
         return Ok(object);
     }
-    pins::make_directories(bpffs)?;
     // One that an earlier daemon needed is put in its place.
     let is_wanted =
         |name: &&&str| !names::AT_NEED.contains(*name) || pins::program(bpffs, name).exists();
@@ -76,7 +76,7 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     for name in names::HOST_PROGRAMS {
         pins::remove(&pins::program(bpffs, name))?;
     }
-    pins::note_object(bpffs, digest)?;
+    object::note(bpffs, digest)?;
     Ok(object)
 }
 
@@ -113,24 +113,28 @@ fn load_side_by_side(ebpf: &mut Ebpf, wanted: &[&str]) -> Result<()> {
 }
 
 /// Loads the programs of cgroups and pins them, if they are not loaded yet.
-pub(super) fn load_host(ebpf: &mut Object, bpffs: &Path) -> Result<()> {
-    let mut names = names::HOST_PROGRAMS.iter();
-    names.try_for_each(|name| load_at_need(ebpf, bpffs, name))
+pub(super) fn load_host(object: &mut Object, bpffs: &Path) -> Result<()> {
+    load_at_need(object, bpffs, names::HOST_PROGRAMS)
 }
 
-/// Loads a program that is not loaded with all others, if it is not yet.
-pub(super) fn load_at_need(ebpf: &mut Object, bpffs: &Path, name: &str) -> Result<()> {
+/// Loads programs that are not loaded with all others, if they are not yet.
+pub(super) fn load_at_need(
+    object: &mut Object,
+    bpffs: &Path,
+    names: &[&'static str],
+) -> Result<()> {
     let is_loaded = |program: &Program| program.fd().is_ok();
-    match ebpf.program(name).is_some_and(is_loaded) {
-        true => Ok(()),
-        false => load_program(ebpf, bpffs, name),
+    let is_missing = |name: &&&str| !object.program(name).is_some_and(is_loaded);
+    let missing: Vec<&str> = names.iter().filter(is_missing).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-}
-
-fn load_program(ebpf: &mut Object, bpffs: &Path, name: &str) -> Result<()> {
-    let program = program(ebpf, name)?;
-    load_into_kernel(program, name)?;
-    pin_program(program, bpffs, name)
+    for name in missing {
+        let program = program(object, name)?;
+        load_into_kernel(program, name)?;
+        pin_program(program, bpffs, name)?;
+    }
+    object::note(bpffs, object.digest())
 }
 
 fn program<'a>(ebpf: &'a mut Object, name: &str) -> Result<&'a mut Program> {

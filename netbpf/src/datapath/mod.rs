@@ -193,7 +193,7 @@ impl Datapath {
             .insert(device.ifindex, entry, 0)
             .written(names::UPLINKS, 256)?;
         let [(program, ingress), _] = on_uplink(uplink.ethernet);
-        load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
+        load::load_at_need(&mut inner.ebpf, &self.bpffs, &[program])?;
         attach::attach(
             &mut inner.ebpf,
             &self.bpffs,
@@ -214,7 +214,7 @@ impl Datapath {
     pub fn attach_way_out(&self, uplink: &UplinkEntry) -> Result<()> {
         let inner = &mut *self.inner();
         let [_, (program, egress)] = on_uplink(uplink.ethernet);
-        load::load_at_need(&mut inner.ebpf, &self.bpffs, program)?;
+        load::load_at_need(&mut inner.ebpf, &self.bpffs, &[program])?;
         attach::attach(
             &mut inner.ebpf,
             &self.bpffs,

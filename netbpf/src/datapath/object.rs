@@ -2,9 +2,11 @@
 //! same object are taken over as they are pinned: their check takes the kernel most of a
 //! start, and what hangs on devices stays untouched.
 //!
-//! Which object the pinned programs are of is said by a directory beside them,
+//! That the pinned programs are of an object is said by a directory beside them,
 //! `<bpffs>/programs/of_DIGEST`: made when all of them are in place, removed before the
-//! first is replaced.
+//! first is replaced. The digest is of the object and of the kernel's numbers of these
+//! programs, which are never used again: a note stays true of the programs that it was
+//! written for, and says nothing of those that another version has put in their place.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,26 +19,32 @@ use aya::{
     Ebpf,
     maps::MapInfo,
     programs::{
-        CgroupSock, CgroupSockAddr, CgroupSockAttachType, Program, ProgramError, SchedClassifier,
-        Xdp, cgroup_sock_addr::CgroupSockAddrAttachType,
+        CgroupSock, CgroupSockAddr, CgroupSockAttachType, Program, ProgramError, ProgramInfo,
+        SchedClassifier, Xdp, cgroup_sock_addr::CgroupSockAddrAttachType,
     },
 };
 use aya_obj::programs::XdpAttachType;
 use netbpf_common::names;
 
-use super::pins;
+use super::{Result, pins};
 
 /// Maps, and programs by name.
 pub(super) struct Object {
     ebpf: Ebpf,
     /// Those that an earlier daemon has loaded.
     kept: HashMap<&'static str, Program>,
+    digest: u64,
 }
 
 impl Object {
-    pub fn new(ebpf: Ebpf, kept: Option<Kept>) -> Object {
+    pub fn new(ebpf: Ebpf, kept: Option<Kept>, digest: u64) -> Object {
         let kept = kept.map_or_else(HashMap::new, |kept| kept.0);
-        Object { ebpf, kept }
+        Object { ebpf, kept, digest }
+    }
+
+    /// Of the object, without its programs.
+    pub fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// A program, loaded or not.
@@ -82,8 +90,8 @@ pub(super) struct Kept(HashMap<&'static str, Program>);
 
 impl Kept {
     /// `None` where one is missing or not what it should be: then none is kept.
-    pub fn find(bpffs: &Path, digest: u64) -> Option<Kept> {
-        if !pins::is_of(bpffs, digest) {
+    pub fn find(bpffs: &Path, object: u64) -> Option<Kept> {
+        if !pins::is_noted(bpffs, with_programs(bpffs, object)) {
             return None;
         }
         let maps = pinned_maps(bpffs)?;
@@ -102,6 +110,27 @@ impl Kept {
         }
         Some(Kept(kept))
     }
+}
+
+/// Notes that all programs that are pinned now are of that object.
+pub(super) fn note(bpffs: &Path, object: u64) -> Result<()> {
+    pins::note_programs(bpffs, with_programs(bpffs, object))
+}
+
+/// An object's digest together with the programs that are pinned.
+fn with_programs(bpffs: &Path, object: u64) -> u64 {
+    let known = names::PROGRAMS.iter().chain(names::HOST_PROGRAMS);
+    let number = |&name: &&'static str| {
+        let info = ProgramInfo::from_pin(pins::program(bpffs, name)).ok()?;
+        Some((name, info.id()))
+    };
+    let mut hasher = DefaultHasher::new();
+    object.hash(&mut hasher);
+    known
+        .filter_map(number)
+        .collect::<Vec<_>>()
+        .hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The kernel's numbers of the pinned maps; `None` where one is missing.

@@ -3,7 +3,7 @@
 //! ```text
 //! <bpffs>/endpoints …                 maps
 //! <bpffs>/programs/from_container …   programs
-//! <bpffs>/programs/of_0123…           a directory: they are all of that object
+//! <bpffs>/programs/of_0123…           a directory: they are all of one object
 //! <bpffs>/links/12_ingress_tcx        a TCX link on device 12
 //! <bpffs>/links/12_ingress_clsact     the program of a clsact filter there
 //! <bpffs>/links/12_qdisc              a directory: the clsact qdisc there is ours
@@ -113,19 +113,39 @@ pub(super) fn cgroup_links(bpffs: &Path) -> Result<Vec<(u64, PathBuf)>> {
         .collect())
 }
 
-/// Notes that the clsact qdisc of a device was made by us; `false`: it was noted before.
-pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<bool> {
-    let path = links(bpffs).join(format!("{ifindex}_qdisc"));
+/// Notes that the clsact qdisc of a device is ours.
+pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
+    let path = qdisc(bpffs, ifindex);
+    fault::point("before", || format!("making {}", path.display()));
     match fs::create_dir(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(io_error(format!("make {}", path.display()), error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io_error(format!("make {}", path.display()), error));
+        }
+        _ => {}
+    }
+    fault::point("after", || format!("making {}", path.display()));
+    Ok(())
+}
+
+/// Whether it is noted.
+pub(super) fn is_qdisc_ours(bpffs: &Path, ifindex: u32) -> bool {
+    qdisc(bpffs, ifindex).is_dir()
+}
+
+/// Takes the note away; one that is not there is success.
+pub(super) fn forget_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
+    let path = qdisc(bpffs, ifindex);
+    fault::point("before", || format!("removing {}", path.display()));
+    match fs::remove_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
     }
 }
 
-/// Takes the note away; `true` when there was one.
-pub(super) fn forget_qdisc(bpffs: &Path, ifindex: u32) -> bool {
-    fs::remove_dir(links(bpffs).join(format!("{ifindex}_qdisc"))).is_ok()
+fn qdisc(bpffs: &Path, ifindex: u32) -> PathBuf {
+    links(bpffs).join(format!("{ifindex}_qdisc"))
 }
 
 /// Devices that anything there is of.
@@ -137,31 +157,43 @@ pub(super) fn devices(bpffs: &Path) -> Result<HashSet<u32>> {
 
 /// Removes what was being made for a device when we were killed.
 pub(super) fn remove_unfinished(bpffs: &Path, ifindex: u32) -> Result<()> {
-    let prefix = format!("{ifindex}_");
-    let names = link_names(bpffs)?.into_iter();
-    names
-        .filter(|name| name.starts_with(&prefix) && name.ends_with(FRESH))
-        .try_for_each(|name| remove(&links(bpffs).join(name)))
+    let pin = |direction| link(bpffs, ifindex, direction, AttachKind::Clsact);
+    let mut pins = Direction::BOTH.into_iter().map(pin);
+    pins.try_for_each(|pin| remove(&fresh(&pin)))
 }
 
-/// Notes of which object all pinned programs are.
-pub(super) fn note_object(bpffs: &Path, digest: u64) -> Result<()> {
-    let path = of_object(bpffs, digest);
-    fs::create_dir(&path).map_err(|e| io_error(format!("make {}", path.display()), e))
+/// Notes a digest of the pinned programs, in the place of all notes before.
+pub(super) fn note_programs(bpffs: &Path, digest: u64) -> Result<()> {
+    let path = note_of_programs(bpffs, digest);
+    fault::point("before", || format!("making {}", path.display()));
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io_error(format!("make {}", path.display()), error));
+        }
+        _ => {}
+    }
+    fault::point("after", || format!("making {}", path.display()));
+    forget_notes(bpffs, |note| note != path)
 }
 
-/// Whether all pinned programs are of that object.
-pub(super) fn is_of(bpffs: &Path, digest: u64) -> bool {
-    of_object(bpffs, digest).is_dir()
+/// Whether that digest is noted.
+pub(super) fn is_noted(bpffs: &Path, digest: u64) -> bool {
+    note_of_programs(bpffs, digest).is_dir()
 }
 
 /// Takes the note away.
-pub(super) fn forget_object(bpffs: &Path) -> Result<()> {
+pub(super) fn forget_programs(bpffs: &Path) -> Result<()> {
+    forget_notes(bpffs, |_| true)
+}
+
+fn forget_notes(bpffs: &Path, is_meant: impl Fn(&Path) -> bool) -> Result<()> {
     for entry in fs::read_dir(bpffs.join("programs")).into_iter().flatten() {
         let path = entry.map(|entry| entry.path()).unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(OF) {
+        if name.starts_with(OF) && is_meant(&path) {
+            fault::point("before", || format!("removing {}", path.display()));
             fs::remove_dir(&path).map_err(|e| io_error(format!("remove {}", path.display()), e))?;
+            fault::point("after", || format!("removing {}", path.display()));
         }
     }
     Ok(())
@@ -169,7 +201,7 @@ pub(super) fn forget_object(bpffs: &Path) -> Result<()> {
 
 const OF: &str = "of_";
 
-fn of_object(bpffs: &Path, digest: u64) -> PathBuf {
+fn note_of_programs(bpffs: &Path, digest: u64) -> PathBuf {
     bpffs.join("programs").join(format!("{OF}{digest:016x}"))
 }
 
@@ -219,17 +251,19 @@ pub(super) fn make_directories(bpffs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ends the name of a pin that is about to take another's place.
-const FRESH: &str = "_new";
+/// The name of a pin that is about to take this one's place.
+fn fresh(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push("_new");
+    path.with_file_name(name)
+}
 
 /// Pins anew under a name beside and renames it over the old pin.
 pub(super) fn replace(
     path: &Path,
     pin: impl FnOnce(&Path) -> std::result::Result<(), String>,
 ) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(FRESH);
-    let fresh = path.with_file_name(name);
+    let fresh = fresh(path);
     remove(&fresh)?;
     pin(&fresh).map_err(|e| DatapathError::other(format!("pin {}", fresh.display()), e))?;
     fault::point("before", || format!("renaming pin {}", fresh.display()));

@@ -15,7 +15,8 @@ pub fn point(_: &str, _: impl FnOnce() -> String) {}
 #[cfg(debug_assertions)]
 mod armed {
     use std::{
-        fs,
+        fs::{self, File},
+        io::Write,
         path::PathBuf,
         sync::{LazyLock, Mutex, PoisonError},
     };
@@ -37,7 +38,11 @@ mod armed {
             return;
         };
         match left.checked_sub(1) {
-            Some(left) => _ = fs::write(&*file, left.to_string()),
+            Some(left) => {
+                // Not made anew where it was taken away meanwhile.
+                let opened = File::options().write(true).truncate(true).open(&*file);
+                _ = opened.and_then(|mut file| file.write_all(left.to_string().as_bytes()));
+            }
             None => {
                 let at = format!("{when} {}\n", what());
                 _ = fs::write(file.with_extension("at"), at);

@@ -286,19 +286,26 @@ impl Host {
         self.start(&flags);
     }
 
-    /// Starts the daemon anew where it may die ([`Host::die_after`]): where it has.
+    /// Starts the daemon anew where it may die ([`Host::die_after`]): how many points were
+    /// left when it was ready, or where it has died.
     #[track_caller]
-    pub fn restart_dying(&self) -> Option<String> {
+    pub fn restart_dying(&self) -> Result<u64, String> {
         let flags = self.0.daemon().flags.clone();
         self.spawn("info,netbpf=debug", flags);
+        let answers = || self.netbpf(&["status"]).output().status.success();
         within(SOON, "it is ready, or dead", || {
-            self.has_died().is_some() || self.netbpf(&["status"]).output().status.success()
+            self.has_died().is_some() || answers()
         });
-        let died = self.has_died();
-        if died.is_some() {
-            self.wait_ended();
+        let left = self.live_on();
+        // Another look, for one that is dying just now.
+        if answers()
+            && let Some(left) = left
+        {
+            return Ok(left);
         }
-        died
+        let died = self.has_died().expect("it has said where it died");
+        self.wait_ended();
+        Err(died)
     }
 
     /// Waits for the daemon to end by itself.

@@ -1,7 +1,7 @@
 //! A picture of all that is of us on a host, to compare one whose daemon was killed with one
 //! whose never was.
 
-use std::{collections::BTreeSet, fmt, fs, path::Path};
+use std::{collections::BTreeMap, fmt, fs, path::Path};
 
 use netbpf::model::{EndpointInfo, Severity, StatusInfo};
 use netbpf_common::names;
@@ -53,16 +53,16 @@ const QUESTIONS: [(&str, &[&str]); 2] = [
 
 /// Devices, addresses, routes, rules, neighbours, settings, pins, attached programs, map
 /// entries, what the daemon lists and what its doctor finds: a line each. Numbers and names
-/// that are drawn by lot go by whom they are of.
+/// that are drawn by lot go by whom they are of; each line with how often it is there.
 #[derive(Clone, PartialEq, Eq)]
-pub struct World(BTreeSet<String>);
+pub struct World(BTreeMap<String, usize>);
 
 impl World {
     /// Of a host and of its containers' namespaces.
     #[track_caller]
     pub fn of(host: &Host, containers: &[&Namespace]) -> World {
         let endpoints: Vec<EndpointInfo> = host.json(&["ps"]);
-        let mut lines = BTreeSet::new();
+        let mut lines = Vec::new();
         let mut add = |what: &str, text: &str| {
             let text = text.lines().map(|line| format!("{what}: {}", line.trim()));
             lines.extend(text.filter(|line| !line.ends_with(": ")));
@@ -124,14 +124,23 @@ impl World {
                 line.replace(&endpoint.host_ifname, &whose)
             })
         });
-        World(named.collect())
+        let mut counted = BTreeMap::new();
+        named.for_each(|line| *counted.entry(line).or_default() += 1);
+        World(counted)
     }
 
     /// What there is here and is not there, and the other way round.
     pub fn differences(&self, other: &World) -> String {
         let only = |sign: &str, a: &World, b: &World| -> String {
-            let lines = a.0.difference(&b.0);
-            lines.map(|line| format!("{sign} {line}\n")).collect()
+            let lines =
+                a.0.iter()
+                    .filter(|(line, times)| b.0.get(*line) != Some(times));
+            lines
+                .map(|(line, times)| match times {
+                    1 => format!("{sign} {line}\n"),
+                    _ => format!("{sign} {times} times {line}\n"),
+                })
+                .collect()
         };
         only("-", self, other) + &only("+", other, self)
     }
@@ -139,7 +148,7 @@ impl World {
 
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(&self.0).finish()
+        f.debug_map().entries(&self.0).finish()
     }
 }
 
@@ -178,8 +187,11 @@ fn files(dir: &Path, root: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// A pin whose device is called by name.
+/// A pin whose device is called by name, and the note of which object programs are of.
 fn of_device(pin: &str, endpoints: &[EndpointInfo], up0: &str) -> String {
+    if pin.starts_with("programs/of_") {
+        return "programs/of_…".into();
+    }
     let Some(link) = pin.strip_prefix("links/") else {
         return pin.into();
     };

@@ -68,9 +68,26 @@ impl Netlink {
         )
     }
 
+    /// Whether a device has a clsact qdisc, or one of the kind `ingress` in its place.
+    pub fn has_clsact(&mut self, ifindex: u32) -> Result<bool> {
+        let mut message = TcMessage::default();
+        message.header.index = ifindex as i32;
+        message.header.parent = TcHandle::CLSACT;
+        let what = || format!("look up the clsact qdisc of device {ifindex}");
+        match self.get(what, RouteNetlinkMessage::GetQueueDiscipline(message)) {
+            Ok(found) => Ok(found.is_some()),
+            // EINVAL where there was one once (`qdisc_get_notify` of the kernel).
+            Err(e) if e.is_gone() || e.errno() == Some(libc::EINVAL) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Removes a device's clsact qdisc when no filter is left on either side of
-    /// it: with it they would go. `false`: it is still in use.
+    /// it: with it they would go. `false`: it is still in use, or gone.
     pub fn remove_unused_clsact(&mut self, ifindex: u32) -> Result<bool> {
+        if !self.has_clsact(ifindex)? {
+            return Ok(false);
+        }
         for side in SIDES {
             if !self.filter_messages(ifindex, side)?.is_empty() {
                 return Ok(false);
