@@ -490,12 +490,21 @@ fn what_is_left_of_the_hosts_connections_is_forgotten_at_a_start() {
 #[test]
 fn a_teardown_ends_the_connections_of_everybody() {
     let shop = shop("teardown_ends");
-    let held: Vec<_> = Family::BOTH
+    let host = &shop.street.host;
+    let mut held: Vec<_> = Family::BOTH
         .into_iter()
         .flat_map(|family| shop.clients(family))
         .map(|(client, to)| client.hold(to))
         .collect();
-    shop.street.host.netbpf(&["teardown"]).ok();
+    // Of a port that is drained, too.
+    shop.web.publish("7001:7");
+    let drained = SocketAddr::new(Family::V4.ip(HOST), 7001);
+    held.push(shop.street.client.hold(drained));
+    held.push(host.hold(drained));
+    host.netbpf(&["unpublish", "web", "-p", "7001:7", "--drain", "1h"])
+        .ok();
+    assert!(held.iter_mut().all(|held| held.is_open()));
+    host.netbpf(&["teardown"]).ok();
     for held in held {
         assert!(held.ended().starts_with("ECONN"));
     }

@@ -9,30 +9,44 @@ use super::{Inner, attaching::same_caller, overlay, plan, reserved, state::State
 use crate::{
     error::{Code, Result},
     model::{AttachSpec, DetachSpec, EndpointInfo},
-    store::{Draining, EndpointRecord, EndpointState},
+    store::{EndpointRecord, EndpointState},
 };
 
-/// The steps that take back all that an endpoint has published, and what it drains,
-/// when it leaves.
-pub fn unpublishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> {
+/// What an endpoint that leaves has published, and what it drains.
+fn ports_of(endpoint: Arc<plan::Endpoint>) -> plan::Ports {
     let record = &endpoint.record;
-    // All at once, below.
-    let leave = plan::Leave::Later;
-    let published = record.ports.iter();
-    let published = published.map(|port| state.unpublishing(endpoint, port, leave));
-    let draining = record.draining.iter();
-    let ended = |d: &Draining| plan::Step::EndConnections(endpoint.clone(), d.port.clone());
-    let mut steps = Vec::new();
-    if !record.ports.is_empty() {
-        // While there is a way for what either side is to hear.
-        steps.push(plan::Step::EndSockets(endpoint.clone()));
+    let draining = record.draining.iter().map(|d| &d.port);
+    let ports = record.ports.iter().chain(draining).cloned().collect();
+    (endpoint, ports)
+}
+
+/// The steps that end the connections by what these endpoints have published: all at
+/// once, while there is a way for what either side is to hear.
+pub fn end_sockets(leaving: impl IntoIterator<Item = Arc<plan::Endpoint>>) -> Vec<plan::Step> {
+    let ports = leaving.into_iter().map(ports_of);
+    let ports: Vec<_> = ports.filter(|(_, ports)| !ports.is_empty()).collect();
+    match ports.is_empty() {
+        true => Vec::new(),
+        false => vec![plan::Step::EndSockets(ports)],
     }
-    steps.extend(published.chain(draining.map(ended)));
-    if !record.ports.is_empty() {
-        let slots = record.ports.iter().map(|p| p.slot);
-        steps.push(plan::Step::EndSlots(slots.collect()));
+}
+
+/// The step that ends what is left of them when nobody gets to the ports any more.
+pub fn end_slots(left: impl IntoIterator<Item = Arc<plan::Endpoint>>) -> Vec<plan::Step> {
+    let ports = left.into_iter().flat_map(|e| ports_of(e).1);
+    let slots: Vec<u32> = ports.map(|port| port.slot).collect();
+    match slots.is_empty() {
+        true => Vec::new(),
+        false => vec![plan::Step::EndSlots(slots)],
     }
-    steps
+}
+
+/// The steps that take back what an endpoint has published; its connections go on.
+pub fn unpublishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> {
+    let ports = endpoint.record.ports.iter();
+    ports
+        .map(|port| state.unpublishing(endpoint, port))
+        .collect()
 }
 
 /// Clears away who may be in the way of a request with that outcome and whose
@@ -118,16 +132,13 @@ pub fn take_all_away(
     state: &mut State,
     found: Vec<EndpointRecord>,
 ) -> Result<Vec<EndpointInfo>> {
-    let leaving: BTreeSet<u32> = found.iter().map(|r| r.index).collect();
+    let infos: Vec<EndpointInfo> = found.iter().map(|r| view::endpoint(inner, r)).collect();
+    let done = leave(inner, state, found, Device::There);
     let (mut detached, mut failed) = (Vec::new(), None);
-    for record in found {
-        let info = view::endpoint(inner, &record);
-        match take_away(inner, state, record, &leaving, Device::There) {
+    for (info, done) in infos.into_iter().zip(done) {
+        match done {
             Ok(()) => detached.push(info),
-            Err(error) => {
-                tracing::warn!(%error, endpoint = info.name, "not detached");
-                failed = Some(error);
-            }
+            Err(error) => failed = Some(error),
         }
     }
     failed.map_or(Ok(detached), Err)
@@ -136,23 +147,54 @@ pub fn take_all_away(
 /// The devices of these endpoints have vanished, and mostly their namespaces with
 /// them. One that cannot be cleared away keeps none of the others.
 pub fn gone(inner: &Inner, state: &mut State, indexes: &BTreeSet<u32>) -> Result<()> {
-    let mut failed = None;
-    for index in indexes {
-        let Some(record) = state.endpoints.get(index) else {
-            continue;
-        };
-        let record = EndpointRecord::clone(record);
+    let records = indexes.iter().filter_map(|i| state.endpoints.get(i));
+    let records: Vec<EndpointRecord> = records.map(|r| EndpointRecord::clone(r)).collect();
+    for record in &records {
         tracing::info!(
             endpoint = record.name,
             network = record.network,
             "its device is gone: detached"
         );
-        if let Err(error) = take_away(inner, state, record, indexes, Device::Gone) {
-            tracing::warn!(%error, index, "not detached");
-            failed = Some(error);
-        }
     }
-    failed.map_or(Ok(()), Err)
+    let done = leave(inner, state, records, Device::Gone);
+    done.into_iter()
+        .filter_map(Result::err)
+        .next_back()
+        .map_or(Ok(()), Err)
+}
+
+/// Takes these away, in order; what became of each.
+fn leave(
+    inner: &Inner,
+    state: &mut State,
+    leaving: Vec<EndpointRecord>,
+    device: Device,
+) -> Vec<Result<()>> {
+    let indexes: BTreeSet<u32> = leaving.iter().map(|r| r.index).collect();
+    let planned: Vec<_> = leaving.iter().map(|r| state.planned(r)).collect();
+    let run = |state: &mut State, steps: &[plan::Step]| {
+        let mut apply = inner.apply(&mut state.host);
+        if device == Device::Gone {
+            apply.trust_paths();
+        }
+        for error in apply.run_to_end(steps) {
+            tracing::warn!(%error, "connections of endpoints that leave go on");
+        }
+    };
+    run(state, &end_sockets(planned.iter().cloned()));
+    let take = |record: EndpointRecord| {
+        let name = record.name.clone();
+        take_away(inner, state, record, &indexes, device)
+            .inspect_err(|error| tracing::warn!(%error, endpoint = name, "not detached"))
+    };
+    let done: Vec<Result<()>> = leaving.into_iter().map(take).collect();
+    // Not of those that stay.
+    let left = planned
+        .into_iter()
+        .zip(&done)
+        .filter(|(_, done)| done.is_ok());
+    run(state, &end_slots(left.map(|(endpoint, _)| endpoint)));
+    done
 }
 
 /// Whether an endpoint that leaves still has its device.

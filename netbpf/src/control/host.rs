@@ -66,6 +66,9 @@ pub fn forget_connections(inner: &Inner) -> Result<()> {
     for socket in SockDiag::open()?.connections(None)? {
         left.remove(&socket.cookie);
     }
+    // Nor is an entry that was made anew since, which is of a socket that lives.
+    let settled = inner.datapath.settled_host_connections()?;
+    left.retain(|cookie| settled.contains(cookie));
     if !left.is_empty() {
         tracing::info!(connections = left.len(), "of the host, ended unseen");
     }

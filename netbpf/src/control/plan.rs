@@ -116,12 +116,11 @@ pub enum Step {
     },
     /// What is published no more, while its connections may go on.
     Drain(Arc<Service>),
-    /// The sockets of connections by what an endpoint has published, on both sides.
-    EndSockets(Arc<Endpoint>),
-    /// What is left of the connections by these ports once their endpoint goes.
+    /// The sockets of connections by these ports, on both sides, while there is a way for
+    /// what they are to hear.
+    EndSockets(Vec<Ports>),
+    /// What is left of the connections by these ports.
     EndSlots(Vec<u32>),
-    /// The connections of a port that was drained.
-    EndConnections(Arc<Endpoint>, PortRecord),
     /// A host-side veth of ours that belongs to no endpoint.
     RemoveStrayVeth {
         ifindex: u32,
@@ -155,6 +154,19 @@ impl Step {
             }),
             _ => None,
         }
+    }
+}
+
+/// An endpoint, and ports of it.
+pub type Ports = (Arc<Endpoint>, Vec<PortRecord>);
+
+/// Ends the connections of ports that nobody gets to any more.
+pub fn end_connections(ports: Vec<Ports>) -> Vec<Step> {
+    let slots = ports.iter().flat_map(|(_, ports)| ports).map(|p| p.slot);
+    let slots: Vec<u32> = slots.collect();
+    match slots.is_empty() {
+        true => Vec::new(),
+        false => vec![Step::EndSockets(ports), Step::EndSlots(slots)],
     }
 }
 

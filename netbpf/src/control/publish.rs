@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Inner, detach,
-    plan::{Leave, Service, Step},
+    plan::{self, Leave, Service, Step},
     ports::{Chooser, Sharing},
     portspec::{self, Terms},
     published::find_published,
@@ -94,11 +94,7 @@ pub fn unpublish(
         record.ports.retain(|p| p.slot != port.slot);
         removed.push(port);
     }
-    let leave = match drain {
-        0 => Leave::AtOnce,
-        _ => Leave::Later,
-    };
-    if leave == Leave::Later {
+    if drain > 0 {
         let until = process::boottime_ms()? + drain * 1000;
         let draining = removed.iter().cloned();
         let draining = draining.map(|port| Draining { port, until });
@@ -106,9 +102,12 @@ pub fn unpublish(
     }
     inner.store.put_endpoint(&record)?;
     let ports = removed.iter();
-    let steps: Vec<Step> = ports
-        .map(|port| state.unpublishing(&before, port, leave))
-        .collect();
+    // All at once, below.
+    let closed = ports.map(|port| state.unpublishing(&before, port));
+    let mut steps: Vec<Step> = closed.collect();
+    if drain == 0 {
+        steps.extend(plan::end_connections(vec![(before, removed.clone())]));
+    }
     let done = finish(inner, state, &record, &steps);
     inner.drains.notify_one();
     done?;
@@ -131,10 +130,8 @@ pub fn end_drained(inner: &Inner, state: &mut State) -> Result<Option<u64>> {
             continue;
         }
         record.draining = later;
-        let steps = due
-            .into_iter()
-            .map(|d| Step::EndConnections(endpoint.clone(), d.port));
-        let steps: Vec<Step> = steps.collect();
+        let due = due.into_iter().map(|d| d.port).collect();
+        let steps = plan::end_connections(vec![(endpoint, due)]);
         inner.store.put_endpoint(&record)?;
         // One that fails keeps none of the others waiting; its maps are put right at
         // the next start.

@@ -244,7 +244,9 @@ fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Res
         tracing::info!(endpoint = name, network, ?was, "cleared away at start");
         let endpoint = state.planned(&record);
         // None of the broken ones is among the heirs: they are not in the state.
-        let ports = detach::unpublishing(state, &endpoint);
+        let mut ports = detach::end_sockets([endpoint.clone()]);
+        ports.extend(detach::unpublishing(state, &endpoint));
+        ports.extend(detach::end_slots([endpoint.clone()]));
         let heirs = state.heirs(&record, &BTreeSet::new());
         let mut steps = plan::detach(&endpoint, ports, heirs);
         steps.extend(plan::remove_device(&endpoint));

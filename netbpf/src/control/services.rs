@@ -212,13 +212,8 @@ impl State {
         }
     }
 
-    /// The step that takes a port of an endpoint back.
-    pub fn unpublishing(
-        &self,
-        endpoint: &Arc<plan::Endpoint>,
-        port: &PortRecord,
-        leave: plan::Leave,
-    ) -> plan::Step {
+    /// The step that takes a port of an endpoint back; its connections go on.
+    pub fn unpublishing(&self, endpoint: &Arc<plan::Endpoint>, port: &PortRecord) -> plan::Step {
         let this = [(endpoint.clone(), port.clone())];
         let service = self.service(&place(port));
         let members = service.iter().flat_map(|s| s.members.iter().cloned());
@@ -226,7 +221,7 @@ impl State {
         plan::Step::SetService {
             before: plan::Service::new(others.iter().cloned().chain(this)),
             after: plan::Service::new(others),
-            leave,
+            leave: plan::Leave::Later,
         }
     }
 }

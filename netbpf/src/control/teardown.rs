@@ -5,8 +5,8 @@ use std::{fs, path::Path, sync::Arc};
 use super::{
     Inner,
     apply::Apply,
-    overlay,
-    plan::{self, Heirs, Step, Wanted},
+    detach, overlay,
+    plan::{self, Heirs, Wanted},
     portset::PortSet,
     recover, reserved,
     state::State,
@@ -31,9 +31,8 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
     state.closed = true;
     inner.reaper.wait_for_all();
     // While there is a way for what clients are to hear.
-    let endpoints = recover::wanted(state, inner.ipv6).endpoints.into_iter();
-    let sockets = endpoints.filter(|e| !e.record.ports.is_empty());
-    let sockets: Vec<Step> = sockets.map(Step::EndSockets).collect();
+    let endpoints = recover::wanted(state, inner.ipv6).endpoints;
+    let sockets = detach::end_sockets(endpoints);
     for error in inner.apply(&mut state.host).run_to_end(&sockets) {
         tracing::warn!(%error, "connections of published ports go on");
     }

@@ -552,11 +552,12 @@ fn port(service: &Service, first: Backend, head: &Head) -> Port {
     }
 }
 
-/// The keys of a service: one for each block of its ports.
+/// A key as it can be hashed.
 fn index(key: &Key<PortData>) -> (u32, PortData) {
     (key.prefix_len(), key.data())
 }
 
+/// The keys of a service: one for each block of its ports.
 fn keys(at: &ServiceAt, family: u8) -> Vec<Key<PortData>> {
     let addr = match at.host_ip {
         Some(ip) if !ip.is_unspecified() => tables::addr(ip),

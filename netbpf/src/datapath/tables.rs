@@ -182,10 +182,9 @@ fn errno(error: &MapError) -> Option<i32> {
     }
 }
 
-/// A failed write: a full map is said as such.
 /// What came of writing to a map.
 pub(super) trait Written {
-    /// The map's name and what it has room for are said where it did not succeed.
+    /// The map's name is said where it did not succeed, and of a full map its room.
     fn written(self, map: &'static str, max_entries: u32) -> Result<()>;
 }
 

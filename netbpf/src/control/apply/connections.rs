@@ -13,7 +13,7 @@ use std::{
 
 use super::{Apply, open};
 use crate::{
-    control::ports,
+    control::{plan::Ports, ports},
     datapath::{Datapath, HostConnection},
     error::Result,
     model::Protocol,
@@ -31,57 +31,75 @@ const RESET_POLL: Duration = Duration::from_millis(2);
 
 impl Apply<'_> {
     /// To be called while the ports' flows are still followed, so that what the
-    /// kernel has to say gets there.
-    pub(super) fn end_sockets(
-        &mut self,
-        datapath: &Datapath,
-        record: &EndpointRecord,
-        ports: &[PortRecord],
-    ) -> Result<()> {
+    /// kernel has to say gets there. [`Self::end_hearing`] is to follow.
+    pub(super) fn end_sockets(&mut self, ports: &[Ports]) -> Result<()> {
+        let Some(datapath) = self.datapath else {
+            return Ok(());
+        };
         // Sockets for datagrams have no peer in the container, mostly, and are not
         // translated when they connect: they hear of it with their next packet.
-        let tcp = ports.iter().filter(|p| p.protocol == Protocol::Tcp);
-        let tcp: Vec<&PortRecord> = tcp.collect();
-        if tcp.is_empty() {
+        let tcp = |ports: &[PortRecord]| {
+            let tcp = ports.iter().filter(|p| p.protocol == Protocol::Tcp);
+            tcp.cloned().collect::<Vec<PortRecord>>()
+        };
+        let ports = ports.iter().map(|(endpoint, ports)| (endpoint, tcp(ports)));
+        let ports: Vec<_> = ports.filter(|(_, ports)| !ports.is_empty()).collect();
+        if ports.is_empty() {
             return Ok(());
         }
-        let of_host = datapath.host_connections(&tcp.iter().map(|p| p.slot).collect());
+        let slots = ports.iter().flat_map(|(_, ports)| ports).map(|p| p.slot);
+        let of_host = datapath.host_connections(&slots.collect());
         let of_host = of_host.map_err(Into::into).and_then(|c| sockets_of(&c));
-        let (clients, listed) = match of_host {
+        let (clients, mut done) = match of_host {
             Ok(clients) => (clients, Ok(())),
             Err(error) => (Vec::new(), Err(error)),
         };
-        // A namespace that is gone took its sockets along.
-        let ended = match open(&mut self.containers, record, self.trust_paths) {
-            Ok(container) => {
-                let of_host: HashSet<_> = clients.iter().map(|c| (c.remote, c.local)).collect();
-                let number = ports::number(Protocol::Tcp);
-                let is_one = |local: SocketAddr, remote| {
-                    of_host.contains(&(local, remote))
-                        || tcp
-                            .iter()
-                            .filter(|port| serves(port).contains(&local.port()))
-                            .any(|port| datapath.is_of_slot(port.slot, number, local, remote))
-                };
-                let only = match tcp[..] {
-                    [port] if port.host_port == port.host_port_end => Some(port.container_port),
-                    _ => None,
-                };
-                let ended = container.namespace.run(|| end_where(only, is_one));
-                ended.and_then(|ended| ended)
+        let of_host: HashSet<Ends> = clients.iter().map(|c| (c.remote, c.local)).collect();
+        let mut heard = HashSet::new();
+        let keep_open = ports.len() == 1;
+        for (endpoint, ports) in ports {
+            // Either side's, whatever became of the other's: nothing else would end them.
+            match self.end_in_container(datapath, &endpoint.record, &ports, &of_host) {
+                Ok(ended) => heard.extend(ended),
+                Err(error) => done = done.and(Err(error)),
             }
-            Err(_) => Ok(HashSet::new()),
-        };
-        // Either side's, whatever became of the other's: nothing else would end them.
-        let none = HashSet::new();
-        let heard = ended.as_ref().unwrap_or(&none);
+            if !keep_open {
+                self.containers.clear();
+            }
+        }
         // A reset by the container says to a program what it says to any client.
         let (hearing, left): (Vec<_>, Vec<_>) = clients
             .into_iter()
             .partition(|client| heard.contains(&(client.remote, client.local)));
         self.hearing.extend(hearing);
-        let left = destroy_all(&left);
-        listed.and(ended.map(drop).map_err(Into::into)).and(left)
+        done.and(destroy_all(&left))
+    }
+
+    /// Ends a container's sockets of connections by these ports, those of `of_host` among
+    /// them; which ones.
+    fn end_in_container(
+        &mut self,
+        datapath: &Datapath,
+        record: &EndpointRecord,
+        ports: &[PortRecord],
+        of_host: &HashSet<Ends>,
+    ) -> Result<HashSet<Ends>> {
+        // A namespace that is gone took its sockets along.
+        let Ok(container) = open(&mut self.containers, record, self.trust_paths) else {
+            return Ok(HashSet::new());
+        };
+        let number = ports::number(Protocol::Tcp);
+        let is_one = |local: SocketAddr, remote| {
+            let mut serving = ports.iter().filter(|p| serves(p).contains(&local.port()));
+            of_host.contains(&(local, remote))
+                || serving.any(|port| datapath.is_of_slot(port.slot, number, local, remote))
+        };
+        let only = match ports {
+            [port] if port.host_port == port.host_port_end => Some(port.container_port),
+            _ => None,
+        };
+        let ended = container.namespace.run(|| end_where(only, is_one));
+        Ok(ended??)
     }
 
     /// Ends those that no reset got to, because a filter drops it. All have the same

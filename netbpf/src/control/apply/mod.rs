@@ -206,13 +206,11 @@ impl<'a> Apply<'a> {
                 let service = self.service(service);
                 self.on_datapath(|d| d.drain(&service))?;
             }
-            Step::EndSockets(endpoint) => {
-                if let Some(datapath) = self.datapath {
-                    self.end_sockets(datapath, &endpoint.record, &endpoint.record.ports)?;
-                }
+            Step::EndSockets(ports) => {
+                let ended = self.end_sockets(ports);
+                ended.and(self.end_hearing())?;
             }
             Step::EndSlots(slots) => self.end_slots(slots)?,
-            Step::EndConnections(endpoint, port) => self.end_connections(endpoint, port)?,
             Step::RemoveStrayVeth { ifindex, name } => {
                 self.host.delete_link(*ifindex)?;
                 let device = Device {

@@ -3,13 +3,12 @@
 use super::{Apply, end_of_host};
 use crate::{
     control::{
-        plan::{Endpoint, Leave, Service},
+        plan::{Leave, Service},
         ports,
         programs::Programs,
     },
     datapath::{self, ServiceAt, ServiceBackend},
     error::Result,
-    store::PortRecord,
 };
 
 /// A program may have taken a port between the look and the moment from which on it
@@ -48,16 +47,19 @@ impl Apply<'_> {
         }
         let left = before.iter().flat_map(|s| &s.members);
         for (endpoint, port) in left.filter(|(_, p)| !after.is_some_and(|a| a.has(p.slot))) {
-            match leave {
-                Leave::AtOnce => self.end_connections(endpoint, port)?,
-                Leave::Later => {}
+            if leave == Leave::AtOnce {
+                let ended = self.end_sockets(&[(endpoint.clone(), vec![port.clone()])]);
+                // Also where no socket could be ended: packets of either side are answered.
+                self.on_datapath(|d| d.end_slot(port.slot))?;
+                ended?;
             }
         }
         unpublished
     }
 
-    /// What is left are sockets of the host's programs, which would talk to whoever has
-    /// the endpoint's address next.
+    /// What is left are packets of either side, which are answered from now on, and sockets
+    /// of the host's programs that connected meanwhile: they would talk to whoever has the
+    /// endpoint's address next.
     pub(super) fn end_slots(&mut self, slots: &[u32]) -> Result<()> {
         let Some(datapath) = self.datapath else {
             return Ok(());
@@ -96,19 +98,5 @@ impl Apply<'_> {
                 })
                 .collect(),
         }
-    }
-
-    /// Ends the connections of a published port, while its flows still carry what
-    /// the sockets have to say: resets to the clients, and an abort in the container.
-    pub(super) fn end_connections(&mut self, endpoint: &Endpoint, port: &PortRecord) -> Result<()> {
-        let ended = match self.datapath {
-            Some(datapath) => {
-                self.end_sockets(datapath, &endpoint.record, std::slice::from_ref(port))
-            }
-            None => Ok(()),
-        };
-        // Also where no socket could be ended: packets of either side are answered.
-        self.on_datapath(|d| d.end_slot(port.slot))?;
-        ended
     }
 }

@@ -209,7 +209,9 @@ impl Job {
             Job::Cgroup => {
                 if let Some(cgroup) = host::cgroup(inner)? {
                     datapath.attach_cgroup(&cgroup)?;
-                    host::forget_connections(inner)?;
+                    if let Err(error) = host::forget_connections(inner) {
+                        tracing::warn!(%error, "connections of the host that have ended are not forgotten");
+                    }
                 }
             }
             Job::Pins(pins) => datapath.repin(pins)?,
