@@ -240,14 +240,22 @@ fn what_a_start_would_do_is_said_beforehand() {
         Cmd::new(&make.split(' ').collect::<Vec<_>>()).ok();
     };
     map("of_old", "8");
+    let program = |name: &str| pins.join("programs").join(name).display().to_string();
+    let (to, by) = (program("by_old"), program(names::TO_CONTAINER));
+    Cmd::new(&["bpftool", "prog", "pin", "pinned", &by, &to]).ok();
     let found = upgrade_check(host, 0, &[]);
     let programs = outcomes(&found, UpgradeOutcome::Replaced);
     assert!(programs.contains(&names::FROM_CONTAINER) && programs.contains(&"host_connect4"));
-    assert_eq!(outcomes(&found, UpgradeOutcome::Left), ["of_old"]);
+    assert_eq!(outcomes(&found, UpgradeOutcome::Left), ["by_old", "of_old"]);
     fs::remove_file(pins.join(names::VETHS)).expect("a pin");
     map(names::VETHS, "8");
-    let found = upgrade_check(host, 1, &[]);
-    assert_eq!(outcomes(&found, UpgradeOutcome::Refused), [names::VETHS]);
+    // Also where what says the layout is gone.
+    let (config, aside) = (pins.join(names::CONFIG), pins.join("aside"));
+    for (from, to) in [(&config, &aside), (&aside, &config)] {
+        let found = upgrade_check(host, 1, &[]);
+        assert_eq!(outcomes(&found, UpgradeOutcome::Refused), [names::VETHS]);
+        fs::rename(from, to).expect("a pin");
+    }
 
     // It is as it was said.
     host.stop();

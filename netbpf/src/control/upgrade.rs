@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     model::{UpgradeInfo, UpgradeKind, UpgradeOutcome},
     settings::Settings,
-    sys::process,
+    sys::{cgroup, process},
 };
 
 /// Asked beside the daemon that runs, or without one; nothing is changed.
@@ -15,7 +15,8 @@ pub fn check(settings: &Settings) -> Result<Vec<UpgradeInfo>> {
         endpoints: settings.max_endpoints,
         flows: settings.max_flows,
     };
-    let found = datapath::check_upgrade(&settings.bpffs, sizes, settings.as_kernel)?;
+    let has_cgroup = settings.cgroup.is_some() || cgroup::root()?.is_some();
+    let found = datapath::check_upgrade(&settings.bpffs, sizes, settings.as_kernel, has_cgroup)?;
     let programs = found.programs.into_iter();
     let programs = programs.map(|(name, fate)| info(UpgradeKind::Program, name, fate));
     let maps = found.maps.into_iter();

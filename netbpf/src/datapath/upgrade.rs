@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use aya::maps::MapInfo;
+use aya::{maps::MapInfo, programs::ProgramInfo};
 use netbpf_common::names;
 
 use super::{
@@ -41,10 +41,18 @@ pub struct Upgrade {
     pub maps: Vec<(String, Fate)>,
 }
 
-/// Nothing where there is no datapath.
-pub fn check_upgrade(bpffs: &Path, sizes: Sizes, as_kernel: Option<Release>) -> Result<Upgrade> {
+/// Nothing where there is no datapath. `cgroup`: whether there is one to serve.
+pub fn check_upgrade(
+    bpffs: &Path,
+    sizes: Sizes,
+    as_kernel: Option<Release>,
+    cgroup: bool,
+) -> Result<Upgrade> {
     let mut upgrade = Upgrade::default();
-    if !pins::map(bpffs, names::CONFIG).exists() {
+    if !names::MAPS
+        .iter()
+        .any(|name| pins::map(bpffs, name).exists())
+    {
         return Ok(upgrade);
     }
     let digest = load::digest(Kernel::new(as_kernel));
@@ -55,6 +63,7 @@ pub fn check_upgrade(bpffs: &Path, sizes: Sizes, as_kernel: Option<Release>) -> 
             (true, false) => Fate::Replaced,
             // Loaded once something wants it.
             (false, _) if names::AT_NEED.contains(&name) => continue,
+            (false, _) if names::HOST_PROGRAMS.contains(&name) && !cgroup => continue,
             (false, _) => Fate::Made,
         };
         upgrade.programs.push((name.into(), fate));
@@ -77,18 +86,32 @@ pub fn check_upgrade(bpffs: &Path, sizes: Sizes, as_kernel: Option<Release>) -> 
     let known = names::MAPS.iter();
     let known = known.filter_map(|&name| Some((name.to_owned(), fates.remove(name)?)));
     upgrade.maps.extend(known);
-    let mut left: Vec<String> = fs::read_dir(bpffs)
+    upgrade.maps.extend(unknown(bpffs, &[names::MAPS], |pin| {
+        MapInfo::from_pin(pin).is_ok()
+    }));
+    let programs = bpffs.join("programs");
+    let known = [names::PROGRAMS, names::HOST_PROGRAMS];
+    upgrade.programs.extend(unknown(&programs, &known, |pin| {
+        ProgramInfo::from_pin(pin).is_ok()
+    }));
+    Ok(upgrade)
+}
+
+/// Pins in a directory that are of no name that this version knows.
+fn unknown(
+    directory: &Path,
+    known: &[&[&str]],
+    is_pin: impl Fn(&Path) -> bool,
+) -> Vec<(String, Fate)> {
+    let mut names: Vec<String> = fs::read_dir(directory)
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| !names::MAPS.contains(&name.as_str()))
-        .filter(|name| MapInfo::from_pin(bpffs.join(name)).is_ok())
+        .filter(|name| !known.iter().any(|known| known.contains(&name.as_str())))
+        .filter(|name| is_pin(&directory.join(name)))
         .collect();
-    left.sort();
-    upgrade
-        .maps
-        .extend(left.into_iter().map(|name| (name, Fate::Left)));
-    Ok(upgrade)
+    names.sort();
+    names.into_iter().map(|name| (name, Fate::Left)).collect()
 }
 
 #[cfg(test)]
@@ -103,7 +126,7 @@ mod tests {
         };
         let nowhere = Path::new("/proc/self/fdinfo");
         assert_eq!(
-            check_upgrade(nowhere, sizes, None).unwrap(),
+            check_upgrade(nowhere, sizes, None, true).unwrap(),
             Upgrade::default()
         );
     }
