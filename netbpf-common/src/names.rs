@@ -47,6 +47,8 @@ pub const EVENTS_LOST: &str = "events_lost";
 pub const HOST_MARKS: &str = "host_marks";
 /// New flows to shared ports, per CPU.
 pub const TURNS: &str = "turns";
+/// Copies of the daemon's records.
+pub const RECORDS: &str = "records";
 /// Per-CPU working space of a program, of no interest outside of it.
 pub const SCRATCH: &str = "scratch";
 
@@ -98,6 +100,7 @@ pub const MAPS: &[&str] = &[
     DROPS,
     EVENTS,
     EVENTS_LOST,
+    RECORDS,
     SCRATCH,
     ICMP_BUDGET,
 ];

@@ -13,8 +13,8 @@ use netbpf_common::{
         AllowData, Asked, AskedKey, Backend, BackendKey, Client, Config, DropKey, Endpoint,
         EndpointKey, EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local,
         LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer, PeerKey, Pool, Port,
-        PortData, Published, Share, Source, SourceData, Subnet, SubnetData, Tunnel, TunnelData,
-        Uplink, Veth, Vni,
+        PortData, Published, RecordKey, RecordPart, Share, Source, SourceData, Subnet, SubnetData,
+        Tunnel, TunnelData, Uplink, Veth, Vni,
         fragments::FRAGMENTED,
         overlay::NODES as NODE_ENTRIES,
         pools::{POOL_KINDS, POOLS as POOL_ENTRIES},
@@ -151,6 +151,10 @@ pub static EVENTS: RingBuf<Event, { 256 * 1024 }> = RingBuf::new();
 
 #[btf_map(name = "events_lost")]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// For the daemon alone.
+#[btf_map(name = "records")]
+pub static RECORDS: HashMap<RecordKey, RecordPart, 4096, NO_PREALLOC> = HashMap::new();
 
 /// Bytes of [`SCRATCH`].
 pub const SCRATCH_LEN: usize = 1536;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    datapath::{Datapath, Device, Options, Sizes},
+    datapath::{Datapath, Device, Options, RecordCopy, Records, Sizes},
     error::{Code, Error, Result},
     settings::Settings,
     store::{EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
@@ -43,7 +43,11 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let mut host = Netlink::open()?;
     check_loopback(&mut host)?;
     let place = here()?;
-    let store = Store::open(&settings.state_dir, &settings.run_dir, &place.boot)?;
+    let copies = copies(&settings)?;
+    let store = Store::open(&settings.state_dir, &settings.run_dir, &place.boot, &copies)?;
+    for restored in store.restored() {
+        tracing::error!("{}", restored.text);
+    }
     // Nothing is made before all that is noted can be read.
     let last_network = store.meta(Meta::LastNetwork)?.unwrap_or(0);
     let reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
@@ -64,6 +68,11 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     };
     let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
+    let restored = store
+        .restored()
+        .iter()
+        .map(|restored| restored.text.clone());
+    state.notes.extend(restored);
     let state = Arc::new(Mutex::new(state));
     let inner = Inner {
         reaper: Reaper::start(store.clone(), datapath.clone(), sysctls.clone(), ipv6)?,
@@ -126,6 +135,9 @@ fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) ->
                 tracing::warn!(%error, "pins are left");
             }
         })?;
+        if let Some(records) = Records::from_pin(&settings.bpffs)? {
+            store.keep_copies(records)?;
+        }
         Ok((bpffs, Arc::new(datapath)))
     };
     let (bpffs, datapath) = open().inspect_err(|_| {
@@ -134,6 +146,12 @@ fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) ->
         }
     })?;
     Ok((bpffs, pins, datapath))
+}
+
+/// What the kernel keeps of the store.
+pub fn copies(settings: &Settings) -> Result<Vec<RecordCopy>> {
+    let records = Records::from_pin(&settings.bpffs)?;
+    Ok(records.map_or(Ok(Vec::new()), |records| records.read())?)
 }
 
 /// Where this process is.

@@ -73,7 +73,9 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     let _namespace = NamespaceLock::take()?;
     let place = recover::here()?;
     let (state_dir, run_dir) = (&settings.state_dir, &settings.run_dir);
-    let store = Store::open_existing(state_dir, run_dir, &place.boot)?;
+    let has_files = Store::is_there(state_dir, run_dir, &place.boot);
+    let copies = recover::copies(settings)?;
+    let store = Store::open_existing(state_dir, run_dir, &place.boot, &copies)?;
     let _pins = match bpffs::is_bpffs(&settings.bpffs) {
         true => Some(DirectoryLock::take(&settings.bpffs)?),
         false => None,
@@ -102,7 +104,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     let ipv6 = state.sysctls.has_ipv6();
     let errors = everything(settings, store.as_ref(), &mut state, ipv6, bpffs);
     // Without a store it is somebody else's directory.
-    finish(settings, errors, purge && store.is_some())
+    finish(settings, errors, purge && has_files)
 }
 
 /// Neither store nor pins: nothing of a daemon with these directories is left.
@@ -231,7 +233,7 @@ fn remove_endpoint_files(run_dir: &Path) {
     for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("endpoints-") && name.ends_with(".redb") {
+        if name.starts_with("endpoints-") && name.contains(".redb") {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -170,6 +170,8 @@ fn sizes_of(sizes: Sizes) -> HashMap<&'static str, u32> {
     HashMap::from([
         (names::ENDPOINTS, endpoints * 2),
         (names::VETHS, endpoints),
+        // Of most endpoints one or two, and of all else.
+        (names::RECORDS, endpoints * 2 + 4096),
         (names::ENDPOINT_STATS, endpoints),
         (names::FLOWS4, flows * 2),
         (names::FLOWS6, flows * 2),

@@ -13,7 +13,7 @@ use aya::{
 use netbpf_common::names;
 
 use super::{
-    AttachKind, Datapath, DatapathError, MapUsage, ProgramUsage, Result,
+    AttachKind, Datapath, DatapathError, MapUsage, ProgramUsage, Records, Result,
     attach::name_of,
     linked_program,
     load::chain,
@@ -69,6 +69,9 @@ impl Datapath {
             entries.extend(inner.overlay.usage());
             entries
         };
+        if let Some(records) = Records::from_pin(&self.bpffs)? {
+            entries.insert(names::RECORDS, records.count());
+        }
         {
             let t = &self.flow_tables();
             entries.extend([

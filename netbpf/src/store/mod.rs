@@ -12,9 +12,13 @@
 //! synced. The boot's id is in the file's name: what an earlier boot left, torn
 //! or not, is removed unread.
 
+mod copies;
 mod records;
 
+pub use copies::Restored;
 pub use records::*;
+
+use copies::Kind;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -22,16 +26,17 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
-    StorageError, TableDefinition,
+    StorageError, TableDefinition, TableHandle,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    datapath::{RecordCopy, Records},
     error::{Code, Error},
     sys::fault,
 };
@@ -52,6 +57,11 @@ pub enum StoreError {
     InUse { path: PathBuf },
     #[error("the store {} is corrupt: {reason}", path.display())]
     Corrupt { path: PathBuf, reason: String },
+    #[error(
+        "the store {} is of another version: a record has version {found}, this netbpf knows {VERSION}",
+        path.display()
+    )]
+    Version { path: PathBuf, found: u32 },
     #[error("the store {} cannot be used: {reason}", path.display())]
     Unavailable { path: PathBuf, reason: String },
 }
@@ -60,7 +70,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Error {
         let code = match error {
             StoreError::InUse { .. } => Code::Conflict,
-            StoreError::Corrupt { .. } => Code::StoreCorrupt,
+            StoreError::Corrupt { .. } | StoreError::Version { .. } => Code::StoreCorrupt,
             StoreError::Unavailable { .. } => Code::StoreUnavailable,
         };
         Error::new(code, error.to_string())
@@ -103,6 +113,8 @@ impl Meta {
     }
 }
 
+const NO_SENSE: &str = "its structure makes no sense";
+
 /// In the state directory.
 const DURABLE: &str = "netbpf.redb";
 
@@ -143,12 +155,19 @@ pub struct Store {
     volatile: Table,
     /// Files that were not there before.
     made: Vec<PathBuf>,
+    /// Files that were made anew.
+    restored: Vec<Restored>,
 }
 
 impl Store {
     /// Opens or makes the store; what endpoints of an earlier boot left is
-    /// removed.
-    pub fn open(state_dir: &Path, run_dir: &Path, boot_id: &str) -> Result<Store> {
+    /// removed. A file that is damaged or lost is made anew of copies, where there are any.
+    pub fn open(
+        state_dir: &Path,
+        run_dir: &Path,
+        boot_id: &str,
+        copies: &[RecordCopy],
+    ) -> Result<Store> {
         // What containers publish and are called is for root alone; in the run
         // directory is the socket, which others are to reach.
         for (dir, mode) in [(state_dir, 0o700), (run_dir, 0o755)] {
@@ -163,8 +182,10 @@ impl Store {
         let paths = [state_dir.join(DURABLE), run_dir.join(&name)];
         let made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
         let [durable_path, volatile_path] = paths;
-        let durable = Table::open(durable_path.clone(), create_durable)?;
-        let volatile = Table::open(volatile_path, create_volatile).inspect_err(|_| {
+        let open = |path: &Path, opener, kind| copies::open(path, opener, kind, copies);
+        let (durable, network) = open(&durable_path, create_durable, Kind::Durable)?;
+        let volatile = open(&volatile_path, create_volatile, Kind::Volatile);
+        let (volatile, endpoint) = volatile.inspect_err(|_| {
             if made.contains(&durable_path) {
                 remove(&durable_path);
             }
@@ -174,6 +195,7 @@ impl Store {
             durable,
             volatile,
             made,
+            restored: network.into_iter().chain(endpoint).collect(),
         })
     }
 
@@ -183,27 +205,44 @@ impl Store {
         self.made.iter().for_each(|path| remove(path));
     }
 
+    /// Whether there is any file of a store.
+    pub fn is_there(state_dir: &Path, run_dir: &Path, boot_id: &str) -> bool {
+        state_dir.join(DURABLE).exists() || run_dir.join(volatile_name(boot_id)).exists()
+    }
+
     /// Opens what there is of a store and makes nothing: a file that is not there
-    /// is an empty one in memory. `None` where neither is.
-    pub fn open_existing(state_dir: &Path, run_dir: &Path, boot_id: &str) -> Result<Option<Store>> {
+    /// is an empty one in memory, or has what was copied. `None` where neither is, nor any
+    /// copy. One that is damaged is made anew of copies.
+    pub fn open_existing(
+        state_dir: &Path,
+        run_dir: &Path,
+        boot_id: &str,
+        copies: &[RecordCopy],
+    ) -> Result<Option<Store>> {
         let durable = state_dir.join(DURABLE);
         let volatile = run_dir.join(volatile_name(boot_id));
-        if !durable.exists() && !volatile.exists() {
+        if !Store::is_there(state_dir, run_dir, boot_id) && copies.is_empty() {
             return Ok(None);
         }
         let in_memory: Opener =
             |_| Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
+        let open = |path: PathBuf, opener: Opener, kind| {
+            let opener = if path.exists() { opener } else { in_memory };
+            copies::open(&path, opener, kind, copies)
+        };
+        let (durable, network) = open(durable, create_durable, Kind::Durable)?;
+        let (volatile, endpoint) = open(volatile, create_volatile, Kind::Volatile)?;
         Ok(Some(Store {
-            durable: match durable.exists() {
-                true => Table::open(durable, create_durable)?,
-                false => Table::open(durable, in_memory)?,
-            },
-            volatile: match volatile.exists() {
-                true => Table::open(volatile, create_volatile)?,
-                false => Table::open(volatile, in_memory)?,
-            },
+            durable,
+            volatile,
             made: Vec::new(),
+            restored: network.into_iter().chain(endpoint).collect(),
         }))
+    }
+
+    /// Files that were made anew of copies when the store was opened.
+    pub fn restored(&self) -> &[Restored] {
+        &self.restored
     }
 
     pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
@@ -242,7 +281,12 @@ impl Store {
                 table.insert(endpoint.index, bytes.as_slice())?;
             }
             Ok(())
-        })
+        })?;
+        for (endpoint, bytes) in endpoints.iter().zip(&encoded) {
+            let key = endpoint.index.to_le_bytes();
+            self.volatile.copy(ENDPOINTS.name(), &key, Some(bytes));
+        }
+        Ok(())
     }
 
     pub fn remove_endpoint(&self, index: u32) -> Result<()> {
@@ -287,6 +331,9 @@ fn remove_other_boots(run_dir: &Path, keep: &str) {
     }
 }
 
+/// Key and record.
+type Row = (Vec<u8>, Vec<u8>);
+
 /// How a file is opened.
 type Opener = fn(&Path) -> Result<Database, DatabaseError>;
 
@@ -297,6 +344,9 @@ struct Table {
     database: RwLock<Option<Database>>,
     path: PathBuf,
     opener: Opener,
+    kind: Kind,
+    /// Where each record is copied to once it is known.
+    copies: OnceLock<Arc<Records>>,
 }
 
 #[derive(Deserialize)]
@@ -312,12 +362,14 @@ struct Versioned<'a, T> {
 }
 
 impl Table {
-    fn open(path: PathBuf, opener: Opener) -> Result<Table> {
+    fn open(path: PathBuf, opener: Opener, kind: Kind) -> Result<Table> {
         let database = RwLock::new(Some(open_database(&path, opener)?));
         let table = Table {
             database,
             path,
             opener,
+            kind,
+            copies: OnceLock::new(),
         };
         table.write(|transaction| {
             transaction.open_table(NETWORKS)?;
@@ -332,7 +384,9 @@ impl Table {
     /// the file is opened anew.
     fn with<T>(&self, work: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T> {
         let attempt = || match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(database) => work(database),
+            // redb asserts on some kinds of damage; that must end in a clear word too.
+            Some(database) => catch_unwind(AssertUnwindSafe(|| work(database)))
+                .unwrap_or_else(|_| Err(redb::Error::Corrupted(NO_SENSE.into()))),
             None => Err(redb::Error::PreviousIo),
         };
         let done = match attempt() {
@@ -382,7 +436,9 @@ impl Table {
         self.write(|transaction| {
             transaction.open_table(table)?.insert(&key, bytes)?;
             Ok(())
-        })
+        })?;
+        self.copy(table.name(), K::as_bytes(&key).as_ref(), Some(bytes));
+        Ok(())
     }
 
     fn remove<K: redb::Key>(
@@ -393,7 +449,9 @@ impl Table {
         self.write(|transaction| {
             transaction.open_table(table)?.remove(&key)?;
             Ok(())
-        })
+        })?;
+        self.copy(table.name(), K::as_bytes(&key).as_ref(), None);
+        Ok(())
     }
 
     fn get<T: DeserializeOwned>(
@@ -414,15 +472,22 @@ impl Table {
         &self,
         table: TableDefinition<'_, K, &[u8]>,
     ) -> Result<Vec<T>> {
-        let records = self.with(|database| {
+        let rows = self.rows(table)?;
+        rows.iter().map(|(_, bytes)| self.decode(bytes)).collect()
+    }
+
+    /// Keys and records as they are in the file.
+    fn rows<K: redb::Key>(&self, table: TableDefinition<'_, K, &[u8]>) -> Result<Vec<Row>> {
+        self.with(|database| {
             let table = database.begin_read()?.open_table(table)?;
-            let mut records = Vec::new();
+            let mut rows = Vec::new();
             for entry in table.iter()? {
-                records.push(entry?.1.value().to_vec());
+                let (key, record) = entry?;
+                let key = K::as_bytes(&key.value()).as_ref().to_vec();
+                rows.push((key, record.value().to_vec()));
             }
-            Ok(records)
-        })?;
-        records.iter().map(|bytes| self.decode(bytes)).collect()
+            Ok(rows)
+        })
     }
 
     fn encode<T: Serialize>(&self, record: &T) -> Result<Vec<u8>> {
@@ -436,10 +501,10 @@ impl Table {
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
         let found: VersionOf = serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))?;
         if found.version != VERSION {
-            return Err(self.corrupt(format!(
-                "a record has version {}, this netbpf knows {VERSION}",
-                found.version
-            )));
+            return Err(StoreError::Version {
+                path: self.path.clone(),
+                found: found.version,
+            });
         }
         serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))
     }
@@ -468,12 +533,11 @@ impl Table {
 }
 
 fn open_database(path: &Path, opener: Opener) -> Result<Database> {
-    // redb asserts on some kinds of damage; that must end in a clear word too.
     match catch_unwind(AssertUnwindSafe(|| opener(path))) {
         Ok(opened) => opened.map_err(|e| refused(path, &e)),
         Err(_) => Err(StoreError::Corrupt {
             path: path.into(),
-            reason: "its structure makes no sense".into(),
+            reason: NO_SENSE.into(),
         }),
     }
 }

@@ -67,7 +67,7 @@ impl Dirs {
     }
 
     fn open(&self, boot: &str) -> Result<Store> {
-        Store::open(&self.state(), &self.dir.path().join("run"), boot)
+        Store::open(&self.state(), &self.dir.path().join("run"), boot, &[])
     }
 
     fn state(&self) -> PathBuf {
@@ -150,7 +150,7 @@ fn endpoints_survive_a_killed_process() {
     const CHILD: &str = "NETBPF_TEST_STORE_CHILD";
     if let Ok(dir) = std::env::var(CHILD) {
         let dir = Path::new(&dir);
-        let store = Store::open(&dir.join("state"), &dir.join("run"), "a").unwrap();
+        let store = Store::open(&dir.join("state"), &dir.join("run"), "a", &[]).unwrap();
         for index in 1..=50 {
             store.put_endpoint(&endpoint(index)).unwrap();
         }
@@ -179,13 +179,13 @@ fn nothing_is_made_to_look_at_a_store() {
     let dir = tempfile::tempdir().unwrap();
     let (state, run) = (dir.path().join("state"), dir.path().join("run"));
     assert!(
-        Store::open_existing(&state, &run, "boot")
+        Store::open_existing(&state, &run, "boot", &[])
             .unwrap()
             .is_none()
     );
     assert!(!state.exists() && !run.exists());
 
-    let store = Store::open(&state, &run, "boot").unwrap();
+    let store = Store::open(&state, &run, "boot", &[]).unwrap();
     store.put_network(&network("front")).unwrap();
     store.put_endpoint(&endpoint(1)).unwrap();
     drop(store);
@@ -197,13 +197,88 @@ fn nothing_is_made_to_look_at_a_store() {
         let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{}", path.display());
     }
-    let found = Store::open_existing(&state, &run, "boot").unwrap().unwrap();
+    let found = Store::open_existing(&state, &run, "boot", &[])
+        .unwrap()
+        .unwrap();
     assert_eq!(found.endpoints().unwrap().len(), 1);
     drop(found);
-    let found = Store::open_existing(&state, &run, "other")
+    let found = Store::open_existing(&state, &run, "other", &[])
         .unwrap()
         .unwrap();
     assert_eq!(found.networks().unwrap().len(), 1);
     assert_eq!(found.endpoints().unwrap().len(), 0);
     assert!(!run.join("endpoints-other.redb").exists());
+}
+
+/// A copy as the kernel keeps it.
+fn copy(table: u32, key: &[u8], record: &[u8]) -> RecordCopy {
+    RecordCopy {
+        table,
+        key: key.to_vec(),
+        record: record.to_vec(),
+    }
+}
+
+#[test]
+fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
+    let dirs = Dirs::new();
+    let file = dirs.state().join("netbpf.redb");
+    let record = |network: &NetworkRecord| {
+        let versioned = Versioned {
+            version: VERSION,
+            record: network,
+        };
+        serde_json::to_vec(&versioned).unwrap()
+    };
+    let copies = [
+        copy(1, b"front", &record(&network("front"))),
+        copy(1, b"torn", b"{"),
+        copy(3, b"last_network", b"7"),
+        // Of the other file, which is there.
+        copy(2, &9_u32.to_le_bytes(), b"{}"),
+    ];
+    drop(dirs.open("a").unwrap());
+    let open = || Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &copies);
+    let damages: [(&str, &dyn Fn()); 4] = [
+        ("corrupt", &|| fs::write(&file, [0x5a; 8192]).unwrap()),
+        ("corrupt", &|| fs::write(&file, b"short").unwrap()),
+        ("corrupt", &|| {
+            let store = dirs.open("a").unwrap();
+            store.durable.put(NETWORKS, "x", b"no JSON").unwrap();
+        }),
+        ("lost", &|| fs::remove_file(&file).unwrap()),
+    ];
+    for (times, (what, damage)) in damages.iter().enumerate() {
+        damage();
+        let store = open().unwrap();
+        assert_eq!(store.networks().unwrap(), [network("front")], "{what}");
+        assert_eq!(store.meta(Meta::LastNetwork).unwrap(), Some(7_u32));
+        let [restored] = store.restored() else {
+            panic!("{what}: {:?}", store.restored());
+        };
+        let says = [what, "1 networks", "1 records could not be read"];
+        assert!(
+            says.iter().all(|said| restored.text.contains(said)),
+            "{restored:?}"
+        );
+        if *what == "corrupt" {
+            let aside = match times {
+                0 => "netbpf.redb.corrupt".to_owned(),
+                n => format!("netbpf.redb.corrupt-{n}"),
+            };
+            assert!(restored.text.contains(&aside), "{restored:?}");
+            assert!(dirs.state().join(aside).exists());
+        }
+        drop(store);
+        assert_eq!(open().unwrap().restored(), []);
+    }
+
+    // What a later version has written is no damage.
+    let store = dirs.open("a").unwrap();
+    store
+        .durable
+        .put(NETWORKS, "x", br#"{"version":99}"#)
+        .unwrap();
+    drop(store);
+    assert!(matches!(open(), Err(StoreError::Version { found: 99, .. })));
 }

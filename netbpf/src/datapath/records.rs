@@ -1,0 +1,212 @@
+//! Copies of the store's records (map `records`).
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use netbpf_common::{
+    maps::{RecordKey, RecordPart, records::RECORD_BYTES},
+    names,
+};
+
+use super::{
+    Result,
+    load::chain,
+    pins,
+    tables::{Written, removed},
+    types::DatapathError,
+};
+
+/// A record as it was copied.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordCopy {
+    /// As it was said by whoever copied it.
+    pub table: u32,
+    pub key: Vec<u8>,
+    pub record: Vec<u8>,
+}
+
+/// The map, beside all others: what is done here waits for none of them.
+#[derive(Debug)]
+pub struct Records {
+    map: Mutex<HashMap<MapData, RecordKey, RecordPart>>,
+    max_entries: u32,
+}
+
+impl Records {
+    /// As it is pinned; `None` where it is not.
+    pub fn from_pin(bpffs: &Path) -> Result<Option<Records>> {
+        let path = pins::map(bpffs, names::RECORDS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed =
+            |e: MapError| DatapathError::other(format!("open {}", path.display()), chain(&e));
+        let data = MapData::from_pin(&path).map_err(failed)?;
+        let max_entries = data.info().map_err(failed)?.max_entries();
+        let map = HashMap::try_from(Map::HashMap(data)).map_err(failed)?;
+        Ok(Some(Records {
+            map: Mutex::new(map),
+            max_entries,
+        }))
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<MapData, RecordKey, RecordPart>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies a record, in the place of what was copied before.
+    pub fn put(&self, table: u32, key: &[u8], record: &[u8]) -> Result<()> {
+        let mut map = self.map();
+        let whole = [key, record].concat();
+        let (length, key_length) = (whole.len() as u32, key.len() as u32);
+        let parts = whole.chunks(RECORD_BYTES);
+        let digest = hash(&whole);
+        let mut at = first(table, key);
+        for chunk in parts {
+            let mut bytes = [0; RECORD_BYTES];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            let part = RecordPart {
+                digest,
+                length,
+                key_length,
+                bytes,
+            };
+            map.insert(at, part, 0)
+                .written(names::RECORDS, self.max_entries)?;
+            at.part += 1;
+        }
+        remove_from(&mut map, at)
+    }
+
+    /// Takes a copy away.
+    pub fn remove(&self, table: u32, key: &[u8]) -> Result<()> {
+        remove_from(&mut self.map(), first(table, key))
+    }
+
+    /// How many entries there are.
+    pub fn count(&self) -> usize {
+        self.map().keys().flatten().count()
+    }
+
+    /// All that are whole.
+    pub fn read(&self) -> Result<Vec<RecordCopy>> {
+        let map = self.map();
+        let mut parts: BTreeMap<(u32, u64), BTreeMap<u32, RecordPart>> = BTreeMap::new();
+        for entry in map.iter() {
+            let (key, part) =
+                entry.map_err(|e| DatapathError::other("read map records", chain(&e)))?;
+            let record = parts.entry((key.table, key.record)).or_default();
+            record.insert(key.part, part);
+        }
+        let whole = parts
+            .iter()
+            .filter_map(|((table, _), parts)| together(*table, parts));
+        Ok(whole.collect())
+    }
+
+    /// Takes away what is a copy of none of these, given by table and key.
+    pub fn retain(&self, known: &HashSet<(u32, Vec<u8>)>) -> Result<()> {
+        let known: HashSet<RecordKey> = known
+            .iter()
+            .map(|(table, key)| first(*table, key))
+            .collect();
+        let mut map = self.map();
+        let keys: Vec<RecordKey> = map.keys().filter_map(std::result::Result::ok).collect();
+        let is_stale = |key: &&RecordKey| !known.contains(&RecordKey { part: 0, ..**key });
+        keys.iter()
+            .filter(is_stale)
+            .try_for_each(|key| removed(names::RECORDS, map.remove(key)))
+    }
+}
+
+/// Removes a part and those behind it.
+fn remove_from(map: &mut HashMap<MapData, RecordKey, RecordPart>, mut at: RecordKey) -> Result<()> {
+    loop {
+        match map.remove(&at) {
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                return Ok(());
+            }
+            done => removed(names::RECORDS, done)?,
+        }
+        at.part += 1;
+    }
+}
+
+fn first(table: u32, key: &[u8]) -> RecordKey {
+    RecordKey {
+        table,
+        part: 0,
+        record: hash(key),
+    }
+}
+
+/// The same in every process of this kernel's boot that was built by the same compiler; of
+/// another's copies the keys are read, and they are written anew.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A record of its parts; `None` where they are not of one, as the daemon was killed between.
+fn together(table: u32, parts: &BTreeMap<u32, RecordPart>) -> Option<RecordCopy> {
+    let head = parts.get(&0)?;
+    let length = head.length as usize;
+    let of_this = (0..length.div_ceil(RECORD_BYTES) as u32).map(|n| parts.get(&n));
+    let mut bytes = Vec::with_capacity(length);
+    for part in of_this {
+        let part = part.filter(|part| part.digest == head.digest)?;
+        bytes.extend_from_slice(&part.bytes);
+    }
+    bytes.truncate(length);
+    let record = bytes.split_off((head.key_length as usize).min(length));
+    Some(RecordCopy {
+        table,
+        key: bytes,
+        record,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(key: &[u8], record: &[u8]) -> BTreeMap<u32, RecordPart> {
+        let whole = [key, record].concat();
+        let part = |chunk: &[u8]| {
+            let mut bytes = [0; RECORD_BYTES];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            RecordPart {
+                digest: hash(&whole),
+                length: whole.len() as u32,
+                key_length: key.len() as u32,
+                bytes,
+            }
+        };
+        (0..).zip(whole.chunks(RECORD_BYTES).map(part)).collect()
+    }
+
+    #[test]
+    fn parts_are_put_together_where_they_are_of_one() {
+        let long = vec![b'x'; RECORD_BYTES * 2];
+        for record in [&b"{}"[..], b"", &long] {
+            let copy = together(7, &parts(b"web", record)).unwrap();
+            assert_eq!(
+                (copy.table, &copy.key[..], &copy.record[..]),
+                (7, &b"web"[..], record)
+            );
+        }
+        let mut mixed = parts(b"web", &long);
+        mixed.insert(1, parts(b"web", &vec![b'y'; RECORD_BYTES * 2])[&1]);
+        assert_eq!(together(7, &mixed), None);
+        mixed.remove(&1);
+        assert_eq!(together(7, &mixed), None);
+        assert_eq!(together(7, &BTreeMap::new()), None);
+    }
+}

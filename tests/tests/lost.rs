@@ -1,0 +1,127 @@
+//! The store's files are damaged or lost: they are made anew of what the kernel keeps, as
+//! long as the datapath is there.
+
+use std::fs;
+
+use netbpf::model::StatusInfo;
+use netbpf_tests::lab::{
+    Family, Host, Http, TcpEcho, World,
+    names::{CLIENT, HOST},
+    street_with_networks,
+};
+
+/// Ruins what there is of a host's store.
+type Damage<'a> = (&'a str, &'a dyn Fn(&Host));
+
+/// The files of a store: networks', and endpoints'.
+fn files(host: &Host) -> [std::path::PathBuf; 2] {
+    let entries = fs::read_dir(host.run_dir()).expect("the run directory");
+    let mut entries = entries.map(|entry| entry.expect("an entry").path());
+    let endpoints = entries.find(|path| path.extension().is_some_and(|e| e == "redb"));
+    [
+        host.state_dir().join("netbpf.redb"),
+        endpoints.expect("a store of endpoints"),
+    ]
+}
+
+#[test]
+fn a_store_that_is_damaged_or_lost_is_made_anew_under_traffic() {
+    let street = street_with_networks("store_lost", &[]);
+    let host = &street.host;
+    let many = "x".repeat(2000);
+    let label = format!("note={many}");
+    let flags = [
+        "--label",
+        &label,
+        "-p",
+        "8080:80",
+        "-p",
+        "7000-7009:7000-7009/udp",
+        "-p",
+        "7007:7",
+    ];
+    let web = street.front("web", &[&flags[..], &["--alias", "shop"]].concat());
+    let (_http, _echo) = (Http::start(&web, 80), TcpEcho::start(&web, 7));
+    host.netbpf(&[
+        "publish",
+        "web",
+        "-p",
+        "published=8081,target=80,allow=192.0.2.0/24",
+    ])
+    .ok();
+    host.netbpf(&[
+        "network",
+        "create",
+        "idle",
+        "--subnet",
+        "10.77.0.0/24",
+        "--internal",
+    ])
+    .ok();
+    let whole = World::of(host, &[&web]);
+    let mut held = street.client.hold((Family::V4.ip(HOST), 7007).into());
+
+    let all = |damage: fn(&std::path::Path)| {
+        move |host: &Host| {
+            files(host).iter().for_each(|file| damage(file));
+        }
+    };
+    let write = |file: &std::path::Path| fs::write(file, "garbage").expect("write a file");
+    let damages: [Damage<'_>; 5] = [
+        ("netbpf.redb", &|host| write(&files(host)[0])),
+        ("endpoints-", &|host| write(&files(host)[1])),
+        (
+            "netbpf.redb",
+            &all(|file| fs::write(file, "garbage").expect("write a file")),
+        ),
+        ("lost", &all(|file| fs::remove_file(file).expect("a file"))),
+        (
+            "corrupt",
+            &all(|file| {
+                // As if its first page alone had got to the disk.
+                let mut bytes = fs::read(file).expect("a file");
+                bytes[4096..].fill(0x5a);
+                fs::write(file, bytes).expect("write a file");
+            }),
+        ),
+    ];
+    for (named, damage) in damages {
+        host.kill();
+        damage(host);
+        host.restart();
+        let status: StatusInfo = host.json(&["status"]);
+        let is_said = |note: &String| note.contains("restored") && note.contains(named);
+        assert!(
+            status.notes.iter().any(is_said),
+            "{named}: {:?}",
+            status.notes
+        );
+        for family in Family::BOTH {
+            web.ping(family.ip(CLIENT));
+            assert_eq!(street.client.fetch(family.ip(HOST), 8080).server, "web");
+        }
+        assert!(held.is_open());
+        // The next start knows nothing of it any more.
+        host.stop();
+        host.restart();
+        let now = World::of(host, &[&web]);
+        assert!(now == whole, "{named}:\n{}", whole.differences(&now));
+    }
+    web.detach();
+    host.netbpf(&["network", "rm", "idle"]).ok();
+}
+
+#[test]
+fn a_teardown_needs_no_store() {
+    let street = street_with_networks("teardown_lost", &[]);
+    let host = &street.host;
+    let web = street.front("web", &["-p", "8080:80"]);
+    host.kill();
+    for file in files(host) {
+        fs::write(file, "garbage").expect("write a file");
+    }
+    host.teardown_offline(&[]);
+    assert!(!host.bpffs().join("programs").exists());
+    let left = web.run(&["ip", "-o", "link"]).ok();
+    assert!(!left.contains("eth0"), "{left}");
+}
