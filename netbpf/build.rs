@@ -31,6 +31,7 @@ fn embed() -> Result<PathBuf> {
     };
     let manifest = directory("CARGO_MANIFEST_DIR")?;
     let places = Places::new(manifest.parent().unwrap_or(Path::new("/")));
+    let places = places.with_features_of_build();
     for name in ENVIRONMENT {
         println!("cargo::rerun-if-env-changed={name}");
     }

@@ -56,6 +56,9 @@ pub fn build(places: &Places) -> Result<Built> {
         )));
     }
     let object = places.object();
+    if let Some(directory) = object.parent() {
+        fs::create_dir_all(directory).map_err(|e| Error::io("make", directory, &e))?;
+    }
     write_if_changed(&object, &finish(&data)?)?;
     Ok(Built {
         object,
@@ -78,6 +81,7 @@ fn cargo(places: &Places, compiler: &Compiler, linker: &Linker) -> Command {
         .args(["build", "--release", "--package", "netbpf-ebpf"])
         .args(["--target", TARGET, "--target-dir"])
         .arg(&places.target)
+        .args(["--features", &places.features.join(",")])
         .env("RUSTC", &compiler.rustc)
         // The target is tier 3 and its intrinsics are unstable, whatever the compiler.
         .env("RUSTC_BOOTSTRAP", "1")

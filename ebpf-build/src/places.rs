@@ -26,6 +26,8 @@ pub struct Places {
     /// Target directory of the nested cargo: its own, since the outer cargo
     /// holds the lock of its target directory while build scripts run.
     pub target: PathBuf,
+    /// Features of the programs that are built.
+    pub features: Vec<String>,
 }
 
 impl Places {
@@ -38,7 +40,20 @@ impl Places {
             root: root.to_path_buf(),
             tools,
             target: root.join("target/bpf"),
+            features: Vec::new(),
         }
+    }
+
+    /// With the programs' features that cargo has told a build script of.
+    #[must_use]
+    pub fn with_features_of_build(mut self) -> Self {
+        let known = ["next-programs", "next-layout"].into_iter();
+        let is_on = |name: &&str| {
+            let variable = name.to_uppercase().replace('-', "_");
+            env::var_os(format!("CARGO_FEATURE_{variable}")).is_some()
+        };
+        self.features = known.filter(is_on).map(str::to_owned).collect();
+        self
     }
 
     /// Root of the unpacked Debian packages.
@@ -52,9 +67,13 @@ impl Places {
             .join(format!("usr/lib/{}-linux-gnu", env::consts::ARCH))
     }
 
-    /// The finished object.
+    /// The finished object; of other features beside that without.
     pub fn object(&self) -> PathBuf {
-        self.target.join(OBJECT_NAME)
+        let directory = match self.features.is_empty() {
+            true => self.target.clone(),
+            false => self.target.join(self.features.join("+")),
+        };
+        directory.join(OBJECT_NAME)
     }
 
     /// What a change of means that the object must be built anew. Only what

@@ -157,7 +157,11 @@ pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 pub static RECORDS: HashMap<RecordKey, RecordPart, 4096, NO_PREALLOC> = HashMap::new();
 
 /// Bytes of [`SCRATCH`].
-pub const SCRATCH_LEN: usize = 1536;
+pub const SCRATCH_LEN: usize = if cfg!(feature = "next-programs") {
+    2048
+} else {
+    1536
+};
 
 /// Working space that the 512 bytes of stack have no room for; see
 /// [`crate::family::Room`]. One entry is enough: TC programs run with softirqs

@@ -1,10 +1,14 @@
 //! The main job, which must hold however the programs hang on devices, and on
 //! every kernel. Each takes the daemon's further flags.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use crate::lab::{
-    Family, Http, Ping, Pulse, SOON, Street, UdpEcho, answer_of,
+    Background, Container, Family, Http, Knocks, Ping, Pulse, SOON, Street, TcpEcho, UdpEcho,
+    answer_of,
     names::{CLIENT, CLIENT_B, CLIENT_WIRE_B, FAR, FAR_NET, FAR_WIRE, HOST, HOST_B, HOST_WIRE_B},
     street_with_networks, within,
 };
@@ -114,42 +118,15 @@ pub enum End {
 #[track_caller]
 pub fn restart_under_traffic(test: &str, flags: &[&str], end: End) {
     let street = street_with_networks(test, flags);
-    let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
-    let app = street.front("app", &[]);
-    let _http = Http::start(&web, 80);
-    let _web_udp = UdpEcho::start(&web, 53);
-    let _client_udp = UdpEcho::start(&street.client, 53);
+    let traffic = Traffic::start(&street);
     let before = street.host.endpoints();
-
-    let pulses: Vec<Pulse> = Family::BOTH
-        .into_iter()
-        .flat_map(|family| {
-            [
-                Pulse::start(&app, web.addr(family), 53),
-                Pulse::start(&app, family.ip(CLIENT), 53),
-                Pulse::start(&street.client, family.ip(HOST), 5300),
-            ]
-        })
-        .collect();
-    let pings = Family::BOTH.map(|family| app.ping_stream(family.ip(CLIENT), 300));
     match end {
         End::Stop => street.host.stop(),
         End::Kill => street.host.kill(),
     }
-    for pulse in &pulses {
-        pulse.wait_for_more("traffic goes on without a daemon");
-    }
-    new_connections_work(&street);
+    traffic.goes_on("without a daemon");
     street.host.restart();
-    new_connections_work(&street);
-    for pulse in pulses {
-        pulse.finish_whole();
-    }
-    for ping in pings {
-        let output = ping.wait();
-        let Ping { sent, received } = Ping::parse(&output);
-        assert_eq!((sent, received), (300, 300), "{output}");
-    }
+    traffic.goes_on("with the next one");
 
     let names = |endpoints: &[netbpf::model::EndpointInfo]| -> Vec<_> {
         let fields = endpoints.iter().map(|e| {
@@ -163,9 +140,111 @@ pub fn restart_under_traffic(test: &str, flags: &[&str], end: End) {
         fields.collect()
     };
     assert_eq!(names(&street.host.endpoints()), names(&before), "adopted");
-    web.publish("8081:80");
+    traffic.web.publish("8081:80");
     for family in Family::BOTH {
         street.client.fetch(family.ip(HOST), 8081);
+    }
+    traffic.finish_whole();
+}
+
+/// Traffic of every way – published, masqueraded, between siblings, of the host's own –
+/// in both families: datagrams, short connections, echoes, and a stream where there is
+/// iperf3.
+pub struct Traffic<'a> {
+    street: &'a Street,
+    web: Container,
+    pulses: Vec<Pulse>,
+    knocks: Vec<Knocks>,
+    pings: Vec<(Background, u32)>,
+    streams: Vec<Background>,
+    _servers: (Http, [TcpEcho; 2], [UdpEcho; 2], Background),
+    _app: Container,
+}
+
+impl<'a> Traffic<'a> {
+    #[track_caller]
+    pub fn start(street: &'a Street) -> Traffic<'a> {
+        let ports = ["8080:80", "7000:7", "5201:5201", "5300:53/udp"];
+        let ports: Vec<&str> = ports.iter().flat_map(|port| ["-p", port]).collect();
+        let (web, app) = (street.front("web", &ports), street.front("app", &[]));
+        let client = &street.client;
+        let server = web.run(&["iperf3", "-s", "--forceflush"]);
+        let servers = (
+            Http::start(&web, 80),
+            [TcpEcho::start(&web, 7), TcpEcho::start(client, 7)],
+            [UdpEcho::start(&web, 53), UdpEcho::start(client, 53)],
+            server.timeout(Duration::from_secs(120)).spawn(),
+        );
+        let (mut pulses, mut knocks, mut pings) = (Vec::new(), Vec::new(), Vec::new());
+        for family in Family::BOTH {
+            let (web, host, out) = (web.addr(family), family.ip(HOST), family.ip(CLIENT));
+            pulses.extend([
+                Pulse::start(&app, web, 53),
+                Pulse::start(&app, out, 53),
+                Pulse::start(client, host, 5300),
+            ]);
+            let loopback = (family.loopback(), 7000);
+            knocks.extend([
+                Knocks::start(client, (host, 7000).into()),
+                Knocks::start(&app, (out, 7).into()),
+                Knocks::start(&app, (web, 7).into()),
+                Knocks::start(&street.host, loopback.into()),
+            ]);
+            pings.push((app.ping_stream(out, 1000, 2), 1000));
+        }
+        within(SOON, "iperf3 listens", || {
+            servers.3.stdout().contains("listening")
+        });
+        let to = Family::V4.ip(HOST).to_string();
+        let stream = ["iperf3", "-J", "-t", "4", "-b", "200M", "-c", &to];
+        let stream = client.run(&stream).timeout(Duration::from_secs(60)).spawn();
+        Traffic {
+            street,
+            web,
+            pulses,
+            knocks,
+            pings,
+            streams: vec![stream],
+            _servers: servers,
+            _app: app,
+        }
+    }
+
+    /// All of it, and what is begun now.
+    #[track_caller]
+    pub fn goes_on(&self, when: &str) {
+        for pulse in &self.pulses {
+            pulse.wait_for_more(&format!("datagrams go on {when}"));
+        }
+        for knocks in &self.knocks {
+            knocks.wait_for_more(&format!("connections go on {when}"));
+        }
+        new_connections_work(self.street);
+    }
+
+    /// Ends it; fails where a packet was lost or a connection reset.
+    #[track_caller]
+    pub fn finish_whole(self) {
+        for (ping, count) in self.pings {
+            let output = ping.wait();
+            let Ping { sent, received } = Ping::parse(&output);
+            assert_eq!((sent, received), (count, count), "{output}");
+        }
+        for stream in self.streams {
+            let output = stream.wait();
+            let result: serde_json::Value =
+                serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
+            let sums = result["intervals"].as_array().into_iter().flatten();
+            let rates = sums.map(|one| one["sum"]["bytes"].as_u64().unwrap_or_default());
+            let rates: Vec<u64> = rates.collect();
+            assert!(rates.len() >= 4 && !rates.contains(&0), "{output}");
+        }
+        for pulse in self.pulses {
+            pulse.finish_whole();
+        }
+        for knocks in self.knocks {
+            knocks.finish_whole();
+        }
     }
 }
 

@@ -465,7 +465,7 @@ fn counters_are_as_the_container_sees_them() {
     let web = street.front("web", &[]);
     let inspect = || -> EndpointInfo { street.host.json(&["inspect", "web"]) };
     let before = inspect();
-    let output = web.ping_stream(Family::V4.ip(CLIENT), 20).wait();
+    let output = web.ping_stream(Family::V4.ip(CLIENT), 20, 10).wait();
     assert!(output.status.success(), "{output}");
     let after = inspect();
     let (rx, tx) = (

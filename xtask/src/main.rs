@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod docs;
+mod next;
 mod package;
 mod preflight;
 mod privilege;
@@ -68,6 +69,8 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Build the later versions that tests of upgrades start
+    Next,
     /// Write what of docs/ is made from the sources and the product
     Docs {
         /// Fail when a page is out of date, and write nothing
@@ -144,6 +147,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Setup(agreement) => setup::run(&places, agreement.consent())?,
         Command::BuildEbpf { release: _ } => build_ebpf::run(&places)?,
+        Command::Next => {
+            next::run(&places)?;
+            test::build_netbpf(&places, test::Profile::Debug)?;
+        }
         Command::Docs { check: false } => docs::run(&places, docs::Mode::Write)?,
         Command::Docs { check: true } => docs::run(&places, docs::Mode::Check)?,
         Command::Demo {

@@ -2,7 +2,7 @@
 //! user; what needs it is built as that user and run as root.
 
 use crate::{
-    preflight,
+    next, preflight,
     privilege::as_root,
     setup::{self, Consent},
     step::{Done, Step},
@@ -28,10 +28,12 @@ pub fn run(places: &Places, consent: Consent, arguments: &[String]) -> Result<Su
     preflight::check()?;
     setup::run(places, consent)?;
     setup::engines(places, consent)?;
+    // Before that of this version, which takes its place in the target directory.
+    let next = next::run(places)?;
     let binary = build_netbpf(places, Profile::Debug)?;
     let mut total = documentation(places, arguments)?;
     for program in test_programs(places)? {
-        total = total + program.run(places, &binary, arguments)?;
+        total = total + program.run(places, &binary, &next, arguments)?;
     }
     Ok(total)
 }
@@ -165,13 +167,20 @@ impl TestProgram {
         PRIVILEGED.contains(&self.package.as_str())
     }
 
-    fn run(&self, places: &Places, binary: &Path, arguments: &[String]) -> Result<Summary> {
+    fn run(
+        &self,
+        places: &Places,
+        binary: &Path,
+        next: &Path,
+        arguments: &[String],
+    ) -> Result<Summary> {
         let name = format!("{} {}", self.package, name_of(&self.path));
         let step = Step::new(&places.root, &format!("tests {name}"))?;
         let mut command = match self.is_privileged() {
             true => {
                 let variables = [
                     ("NETBPF_BIN", binary.as_os_str()),
+                    ("NETBPF_NEXT", next.as_os_str()),
                     ("NETBPF_TOOLS_DIR", places.tools.as_os_str()),
                 ];
                 as_root(&self.path, &variables)

@@ -16,6 +16,18 @@ use serde::de::DeserializeOwned;
 
 use super::{Cmd, Container, Drops, Namespace, Output, SOON, command, names::Net, sweep, within};
 
+/// A later version, for tests of upgrades: `programs` has others over the same maps,
+/// `layout` another layout of a map. `cargo xtask next` builds them.
+pub fn next(which: &str) -> PathBuf {
+    let directory = std::env::var_os("NETBPF_NEXT").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/next"),
+        PathBuf::from,
+    );
+    let path = directory.join(which).join("netbpf");
+    fs::canonicalize(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}: `cargo xtask next` builds it", path.display()))
+}
+
 /// The binary under test: `NETBPF_BIN`, else what `cargo build` made.
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("NETBPF_BIN").map_or_else(

@@ -185,11 +185,11 @@ impl Namespace {
         self.ping_command(address, &all).output()
     }
 
-    /// Starts that many echoes, one every 10 ms.
+    /// Starts that many echoes, so many milliseconds apart.
     #[track_caller]
-    pub fn ping_stream(&self, address: IpAddr, count: u32) -> super::Background {
-        let count = count.to_string();
-        self.ping_command(address, &["-q", "-i", "0.01", "-c", &count, "-W", "5"])
+    pub fn ping_stream(&self, address: IpAddr, count: u32, apart: u32) -> super::Background {
+        let (count, apart) = (count.to_string(), format!("0.{apart:03}"));
+        self.ping_command(address, &["-q", "-i", &apart, "-c", &count, "-W", "5"])
             .timeout(Duration::from_secs(60))
             .spawn()
     }
