@@ -160,9 +160,6 @@ impl Expects {
     }
 }
 
-/// Bytes of [`Flow::reserved`]: one, and some for tests of upgrades to another layout.
-pub const FLOW_RESERVED: usize = if cfg!(feature = "next-layout") { 9 } else { 1 };
-
 /// Value: what becomes of the packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,11 +203,17 @@ pub struct Flow<A> {
     pub flags: u8,
     /// TCP flags seen in this direction ([`crate::flow::SEEN_SYN`] …).
     pub seen: u8,
-    /// Explicit padding, 0, of 1 byte: with it the size is a multiple of 8 in both families.
-    pub reserved: [u8; FLOW_RESERVED],
+    /// Explicit padding, 0: with it the size is a multiple of 8 in both families.
+    pub reserved: [u8; 1],
     pub reserved_addr: A,
+    /// As a later version might have it, for tests of upgrades.
+    #[cfg(feature = "next-layout")]
+    pub next: u64,
 }
-assert_layout!(Flow<_>, 87 + FLOW_RESERVED, 135 + FLOW_RESERVED);
+#[cfg(not(feature = "next-layout"))]
+assert_layout!(Flow<_>, 88, 136);
+#[cfg(feature = "next-layout")]
+assert_layout!(Flow<_>, 96, 144);
 
 impl<A: Copy> FlowKey<A> {
     /// The key of the other half of `flow`, which is found by this one: the tuple

@@ -11,8 +11,8 @@ use netbpf_common::{
         config::CLIENT_WINDOW_SHIFT,
         endpoints::NETWORK_INTERNAL,
         flows::{
-            ARRIVAL_HOST, Expects, FLOW_ORIGINAL, FLOW_RESERVED, FLOW_TO_CONTAINER, FLOW_TO_HOST,
-            KIND_LOCAL, KIND_PUBLISH, arrival_container,
+            ARRIVAL_HOST, Expects, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_LOCAL,
+            KIND_PUBLISH, arrival_container,
         },
         ports::{
             ALLOW_PREFIX, PORT_AFFINITY, PORT_ALLOW, PORT_PREFIX, SHARE_PLACES, place_of_client,
@@ -377,7 +377,7 @@ pub fn begin<F: Family>(
         TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
         _ => tcp::NO_SCALE,
     });
-    forward.reserved = [0; FLOW_RESERVED];
+    forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;

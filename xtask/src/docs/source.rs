@@ -97,7 +97,9 @@ impl Source {
     /// What the file's `assert_layout!` say of a type.
     fn sizes(&self, structure: &str) -> Vec<(String, String)> {
         let asserted = self.items.iter().filter_map(|item| match item {
-            Item::Macro(item) if item.mac.path.is_ident("assert_layout") => {
+            Item::Macro(item)
+                if item.mac.path.is_ident("assert_layout") && !is_next(&item.attrs) =>
+            {
                 let arguments = text_of(&item.mac.tokens);
                 let mut arguments = arguments.split(", ").map(str::to_owned);
                 Some((arguments.next()?, arguments.collect::<Vec<_>>()))
@@ -167,6 +169,17 @@ impl Source {
     }
 }
 
+/// Whether it is there for tests of upgrades alone: `#[cfg(feature = "next-…")]`.
+fn is_next(attributes: &[Attribute]) -> bool {
+    let mut conditions = attributes.iter().filter(|a| a.path().is_ident("cfg"));
+    conditions.any(
+        |condition| match condition.parse_args::<syn::MetaNameValue>() {
+            Ok(only) => string(&only.value).is_some_and(|feature| feature.starts_with("next-")),
+            Err(_) => false,
+        },
+    )
+}
+
 fn pinned_name(attributes: &[Attribute]) -> Option<String> {
     let attribute = attributes.iter().find(|a| a.path().is_ident("btf_map"))?;
     let value: syn::MetaNameValue = attribute.parse_args().ok()?;
@@ -176,6 +189,7 @@ fn pinned_name(attributes: &[Attribute]) -> Option<String> {
 fn fields(fields: &Fields) -> Vec<Field> {
     fields
         .iter()
+        .filter(|field| !is_next(&field.attrs))
         .map(|field| Field {
             name: field
                 .ident

@@ -7,7 +7,7 @@ use netbpf_common::{
         FlowKey,
         flows::{
             ARRIVAL_HAIRPIN, ARRIVAL_UPLINK, Expects, FLOW_HAIRPIN, FLOW_OF_HOST, FLOW_ORIGINAL,
-            FLOW_RESERVED, FLOW_TO_CONTAINER, KIND_MASQUERADE, SCOPE_HOST,
+            FLOW_TO_CONTAINER, KIND_MASQUERADE, SCOPE_HOST,
         },
     },
     packet::{tcp, tuple::TransportKind},
@@ -151,7 +151,7 @@ pub fn record<F: Family>(
         TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
         _ => tcp::NO_SCALE,
     });
-    forward.reserved = [0; FLOW_RESERVED];
+    forward.reserved = [0];
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
