@@ -27,7 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     metrics,
     settings::Settings,
-    sys::{inherited, lock::NamespaceLock, process},
+    sys::{capabilities, inherited, lock::NamespaceLock, process},
 };
 
 /// How long requests that run when the daemon is told to end may go on.
@@ -44,6 +44,7 @@ pub fn run(config: Config, source: Source) -> Result<()> {
     );
     process::hear_signals();
     process::spare_memory();
+    capabilities::drop_others()?;
     // Before anything is touched, the socket's file too: of two daemons that
     // start at once, one has the namespace, the other has nothing to do here.
     let lock = NamespaceLock::take()?;
@@ -56,9 +57,7 @@ pub fn run(config: Config, source: Source) -> Result<()> {
     let mut socket = bound.or_else(|error| match error.code {
         Code::Conflict | Code::InvalidArgument => Err(error),
         // Who lacks all that a daemon needs lacks the permission, too.
-        _ => process::check_capabilities()
-            .map_err(Error::from)
-            .and(Err(error)),
+        _ => capabilities::check().map_err(Error::from).and(Err(error)),
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Requests are few and short; the packets are the kernel's business.

@@ -7,7 +7,7 @@ use netbpf::model::StatusInfo;
 use netbpf_tests::lab::{
     Background, Cmd, Family, Host, Http, binary, has_tools,
     names::{CLIENT, HOST},
-    street_without_daemon, within,
+    street_with_networks, street_without_daemon, within,
 };
 use nix::sys::signal::Signal;
 
@@ -212,4 +212,70 @@ fn systemd_takes_the_units() {
         &service,
     ];
     Cmd::new(&security).exits(0);
+}
+
+/// Capabilities as `include/uapi/linux/capability.h` numbers them.
+const NUMBERS: [(&str, u32); 6] = [
+    ("CAP_CHOWN", 0),
+    ("CAP_DAC_OVERRIDE", 1),
+    ("CAP_NET_BIND_SERVICE", 10),
+    ("CAP_NET_ADMIN", 12),
+    ("CAP_SYS_PTRACE", 19),
+    ("CAP_SYS_ADMIN", 21),
+];
+
+/// Those of the page, which the unit grants or does not.
+fn documented() -> Vec<(String, bool)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/capabilities.md");
+    let page = fs::read_to_string(path).expect("the page");
+    let rows = page.lines().filter(|line| line.starts_with("| `CAP_"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_owned(), cells[4] == "yes")
+    })
+    .collect()
+}
+
+#[test]
+fn what_no_use_is_known_of_is_given_up() {
+    let street = street_with_networks("capabilities", &[]);
+    let documented = documented();
+    let bit = |name: &str| {
+        let found = NUMBERS.iter().find(|(known, _)| *known == name);
+        1_u64 << found.unwrap_or_else(|| panic!("{name}?")).1
+    };
+    let all = documented.iter().fold(0, |all, (name, _)| all | bit(name));
+    let own = fs::read_to_string("/proc/self/status").expect("our status");
+    let of = |status: &str, key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let line = line.unwrap_or_else(|| panic!("{key} of\n{status}"));
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).expect("a number")
+    };
+    let expected = all & of(&own, "CapPrm");
+    assert_ne!(of(&own, "CapPrm"), expected, "there is nothing to give up");
+    let pid = street.host.pid().expect("a daemon");
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let tasks: Vec<_> = tasks.map(|task| task.expect("a thread").path()).collect();
+    assert!(tasks.len() > 2, "{tasks:?}");
+    for task in tasks {
+        // One that has ended meanwhile has none.
+        let Ok(status) = fs::read_to_string(task.join("status")) else {
+            continue;
+        };
+        for key in ["CapEff", "CapPrm"] {
+            assert_eq!(of(&status, key), expected, "{key} of\n{status}");
+        }
+        for key in ["CapInh", "CapAmb"] {
+            assert_eq!(of(&status, key), 0, "{key} of\n{status}");
+        }
+        assert_eq!(of(&status, "NoNewPrivs"), 1);
+    }
+
+    let unit = packaging("netbpf.service.in");
+    let mut granted: Vec<&str> = setting(&unit, "CapabilityBoundingSet").split(' ').collect();
+    let by_page = documented.iter().filter(|(_, granted)| *granted);
+    let mut by_page: Vec<&str> = by_page.map(|(name, _)| name.as_str()).collect();
+    granted.sort_unstable();
+    by_page.sort_unstable();
+    assert_eq!(granted, by_page);
 }

@@ -27,6 +27,7 @@ use crate::{
     store::{EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
     sys::{
         bpffs::{self, Prepared},
+        capabilities,
         lock::{DirectoryLock, NamespaceLock},
         netlink::Netlink,
         netns::{self, Namespace},
@@ -39,7 +40,7 @@ use crate::{
 const LOOPBACK: u32 = 1;
 
 pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
-    process::check_capabilities()?;
+    capabilities::check()?;
     let mut host = Netlink::open()?;
     check_loopback(&mut host)?;
     let place = here()?;

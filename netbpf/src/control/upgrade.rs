@@ -5,12 +5,12 @@ use crate::{
     error::Result,
     model::{UpgradeInfo, UpgradeKind, UpgradeOutcome},
     settings::Settings,
-    sys::{cgroup, process},
+    sys::{capabilities, cgroup},
 };
 
 /// Asked beside the daemon that runs, or without one; nothing is changed.
 pub fn check(settings: &Settings) -> Result<Vec<UpgradeInfo>> {
-    process::check_capabilities()?;
+    capabilities::check()?;
     let sizes = Sizes {
         endpoints: settings.max_endpoints,
         flows: settings.max_flows,

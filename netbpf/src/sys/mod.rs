@@ -1,10 +1,11 @@
 //! The kernel outside of eBPF: netlink, namespaces, sysctls, bpffs, sockets.
 //!
 //! With `datapath` the only place that talks to the kernel, and the only user of
-//! rtnetlink and nix. Everything here is blocking and quick; it decides nothing
+//! rtnetlink, nix and rustix. Everything here is blocking and quick; it decides nothing
 //! and knows no networks or endpoints.
 
 pub mod bpffs;
+pub mod capabilities;
 pub mod cgroup;
 pub mod fault;
 pub mod inherited;

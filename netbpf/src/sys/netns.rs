@@ -14,7 +14,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
-use super::{Result, SysError, process};
+use super::{Result, SysError, capabilities};
 
 /// Which namespace it is, as long as it lives: the inode of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -159,9 +159,8 @@ pub fn find(id: NamespaceId) -> Option<Namespace> {
 
 /// Of another's process, which takes the right to trace it.
 fn unseen(path: &Path) -> SysError {
-    const CAP_SYS_PTRACE: u32 = 19;
     let path = path.into();
-    match process::has_capability(CAP_SYS_PTRACE) {
+    match capabilities::has_ptrace() {
         false => SysError::MissingCapability {
             capability: "CAP_SYS_PTRACE",
             purpose: "open the namespaces of other users' processes",

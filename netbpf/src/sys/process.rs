@@ -12,50 +12,6 @@ use nix::{
 
 use super::{Result, SysError};
 
-/// Fails with the name of the first capability that is missing.
-pub fn check_capabilities() -> Result<()> {
-    match missing_capabilities()?.first() {
-        Some(&(capability, purpose)) => Err(SysError::MissingCapability {
-            capability,
-            purpose,
-        }),
-        None => Ok(()),
-    }
-}
-
-/// The capabilities that are needed and not there, and what for.
-pub fn missing_capabilities() -> Result<Vec<(&'static str, &'static str)>> {
-    const NEEDED: [(&str, u32, &str); 2] = [
-        ("CAP_NET_ADMIN", 12, "change devices, addresses and routes"),
-        (
-            "CAP_SYS_ADMIN",
-            21,
-            "enter the namespaces of containers and load programs",
-        ),
-    ];
-    let effective = effective()?;
-    let missing = NEEDED
-        .iter()
-        .filter(|(_, bit, _)| effective & (1 << bit) == 0);
-    Ok(missing.map(|&(name, _, purpose)| (name, purpose)).collect())
-}
-
-/// Whether this thread has it; `false` where that cannot be known.
-pub fn has_capability(bit: u32) -> bool {
-    effective().is_ok_and(|effective| effective & (1 << bit) != 0)
-}
-
-fn effective() -> Result<u64> {
-    let status = fs::read_to_string("/proc/thread-self/status")
-        .map_err(|e| SysError::io("read /proc/thread-self/status", e))?;
-    Ok(effective_capabilities(&status).unwrap_or(0))
-}
-
-fn effective_capabilities(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
 /// Changes with every boot.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
@@ -158,16 +114,4 @@ pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes an integer and locks what it looks at.
     let _something_given = unsafe { libc::malloc_trim(0) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capabilities_are_read_as_hexadecimal() {
-        let status = "Name:\tx\nCapEff:\t0000000000201000\nCapBnd:\t0\n";
-        assert_eq!(effective_capabilities(status), Some(1 << 12 | 1 << 21));
-        assert_eq!(effective_capabilities("Name:\tx\n"), None);
-    }
 }

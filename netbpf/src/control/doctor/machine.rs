@@ -7,7 +7,7 @@ use crate::{
     datapath::{self, Probed},
     model::{Check, Finding},
     settings::{Release, Settings},
-    sys::{bpffs, cgroup, cgroup::Cgroup, netns, process, sysctl::Sysctls},
+    sys::{bpffs, capabilities, cgroup, cgroup::Cgroup, netns, process, sysctl::Sysctls},
 };
 
 /// What was found.
@@ -31,8 +31,6 @@ pub struct Machine {
     pub ipv6_disabled: Option<String>,
 }
 
-const CAP_SYS_PTRACE: u32 = 19;
-
 impl Machine {
     pub fn look(settings: &Settings, needs_bpffs: bool) -> Machine {
         let sysctls = Sysctls::open();
@@ -42,8 +40,8 @@ impl Machine {
             no_cookie: netns::cookie().err().map(|e| e.to_string()),
             is_confidential: process::is_confidential(),
             has_no_jit: process::has_no_jit(),
-            missing_capabilities: process::missing_capabilities().unwrap_or_default(),
-            has_ptrace: process::has_capability(CAP_SYS_PTRACE),
+            missing_capabilities: capabilities::missing().unwrap_or_default(),
+            has_ptrace: capabilities::has_ptrace(),
             is_bpffs: bpffs::is_bpffs(&settings.bpffs),
             bpffs: settings.bpffs.clone(),
             needs_bpffs,
