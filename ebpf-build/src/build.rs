@@ -56,9 +56,6 @@ pub fn build(places: &Places) -> Result<Built> {
         )));
     }
     let object = places.object();
-    if let Some(directory) = object.parent() {
-        fs::create_dir_all(directory).map_err(|e| Error::io("make", directory, &e))?;
-    }
     write_if_changed(&object, &finish(&data)?)?;
     Ok(Built {
         object,

@@ -44,7 +44,8 @@ impl Places {
         }
     }
 
-    /// With the programs' features that cargo has told a build script of.
+    /// With the programs' features that cargo has told a build script of; they have a
+    /// target directory of their own, as others may be built meanwhile.
     #[must_use]
     pub fn with_features_of_build(mut self) -> Self {
         let known = ["next-programs", "next-layout"].into_iter();
@@ -53,6 +54,11 @@ impl Places {
             env::var_os(format!("CARGO_FEATURE_{variable}")).is_some()
         };
         self.features = known.filter(is_on).map(str::to_owned).collect();
+        if !self.features.is_empty() {
+            self.target = self
+                .target
+                .with_file_name(format!("bpf-{}", self.features.join("-")));
+        }
         self
     }
 
@@ -67,13 +73,9 @@ impl Places {
             .join(format!("usr/lib/{}-linux-gnu", env::consts::ARCH))
     }
 
-    /// The finished object; of other features beside that without.
+    /// The finished object.
     pub fn object(&self) -> PathBuf {
-        let directory = match self.features.is_empty() {
-            true => self.target.clone(),
-            false => self.target.join(self.features.join("+")),
-        };
-        directory.join(OBJECT_NAME)
+        self.target.join(OBJECT_NAME)
     }
 
     /// What a change of means that the object must be built anew. Only what

@@ -749,8 +749,10 @@ fn a_port_that_changed_hands_before_a_kill_is_its_new_owners() {
     let settings = host.settings();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let store =
-        netbpf::store::Store::open(&settings.state_dir, &settings.run_dir, boot.trim(), &[])
-            .unwrap();
+        netbpf::store::Store::open(&settings.state_dir, &settings.run_dir, boot.trim(), &|| {
+            Ok(Vec::new())
+        })
+        .unwrap();
     let mut old = store.endpoints().unwrap().remove(0);
     old.index += 1;
     old.name = "old".into();

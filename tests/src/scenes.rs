@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+
 use crate::lab::{
     Background, Container, Family, Http, Knocks, Ping, Pulse, SOON, Street, TcpEcho, UdpEcho,
     answer_of,
@@ -148,15 +150,14 @@ pub fn restart_under_traffic(test: &str, flags: &[&str], end: End) {
 }
 
 /// Traffic of every way – published, masqueraded, between siblings, of the host's own –
-/// in both families: datagrams, short connections, echoes, and a stream where there is
-/// iperf3.
+/// in both families: datagrams, short connections, echoes, and a stream, until it ends.
 pub struct Traffic<'a> {
     street: &'a Street,
     web: Container,
     pulses: Vec<Pulse>,
     knocks: Vec<Knocks>,
-    pings: Vec<(Background, u32)>,
-    streams: Vec<Background>,
+    pings: Vec<Background>,
+    stream: Background,
     _servers: (Http, [TcpEcho; 2], [UdpEcho; 2], Background),
     _app: Container,
 }
@@ -190,21 +191,24 @@ impl<'a> Traffic<'a> {
                 Knocks::start(&app, (web, 7).into()),
                 Knocks::start(&street.host, loopback.into()),
             ]);
-            pings.push((app.ping_stream(out, 1000, 2), 1000));
+            pings.push(app.ping_on(out));
         }
         within(SOON, "iperf3 listens", || {
             servers.3.stdout().contains("listening")
         });
         let to = Family::V4.ip(HOST).to_string();
-        let stream = ["iperf3", "-J", "-t", "4", "-b", "200M", "-c", &to];
-        let stream = client.run(&stream).timeout(Duration::from_secs(60)).spawn();
+        let stream = ["iperf3", "-J", "-t", "300", "-b", "200M", "-c", &to];
+        let stream = client
+            .run(&stream)
+            .timeout(Duration::from_secs(300))
+            .spawn();
         Traffic {
             street,
             web,
             pulses,
             knocks,
             pings,
-            streams: vec![stream],
+            stream,
             _servers: servers,
             _app: app,
         }
@@ -225,20 +229,26 @@ impl<'a> Traffic<'a> {
     /// Ends it; fails where a packet was lost or a connection reset.
     #[track_caller]
     pub fn finish_whole(self) {
-        for (ping, count) in self.pings {
+        for mut ping in self.pings {
+            assert!(ping.is_running(), "{}", ping.wait());
+            ping.signal(Signal::SIGINT);
             let output = ping.wait();
             let Ping { sent, received } = Ping::parse(&output);
-            assert_eq!((sent, received), (count, count), "{output}");
+            // One may be on its way at the end.
+            assert!(sent > 100 && sent - received <= 1, "{output}");
         }
-        for stream in self.streams {
-            let output = stream.wait();
-            let result: serde_json::Value =
-                serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
-            let sums = result["intervals"].as_array().into_iter().flatten();
-            let rates = sums.map(|one| one["sum"]["bytes"].as_u64().unwrap_or_default());
-            let rates: Vec<u64> = rates.collect();
-            assert!(rates.len() >= 4 && !rates.contains(&0), "{output}");
-        }
+        let mut stream = self.stream;
+        assert!(stream.is_running(), "{}", stream.wait());
+        stream.signal(Signal::SIGINT);
+        let output = stream.wait();
+        let result: serde_json::Value =
+            serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
+        let intervals = result["intervals"].as_array().into_iter().flatten();
+        // The last one may have just begun.
+        let whole = intervals.filter(|one| one["sum"]["seconds"].as_f64() > Some(0.5));
+        let rates = whole.map(|one| one["sum"]["bytes"].as_u64().unwrap_or_default());
+        let rates: Vec<u64> = rates.collect();
+        assert!(!rates.is_empty() && !rates.contains(&0), "{output}");
         for pulse in self.pulses {
             pulse.finish_whole();
         }

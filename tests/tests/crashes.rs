@@ -398,6 +398,22 @@ fn starting_with_programs_of_its_own_and_filters() {
     scene.dies_starting(forget_object);
 }
 
+/// With files that are damaged, and with none.
+#[test]
+fn starting_with_a_ruined_store() {
+    let scene = Scene::new("dies_restoring");
+    scene.dies_starting(|host| {
+        for file in host.store_files() {
+            fs::write(file, "garbage").expect("write a file");
+        }
+    });
+    scene.dies_starting(|host| {
+        for file in host.store_files() {
+            fs::remove_file(file).expect("a file");
+        }
+    });
+}
+
 /// The pinned programs are of nobody knows which object.
 fn forget_object(host: &Host) {
     let notes = fs::read_dir(host.bpffs().join("programs")).expect("pins");

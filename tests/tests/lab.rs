@@ -75,10 +75,7 @@ fn a_pulse_counts_what_is_lost() {
 #[test]
 fn a_ping_stream_is_counted() {
     let street = street_without_daemon("a_ping_stream");
-    let output = street
-        .client
-        .ping_stream(Family::V4.ip(HOST), 20, 10)
-        .wait();
+    let output = street.client.ping_stream(Family::V4.ip(HOST), 20).wait();
     let wanted = Ping {
         sent: 20,
         received: 20,

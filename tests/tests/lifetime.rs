@@ -15,9 +15,9 @@ use netbpf::model::{EndpointInfo, NetworkInfo, StatusInfo, UpgradeInfo, UpgradeO
 use netbpf_common::names;
 use netbpf_tests::{
     lab::{
-        Cmd, Family, Host, Http, Lab, SOON, Settings, firewall, has_tools,
+        Cmd, Family, Host, Http, Lab, SOON, Settings, binary, firewall, has_tools,
         names::{CLIENT, CLIENT_WIRE, FRONT, HOST, HOST_WIRE},
-        street_with_networks, street_without_daemon, sysctls, within,
+        next, street_with_networks, street_without_daemon, sysctls, within,
     },
     scenes::{self, End},
 };
@@ -169,11 +169,13 @@ fn a_start_loads_no_program_that_is_there() {
     // Another version that knows nothing of notes was here meanwhile.
     let (note, before) = (object(), programs(host));
     host.stop();
-    host.start(&["--as-kernel", "6.1"]);
+    host.set_binary(next("programs"));
+    host.start(&[]);
     let others = programs(host);
     host.stop();
     fs::remove_dir(object()).expect("a note");
     fs::create_dir(note).expect("a note");
+    host.set_binary(binary());
     host.start(&[]);
     let after = programs(host);
     for earlier in [&before, &others] {
@@ -465,7 +467,7 @@ fn counters_are_as_the_container_sees_them() {
     let web = street.front("web", &[]);
     let inspect = || -> EndpointInfo { street.host.json(&["inspect", "web"]) };
     let before = inspect();
-    let output = web.ping_stream(Family::V4.ip(CLIENT), 20, 10).wait();
+    let output = web.ping_stream(Family::V4.ip(CLIENT), 20).wait();
     assert!(output.status.success(), "{output}");
     let after = inspect();
     let (rx, tx) = (

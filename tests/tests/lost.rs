@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use netbpf::model::StatusInfo;
+use netbpf::model::{NetworkInfo, StatusInfo};
 use netbpf_tests::lab::{
     Family, Host, Http, TcpEcho, World,
     names::{CLIENT, HOST},
@@ -12,17 +12,6 @@ use netbpf_tests::lab::{
 
 /// Ruins what there is of a host's store.
 type Damage<'a> = (&'a str, &'a dyn Fn(&Host));
-
-/// The files of a store: networks', and endpoints'.
-fn files(host: &Host) -> [std::path::PathBuf; 2] {
-    let entries = fs::read_dir(host.run_dir()).expect("the run directory");
-    let mut entries = entries.map(|entry| entry.expect("an entry").path());
-    let endpoints = entries.find(|path| path.extension().is_some_and(|e| e == "redb"));
-    [
-        host.state_dir().join("netbpf.redb"),
-        endpoints.expect("a store of endpoints"),
-    ]
-}
 
 #[test]
 fn a_store_that_is_damaged_or_lost_is_made_anew_under_traffic() {
@@ -63,13 +52,13 @@ fn a_store_that_is_damaged_or_lost_is_made_anew_under_traffic() {
 
     let all = |damage: fn(&std::path::Path)| {
         move |host: &Host| {
-            files(host).iter().for_each(|file| damage(file));
+            host.store_files().iter().for_each(|file| damage(file));
         }
     };
     let write = |file: &std::path::Path| fs::write(file, "garbage").expect("write a file");
     let damages: [Damage<'_>; 5] = [
-        ("netbpf.redb", &|host| write(&files(host)[0])),
-        ("endpoints-", &|host| write(&files(host)[1])),
+        ("netbpf.redb", &|host| write(&host.store_files()[0])),
+        ("endpoints-", &|host| write(&host.store_files()[1])),
         (
             "netbpf.redb",
             &all(|file| fs::write(file, "garbage").expect("write a file")),
@@ -107,21 +96,48 @@ fn a_store_that_is_damaged_or_lost_is_made_anew_under_traffic() {
         let now = World::of(host, &[&web]);
         assert!(now == whole, "{named}:\n{}", whole.differences(&now));
     }
-    web.detach();
+
+    // What was taken away does not come back.
+    let app = street.front("app", &["-p", "8082:80"]);
     host.netbpf(&["network", "rm", "idle"]).ok();
+    app.detach();
+    host.netbpf(&["unpublish", "web", "-p", "8081:80"]).ok();
+    let whole = World::of(host, &[&web]);
+    host.kill();
+    for file in host.store_files() {
+        write(&file);
+    }
+    host.restart();
+    let now = World::of(host, &[&web]);
+    assert!(now == whole, "{}", whole.differences(&now));
 }
 
 #[test]
 fn a_teardown_needs_no_store() {
     let street = street_with_networks("teardown_lost", &[]);
     let host = &street.host;
-    let web = street.front("web", &["-p", "8080:80"]);
-    host.kill();
-    for file in files(host) {
-        fs::write(file, "garbage").expect("write a file");
+    let networks = || -> Vec<NetworkInfo> { host.json(&["network", "ls"]) };
+    let before = networks().len();
+    let damages: [fn(&std::path::Path); 2] = [
+        |file| fs::write(file, "garbage").expect("write a file"),
+        |file| fs::remove_file(file).expect("a file"),
+    ];
+    for damage in damages {
+        let web = street.front("web", &["-p", "8080:80"]);
+        host.kill();
+        host.store_files().iter().for_each(|file| damage(file));
+        host.teardown_offline(&[]);
+        assert!(!host.bpffs().join("programs").exists());
+        let left = web.run(&["ip", "-o", "link"]).ok();
+        assert!(!left.contains("eth0"), "{left}");
+        // Networks stay.
+        host.restart();
+        assert_eq!(networks().len(), before);
     }
-    host.teardown_offline(&[]);
-    assert!(!host.bpffs().join("programs").exists());
-    let left = web.run(&["ip", "-o", "link"]).ok();
-    assert!(!left.contains("eth0"), "{left}");
+    // With the datapath go the copies: what is purged is gone.
+    host.kill();
+    host.teardown_offline(&["--purge"]);
+    assert_eq!(fs::read_dir(host.state_dir()).expect("it stays").count(), 0);
+    host.restart();
+    assert_eq!(networks().len(), 1);
 }

@@ -25,8 +25,11 @@ pub struct Config {
     pub events: u32,
     /// The MAC that every container sees as its gateway's.
     pub gateway_mac: [u8; 6],
+    /// Not 0 while `records` has all that the store has: 0 of a version that keeps no
+    /// copies.
+    pub copies: u8,
     /// Explicit padding, 0.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
     /// New flows that one client may begin by published ports in
     /// [`CLIENT_WINDOW_SHIFT`]'s time; 0: any number.
     pub client_rate: u32,

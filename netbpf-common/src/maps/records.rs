@@ -32,5 +32,29 @@ pub struct RecordPart {
     pub key_length: u32,
     /// The key, and JSON behind it.
     pub bytes: [u8; RECORD_BYTES],
+    /// As a later version might have it, for tests of upgrades.
+    #[cfg(feature = "next-layout")]
+    pub next: u64,
 }
+#[cfg(not(feature = "next-layout"))]
 assert_layout!(RecordPart, 952);
+#[cfg(feature = "next-layout")]
+assert_layout!(RecordPart, 960);
+
+impl RecordPart {
+    /// Some bytes of a record that has so many in all, its key's among them.
+    pub fn new(digest: u64, length: u32, key_length: u32, some: &[u8]) -> RecordPart {
+        let mut bytes = [0; RECORD_BYTES];
+        for (to, from) in bytes.iter_mut().zip(some) {
+            *to = *from;
+        }
+        RecordPart {
+            digest,
+            length,
+            key_length,
+            bytes,
+            #[cfg(feature = "next-layout")]
+            next: 0,
+        }
+    }
+}

@@ -7,46 +7,28 @@ use std::{
 
 use super::{Inner, attaching::same_caller, overlay, plan, reserved, state::State, view};
 use crate::{
-    error::{Code, Result},
+    error::{Code, Error, Result},
     model::{AttachSpec, DetachSpec, EndpointInfo},
-    store::{EndpointRecord, EndpointState},
+    store::{EndpointRecord, EndpointState, PortRecord},
 };
 
-/// What an endpoint that leaves has published, and what it drains.
-fn ports_of(endpoint: Arc<plan::Endpoint>) -> plan::Ports {
-    let record = &endpoint.record;
-    let draining = record.draining.iter().map(|d| &d.port);
-    let ports = record.ports.iter().chain(draining).cloned().collect();
-    (endpoint, ports)
-}
-
-/// The steps that end the connections by what these endpoints have published: all at
-/// once, while there is a way for what either side is to hear.
-pub fn end_sockets(leaving: impl IntoIterator<Item = Arc<plan::Endpoint>>) -> Vec<plan::Step> {
-    let ports = leaving.into_iter().map(ports_of);
-    let ports: Vec<_> = ports.filter(|(_, ports)| !ports.is_empty()).collect();
-    match ports.is_empty() {
-        true => Vec::new(),
-        false => vec![plan::Step::EndSockets(ports)],
-    }
-}
-
-/// The step that ends what is left of them when nobody gets to the ports any more.
-pub fn end_slots(left: impl IntoIterator<Item = Arc<plan::Endpoint>>) -> Vec<plan::Step> {
-    let ports = left.into_iter().flat_map(|e| ports_of(e).1);
-    let slots: Vec<u32> = ports.map(|port| port.slot).collect();
-    match slots.is_empty() {
-        true => Vec::new(),
-        false => vec![plan::Step::EndSlots(slots)],
-    }
-}
-
-/// The steps that take back what an endpoint has published; its connections go on.
-pub fn unpublishing(state: &State, endpoint: &Arc<plan::Endpoint>) -> Vec<plan::Step> {
-    let ports = endpoint.record.ports.iter();
-    ports
-        .map(|port| state.unpublishing(endpoint, port))
-        .collect()
+/// The steps that close all that these endpoints have published, and end the connections
+/// by it and by what they drain: all at once, while there is a way for what either side is
+/// to hear.
+pub fn last_words(state: &State, leaving: &[Arc<plan::Endpoint>]) -> Vec<plan::Step> {
+    let ports = |of: &dyn Fn(&EndpointRecord) -> Vec<PortRecord>| {
+        let ports = leaving.iter().map(|e| (e.clone(), of(&e.record)));
+        let some = ports.filter(|(_, ports)| !ports.is_empty());
+        some.collect::<Vec<plan::Ports>>()
+    };
+    let published = ports(&|record| record.ports.clone());
+    let connected = ports(&|record| {
+        let draining = record.draining.iter().map(|d| &d.port);
+        record.ports.iter().chain(draining).cloned().collect()
+    });
+    let mut steps = state.closing(&published);
+    steps.extend(plan::end_connections(connected));
+    steps
 }
 
 /// Clears away who may be in the way of a request with that outcome and whose
@@ -167,34 +149,33 @@ pub fn gone(inner: &Inner, state: &mut State, indexes: &BTreeSet<u32>) -> Result
 fn leave(
     inner: &Inner,
     state: &mut State,
-    leaving: Vec<EndpointRecord>,
+    mut leaving: Vec<EndpointRecord>,
     device: Device,
 ) -> Vec<Result<()>> {
+    // From now on it will be finished, whatever happens.
+    let leaves = |record: &mut EndpointRecord| record.state = EndpointState::Detaching;
+    leaving.iter_mut().for_each(leaves);
+    if let Err(error) = inner.store.put_endpoints(&leaving) {
+        let error = Error::from(error);
+        tracing::warn!(%error, "not detached");
+        return leaving.iter().map(|_| Err(error.clone())).collect();
+    }
     let indexes: BTreeSet<u32> = leaving.iter().map(|r| r.index).collect();
     let planned: Vec<_> = leaving.iter().map(|r| state.planned(r)).collect();
-    let run = |state: &mut State, steps: &[plan::Step]| {
-        let mut apply = inner.apply(&mut state.host);
-        if device == Device::Gone {
-            apply.trust_paths();
-        }
-        for error in apply.run_to_end(steps) {
-            tracing::warn!(%error, "connections of endpoints that leave go on");
-        }
-    };
-    run(state, &end_sockets(planned.iter().cloned()));
+    let steps = last_words(state, &planned);
+    let mut apply = inner.apply(&mut state.host);
+    if device == Device::Gone {
+        apply.trust_paths();
+    }
+    for error in apply.run_to_end(&steps) {
+        tracing::warn!(%error, "connections of endpoints that leave go on");
+    }
     let take = |record: EndpointRecord| {
         let name = record.name.clone();
         take_away(inner, state, record, &indexes, device)
             .inspect_err(|error| tracing::warn!(%error, endpoint = name, "not detached"))
     };
-    let done: Vec<Result<()>> = leaving.into_iter().map(take).collect();
-    // Not of those that stay.
-    let left = planned
-        .into_iter()
-        .zip(&done)
-        .filter(|(_, done)| done.is_ok());
-    run(state, &end_slots(left.map(|(endpoint, _)| endpoint)));
-    done
+    leaving.into_iter().map(take).collect()
 }
 
 /// Whether an endpoint that leaves still has its device.
@@ -212,16 +193,13 @@ fn take_away(
     leaving: &BTreeSet<u32>,
     device: Device,
 ) -> Result<()> {
-    record.state = EndpointState::Detaching;
-    inner.store.put_endpoint(&record)?;
     let heirs = state.heirs(&record, leaving);
     let endpoint = state.planned(&record);
-    let ports = unpublishing(state, &endpoint);
     let mut apply = inner.apply(&mut state.host);
     if device == Device::Gone && heirs.is_empty() {
         apply.trust_paths();
     }
-    for error in apply.run_to_end(&plan::detach(&endpoint, ports, heirs)) {
+    for error in apply.run_to_end(&plan::detach(&endpoint, heirs)) {
         // What stays has no way to the endpoint once its device is gone, and is
         // swept at the next start.
         tracing::warn!(%error, endpoint = record.name, "not detached cleanly");

@@ -157,6 +157,9 @@ impl Step {
     }
 }
 
+/// An endpoint, and a port of it.
+pub type Member = (Arc<Endpoint>, PortRecord);
+
 /// An endpoint, and ports of it.
 pub type Ports = (Arc<Endpoint>, Vec<PortRecord>);
 
@@ -183,14 +186,12 @@ pub enum Leave {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// At least one; the places of all are the same.
-    pub members: Vec<(Arc<Endpoint>, PortRecord)>,
+    pub members: Vec<Member>,
 }
 
 impl Service {
     /// `None` without members.
-    pub fn new(
-        members: impl IntoIterator<Item = (Arc<Endpoint>, PortRecord)>,
-    ) -> Option<Arc<Service>> {
+    pub fn new(members: impl IntoIterator<Item = Member>) -> Option<Arc<Service>> {
         let mut members: Vec<_> = members.into_iter().collect();
         // Always the same order, whoever came last.
         members.sort_by_key(|(_, port)| port.slot);
@@ -268,13 +269,14 @@ fn guard(endpoint: &Arc<Endpoint>) -> [Step; 2] {
     ]
 }
 
-/// What an endpoint has outside of its device, in the order of taking it away.
-/// The device itself, which the kernel frees slowly, follows by
-/// [`remove_device`]. `ports` takes back what it has published.
-pub fn detach(endpoint: &Arc<Endpoint>, ports: Vec<Step>, heirs: Heirs) -> Vec<Step> {
-    let mut steps = ports;
-    steps.push(Step::RemoveEndpoint(endpoint.clone()));
-    steps.push(Step::RemoveHostRoutes(endpoint.clone()));
+/// What an endpoint has outside of its device, in the order of taking it away, once
+/// nothing is published there. The device itself, which the kernel frees slowly, follows
+/// by [`remove_device`].
+pub fn detach(endpoint: &Arc<Endpoint>, heirs: Heirs) -> Vec<Step> {
+    let mut steps = vec![
+        Step::RemoveEndpoint(endpoint.clone()),
+        Step::RemoveHostRoutes(endpoint.clone()),
+    ];
     if endpoint.record.rules || !heirs.is_empty() {
         steps.push(Step::LeaveContainer {
             endpoint: endpoint.clone(),

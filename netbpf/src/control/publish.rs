@@ -101,12 +101,10 @@ pub fn unpublish(
         record.draining.extend(draining);
     }
     inner.store.put_endpoint(&record)?;
-    let ports = removed.iter();
-    // All at once, below.
-    let closed = ports.map(|port| state.unpublishing(&before, port));
-    let mut steps: Vec<Step> = closed.collect();
+    let ports = vec![(before, removed)];
+    let mut steps = state.closing(&ports);
     if drain == 0 {
-        steps.extend(plan::end_connections(vec![(before, removed.clone())]));
+        steps.extend(plan::end_connections(ports));
     }
     let done = finish(inner, state, &record, &steps);
     inner.drains.notify_one();

@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    datapath::{Datapath, Device, Options, RecordCopy, Records, Sizes},
+    datapath::{self, Datapath, Device, Options, RecordCopy, Records, Sizes},
     error::{Code, Error, Result},
     settings::Settings,
-    store::{EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
+    store::{self, EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
     sys::{
         bpffs::{self, Prepared},
         capabilities,
@@ -44,11 +44,11 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let mut host = Netlink::open()?;
     check_loopback(&mut host)?;
     let place = here()?;
-    let copies = copies(&settings)?;
+    // Before what another version has left is taken for lost.
+    datapath::check_layout(&settings.bpffs)?;
+    let copies = || copies(&settings, &place);
     let store = Store::open(&settings.state_dir, &settings.run_dir, &place.boot, &copies)?;
-    for restored in store.restored() {
-        tracing::error!("{}", restored.text);
-    }
+    say_restored(&store);
     // Nothing is made before all that is noted can be read.
     let last_network = store.meta(Meta::LastNetwork)?.unwrap_or(0);
     let reserved = store.meta(Meta::ReservedPorts)?.unwrap_or_default();
@@ -131,14 +131,19 @@ fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) ->
             timeouts: settings.timeouts,
             netns_cookie: netns::cookie()?,
         };
-        let datapath = Datapath::open(&options).inspect_err(|_| {
+        let open = || -> Result<Datapath> {
+            let datapath = Datapath::open(&options)?;
+            if let Some(records) = Records::from_pin(&settings.bpffs)? {
+                store.keep_copies(records)?;
+                datapath.note_copies()?;
+            }
+            Ok(datapath)
+        };
+        let datapath = open().inspect_err(|_| {
             if !had_pins && let Err(error) = Datapath::teardown(&settings.bpffs) {
                 tracing::warn!(%error, "pins are left");
             }
         })?;
-        if let Some(records) = Records::from_pin(&settings.bpffs)? {
-            store.keep_copies(records)?;
-        }
         Ok((bpffs, Arc::new(datapath)))
     };
     let (bpffs, datapath) = open().inspect_err(|_| {
@@ -149,10 +154,28 @@ fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) ->
     Ok((bpffs, pins, datapath))
 }
 
-/// What the kernel keeps of the store.
-pub fn copies(settings: &Settings) -> Result<Vec<RecordCopy>> {
-    let records = Records::from_pin(&settings.bpffs)?;
-    Ok(records.map_or(Ok(Vec::new()), |records| records.read())?)
+/// What the kernel keeps of the store of a daemon in this place.
+pub fn copies(settings: &Settings, place: &Place) -> Result<Vec<RecordCopy>> {
+    if !datapath::has_copies(&settings.bpffs)? {
+        return Ok(Vec::new());
+    }
+    let Some(records) = Records::from_pin(&settings.bpffs)? else {
+        return Ok(Vec::new());
+    };
+    let copies = records.read()?;
+    match store::place_of(&copies).as_ref() == Some(place) {
+        true => Ok(copies),
+        false => {
+            tracing::warn!(bpffs = %settings.bpffs.display(), "copies of records are of a daemon elsewhere");
+            Ok(Vec::new())
+        }
+    }
+}
+
+pub fn say_restored(store: &Store) {
+    for restored in store.restored() {
+        tracing::error!("{}", restored.text);
+    }
 }
 
 /// Where this process is.
@@ -263,11 +286,9 @@ fn give_up(inner: &Inner, state: &mut State, broken: Vec<EndpointRecord>) -> Res
         tracing::info!(endpoint = name, network, ?was, "cleared away at start");
         let endpoint = state.planned(&record);
         // None of the broken ones is among the heirs: they are not in the state.
-        let mut ports = detach::end_sockets([endpoint.clone()]);
-        ports.extend(detach::unpublishing(state, &endpoint));
-        ports.extend(detach::end_slots([endpoint.clone()]));
+        let mut steps = detach::last_words(state, std::slice::from_ref(&endpoint));
         let heirs = state.heirs(&record, &BTreeSet::new());
-        let mut steps = plan::detach(&endpoint, ports, heirs);
+        steps.extend(plan::detach(&endpoint, heirs));
         steps.extend(plan::remove_device(&endpoint));
         let mut apply = inner.apply(&mut state.host);
         for error in apply.run_to_end(&steps) {

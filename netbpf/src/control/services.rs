@@ -2,7 +2,7 @@
 //! look at one port goes through all of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -212,16 +212,35 @@ impl State {
         }
     }
 
-    /// The step that takes a port of an endpoint back; its connections go on.
-    pub fn unpublishing(&self, endpoint: &Arc<plan::Endpoint>, port: &PortRecord) -> plan::Step {
-        let this = [(endpoint.clone(), port.clone())];
-        let service = self.service(&place(port));
-        let members = service.iter().flat_map(|s| s.members.iter().cloned());
-        let others: Vec<_> = members.filter(|(_, p)| p.slot != port.slot).collect();
-        plan::Step::SetService {
-            before: plan::Service::new(others.iter().cloned().chain(this)),
-            after: plan::Service::new(others),
-            leave: plan::Leave::Later,
+    /// The steps that take back all of these ports; their connections go on.
+    pub fn closing(&self, ports: &[plan::Ports]) -> Vec<plan::Step> {
+        let each = || {
+            ports
+                .iter()
+                .flat_map(|(e, ports)| ports.iter().map(move |p| (e, p)))
+        };
+        let slots: HashSet<u32> = each().map(|(_, port)| port.slot).collect();
+        let mut places: Vec<Place> = Vec::new();
+        let mut leaving: HashMap<Place, Vec<plan::Member>> = HashMap::new();
+        for (endpoint, port) in each() {
+            let place = place(port);
+            let here = leaving.entry(place).or_insert_with(|| {
+                places.push(place);
+                Vec::new()
+            });
+            here.push((endpoint.clone(), port.clone()));
         }
+        let of = |place: &Place| {
+            let service = self.service(place);
+            let members = service.iter().flat_map(|s| s.members.iter().cloned());
+            let others: Vec<_> = members.filter(|(_, p)| !slots.contains(&p.slot)).collect();
+            let these = leaving.get(place).into_iter().flatten().cloned();
+            plan::Step::SetService {
+                before: plan::Service::new(others.iter().cloned().chain(these)),
+                after: plan::Service::new(others),
+                leave: plan::Leave::Later,
+            }
+        };
+        places.iter().map(of).collect()
     }
 }

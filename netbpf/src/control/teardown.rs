@@ -32,8 +32,8 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
     inner.reaper.wait_for_all();
     // While there is a way for what clients are to hear.
     let endpoints = recover::wanted(state, inner.ipv6).endpoints;
-    let sockets = detach::end_sockets(endpoints);
-    for error in inner.apply(&mut state.host).run_to_end(&sockets) {
+    let steps = detach::last_words(state, &endpoints);
+    for error in inner.apply(&mut state.host).run_to_end(&steps) {
         tracing::warn!(%error, "connections of published ports go on");
     }
     for uplink in &state.uplinks {
@@ -74,8 +74,13 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     let place = recover::here()?;
     let (state_dir, run_dir) = (&settings.state_dir, &settings.run_dir);
     let has_files = Store::is_there(state_dir, run_dir, &place.boot);
-    let copies = recover::copies(settings)?;
+    // Of a store without files nothing is to be left.
+    let copies = || match has_files || !purge {
+        true => recover::copies(settings, &place),
+        false => Ok(Vec::new()),
+    };
     let store = Store::open_existing(state_dir, run_dir, &place.boot, &copies)?;
+    store.iter().for_each(recover::say_restored);
     let _pins = match bpffs::is_bpffs(&settings.bpffs) {
         true => Some(DirectoryLock::take(&settings.bpffs)?),
         false => None,
@@ -162,7 +167,7 @@ fn everything(
     // Maps and programs go as a whole, below.
     let mut apply = Apply::new(&mut state.host, &state.sysctls, None, ipv6);
     for endpoint in &all.endpoints {
-        errors.extend(apply.run_to_end(&plan::detach(endpoint, Vec::new(), Heirs::default())));
+        errors.extend(apply.run_to_end(&plan::detach(endpoint, Heirs::default())));
     }
     // At once; what is not in the group yet, of an attach cut short, one by one.
     errors.extend(apply.remove_all_veths().err());

@@ -62,6 +62,8 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     let mut object = Object::new(ebpf, kept, digest);
     set_config(&mut object, options)?;
     if is_loaded {
+        // Another note may be there, of a start that died between the two.
+        object::note(bpffs, digest)?;
         return Ok(object);
     }
     // One that an earlier daemon needed is put in its place.
@@ -185,16 +187,26 @@ fn sizes_of(sizes: Sizes) -> HashMap<&'static str, u32> {
 }
 
 /// Refuses maps whose layout is not ours before anything touches them.
-pub(super) fn check_layout(bpffs: &Path) -> Result<()> {
+pub fn check_layout(bpffs: &Path) -> Result<()> {
+    pinned_config(bpffs).map(drop)
+}
+
+/// Whether the map `records` has all that the store of the daemon had that ran last.
+pub fn has_copies(bpffs: &Path) -> Result<bool> {
+    Ok(pinned_config(bpffs)?.is_some_and(|config| config.copies != 0))
+}
+
+/// As it is pinned, if it is; refused where its layout is another.
+fn pinned_config(bpffs: &Path) -> Result<Option<Config>> {
     let path = pins::map(bpffs, names::CONFIG);
     if !path.exists() {
-        return Ok(());
+        return Ok(None);
     }
-    let step = || format!("read {}", path.display());
-    let data = MapData::from_pin(&path).map_err(|e| DatapathError::other(step(), chain(&e)))?;
-    let info = data
-        .info()
-        .map_err(|e| DatapathError::other(step(), chain(&e)))?;
+    let failed = |e: &dyn std::error::Error| {
+        DatapathError::other(format!("read {}", path.display()), chain(e))
+    };
+    let data = MapData::from_pin(&path).map_err(|e| failed(&e))?;
+    let info = data.info().map_err(|e| failed(&e))?;
     let layout = |found| DatapathError::Layout {
         path: bpffs.into(),
         found,
@@ -203,13 +215,13 @@ pub(super) fn check_layout(bpffs: &Path) -> Result<()> {
     if info.value_size() != size_of::<Config>() as u32 {
         return Err(layout(0));
     }
-    let config: Array<_, Config> = Array::try_from(aya::maps::Map::Array(data))
-        .map_err(|e| DatapathError::other(step(), chain(&e)))?;
+    let config: Array<_, Config> =
+        Array::try_from(aya::maps::Map::Array(data)).map_err(|e| failed(&e))?;
     match config.get(&0, 0) {
         // Made, but not yet written when its daemon was killed.
-        Ok(config) if config.abi == ABI || config.abi == 0 => Ok(()),
+        Ok(config) if config.abi == ABI || config.abi == 0 => Ok(Some(config)),
         Ok(config) => Err(layout(config.abi)),
-        Err(error) => Err(DatapathError::other(step(), chain(&error))),
+        Err(error) => Err(failed(&error)),
     }
 }
 
@@ -289,7 +301,7 @@ fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
         abi: ABI,
         events: 0,
         gateway_mac: GATEWAY_MAC,
-        reserved: [0; 6],
+        reserved: [0; 5],
         client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
         timeouts: options.timeouts,

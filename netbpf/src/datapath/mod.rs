@@ -37,6 +37,7 @@ mod usage;
 pub use drift::{Drift, DriftKind, Entries};
 pub use events::{Close, EventRecord, Events, Happened, Tuple};
 pub use hanging::{Hung, Running, foreign, program_name};
+pub use load::{check_layout, has_copies};
 pub use overlay::{NodeEntry, Overlay, OverlayNetwork, TunnelEntry};
 pub use probe::{Probed, probe};
 pub use records::{RecordCopy, Records};
@@ -151,6 +152,12 @@ impl Datapath {
 
     fn pools(&self) -> MutexGuard<'_, Pools> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the map `records` has all that the store has.
+    pub fn note_copies(&self) -> Result<()> {
+        let ebpf = &mut self.inner().ebpf;
+        load::change_config(&mut load::config(ebpf)?, |config| config.copies = 1)
     }
 
     /// How programs hang on uplinks on this kernel. On our own veths it is clsact

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -62,25 +61,33 @@ impl Records {
     /// Copies a record, in the place of what was copied before.
     pub fn put(&self, table: u32, key: &[u8], record: &[u8]) -> Result<()> {
         let mut map = self.map();
+        let put = self.put_parts(&mut map, table, key, record);
+        if put.is_err() {
+            // None is better than one of before, or half of one.
+            remove_from(&mut map, first(table, key))?;
+        }
+        put
+    }
+
+    fn put_parts(
+        &self,
+        map: &mut HashMap<MapData, RecordKey, RecordPart>,
+        table: u32,
+        key: &[u8],
+        record: &[u8],
+    ) -> Result<()> {
         let whole = [key, record].concat();
         let (length, key_length) = (whole.len() as u32, key.len() as u32);
         let parts = whole.chunks(RECORD_BYTES);
         let digest = hash(&whole);
         let mut at = first(table, key);
         for chunk in parts {
-            let mut bytes = [0; RECORD_BYTES];
-            bytes[..chunk.len()].copy_from_slice(chunk);
-            let part = RecordPart {
-                digest,
-                length,
-                key_length,
-                bytes,
-            };
+            let part = RecordPart::new(digest, length, key_length, chunk);
             map.insert(at, part, 0)
                 .written(names::RECORDS, self.max_entries)?;
             at.part += 1;
         }
-        remove_from(&mut map, at)
+        remove_from(map, at)
     }
 
     /// Takes a copy away.
@@ -103,9 +110,14 @@ impl Records {
             let record = parts.entry((key.table, key.record)).or_default();
             record.insert(key.part, part);
         }
-        let whole = parts
-            .iter()
-            .filter_map(|((table, _), parts)| together(*table, parts));
+        let whole = parts.iter().filter_map(|((table, _), parts)| {
+            let whole = together(*table, parts);
+            if whole.is_none() {
+                // The daemon was killed while it was written: what it says is not known.
+                tracing::warn!(table, "a copy of a record is not whole");
+            }
+            whole
+        });
         Ok(whole.collect())
     }
 
@@ -146,12 +158,10 @@ fn first(table: u32, key: &[u8]) -> RecordKey {
     }
 }
 
-/// The same in every process of this kernel's boot that was built by the same compiler; of
-/// another's copies the keys are read, and they are written anew.
+/// FNV-1a: the same in every version.
 fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 /// A record of its parts; `None` where they are not of one, as the daemon was killed between.
@@ -179,16 +189,8 @@ mod tests {
 
     fn parts(key: &[u8], record: &[u8]) -> BTreeMap<u32, RecordPart> {
         let whole = [key, record].concat();
-        let part = |chunk: &[u8]| {
-            let mut bytes = [0; RECORD_BYTES];
-            bytes[..chunk.len()].copy_from_slice(chunk);
-            RecordPart {
-                digest: hash(&whole),
-                length: whole.len() as u32,
-                key_length: key.len() as u32,
-                bytes,
-            }
-        };
+        let (length, key_length) = (whole.len() as u32, key.len() as u32);
+        let part = |chunk: &[u8]| RecordPart::new(hash(&whole), length, key_length, chunk);
         (0..).zip(whole.chunks(RECORD_BYTES).map(part)).collect()
     }
 

@@ -69,7 +69,7 @@ impl Datapath {
             entries.extend(inner.overlay.usage());
             entries
         };
-        if let Some(records) = Records::from_pin(&self.bpffs)? {
+        if let Ok(Some(records)) = Records::from_pin(&self.bpffs) {
             entries.insert(names::RECORDS, records.count());
         }
         {

@@ -1,15 +1,23 @@
 //! Copies of all records, which the kernel keeps as long as the datapath (map `records`):
 //! from them a file that was damaged or lost is made anew.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::HashSet,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
 
 use redb::TableDefinition;
-use serde::de::DeserializeOwned;
 
 use super::{
-    ENDPOINTS, EndpointRecord, META, NETWORKS, NetworkRecord, Opener, Result, StoreError, Table,
+    ENDPOINTS, EndpointRecord, META, Meta, NETWORKS, NO_SENSE, NetworkRecord, Opener, Place,
+    Result, StoreError, Table,
 };
-use crate::datapath::{RecordCopy, Records};
+use crate::{
+    datapath::{RecordCopy, Records},
+    sys::fault,
+};
 
 /// Which file a table is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,59 +52,126 @@ pub struct Restored {
     pub text: String,
 }
 
+/// How what is copied is read, once it is needed.
+pub type ReadCopies<'a> = &'a dyn Fn() -> crate::error::Result<Vec<RecordCopy>>;
+
+/// What a file is found to be.
+#[derive(Debug)]
+enum Condition {
+    Sound,
+    /// It is not there, or has not one row: a daemon notes where it runs before all else.
+    Lost,
+    Corrupt(String),
+}
+
 /// Opens a file, or makes it anew of copies where it is damaged or lost.
 pub(super) fn open(
     path: &Path,
     opener: Opener,
     kind: Kind,
-    copies: &[RecordCopy],
+    read: ReadCopies<'_>,
 ) -> Result<(Table, Option<Restored>)> {
-    let copies: Vec<&RecordCopy> = copies.iter().filter(|copy| kind.has(copy)).collect();
-    let is_lost = !path.exists();
-    let opened = Table::open(path.into(), opener, kind);
-    let why = match opened.and_then(|table| table.check().map(|()| table)) {
-        Ok(table) if !is_lost || copies.is_empty() => return Ok((table, None)),
-        // It is empty.
-        Ok(table) => {
-            return table
-                .restore(&copies, "was lost")
-                .map(|(t, r)| (t, Some(r)));
-        }
-        Err(StoreError::Corrupt { reason, .. }) if !copies.is_empty() => reason,
-        Err(error) => return Err(error),
+    let condition = examine(path, opener, kind)?;
+    let what = match &condition {
+        Condition::Sound => return Ok((Table::open(path.into(), opener, kind)?, None)),
+        Condition::Lost => "was lost".to_owned(),
+        Condition::Corrupt(why) => format!("was corrupt ({why})"),
     };
-    let aside = put_aside(path)?;
-    let what = format!("was corrupt ({why}) and is kept as {}", aside.display());
-    let table = Table::open(path.into(), opener, kind)?;
-    table.restore(&copies, &what).map(|(t, r)| (t, Some(r)))
+    let corrupt = |reason: String| StoreError::Corrupt {
+        path: path.into(),
+        reason,
+    };
+    let copies = match (read(), &condition) {
+        (Ok(copies), _) => copies,
+        // It may be new: then there is nothing to be lost.
+        (Err(error), Condition::Lost) => {
+            tracing::warn!(%error, "what the kernel keeps of the store cannot be read");
+            Vec::new()
+        }
+        (Err(error), _) => return Err(corrupt(format!("{what}, and {}", error.message))),
+    };
+    let copies: Vec<RecordCopy> = copies.into_iter().filter(|copy| kind.has(copy)).collect();
+    match &condition {
+        Condition::Corrupt(why) if copies.is_empty() => return Err(corrupt(why.clone())),
+        _ if copies.is_empty() => return Ok((Table::open(path.into(), opener, kind)?, None)),
+        _ => {}
+    }
+    // Whole before it is in its place: a start that dies here is followed by one that
+    // finds the file as this one did.
+    let fresh = with_suffix(path, ".new");
+    let failed = |step: &str, e: std::io::Error| StoreError::Unavailable {
+        path: path.into(),
+        reason: format!("{step}: {e}"),
+    };
+    match fs::remove_file(&fresh) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed("remove what was begun", e));
+        }
+        _ => {}
+    }
+    let found = Table::open(fresh.clone(), opener, kind)?.restore(path, &copies)?;
+    let kept = match condition {
+        Condition::Corrupt(_) => {
+            let aside = free_name(path);
+            fs::rename(path, &aside).map_err(|e| failed("put aside", e))?;
+            format!(" and is kept as {}", aside.display())
+        }
+        _ => String::new(),
+    };
+    fault::point("before", || format!("renaming {}", fresh.display()));
+    fs::rename(&fresh, path).map_err(|e| failed("put what was restored in its place", e))?;
+    let path_shown = path.display();
+    let text = format!("the store {path_shown} {what}{kept}; {found} are restored from the kernel");
+    Ok((
+        Table::open(path.into(), opener, kind)?,
+        Some(Restored { text }),
+    ))
 }
 
-/// Renames a file to a name that is free.
-fn put_aside(path: &Path) -> Result<std::path::PathBuf> {
-    let named = |n: u32| {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(match n {
-            0 => ".corrupt".to_owned(),
-            n => format!(".corrupt-{n}"),
-        });
-        path.with_file_name(name)
+fn examine(path: &Path, opener: Opener, kind: Kind) -> Result<Condition> {
+    if !path.exists() {
+        return Ok(Condition::Lost);
+    }
+    let look = || -> Result<bool> {
+        let table = Table::open(path.into(), opener, kind)?;
+        table.check()
+    };
+    // redb asserts on some kinds of damage, also when it is closed.
+    match catch_unwind(AssertUnwindSafe(look)) {
+        Ok(Ok(true)) => Ok(Condition::Sound),
+        Ok(Ok(false)) => Ok(Condition::Lost),
+        Ok(Err(StoreError::Corrupt { reason, .. })) => Ok(Condition::Corrupt(reason)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Ok(Condition::Corrupt(NO_SENSE.into())),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// For a file that is put aside.
+fn free_name(path: &Path) -> PathBuf {
+    let named = |n: u32| match n {
+        0 => with_suffix(path, ".corrupt"),
+        n => with_suffix(path, &format!(".corrupt-{n}")),
     };
     let free = (0..).map(named).find(|path| !path.exists());
-    let aside = free.unwrap_or_else(|| named(0));
-    std::fs::rename(path, &aside).map_err(|e| StoreError::Unavailable {
-        path: path.into(),
-        reason: format!("put aside: {e}"),
-    })?;
-    Ok(aside)
+    free.unwrap_or_else(|| named(0))
 }
 
 impl Table {
-    /// Whether all that it has can be read.
-    fn check(&self) -> Result<()> {
-        self.read_all::<_, NetworkRecord>(NETWORKS)?;
-        self.read_all::<_, EndpointRecord>(ENDPOINTS)?;
+    /// Reads all that it has; whether there is anything.
+    fn check(&self) -> Result<bool> {
+        let networks = self.read_all::<_, NetworkRecord>(NETWORKS)?.len();
+        let endpoints = self.read_all::<_, EndpointRecord>(ENDPOINTS)?.len();
         let metas = self.rows(META)?;
-        metas.iter().try_for_each(|(_, bytes)| self.is_json(bytes))
+        metas
+            .iter()
+            .try_for_each(|(_, bytes)| self.is_json(bytes))?;
+        Ok(networks + endpoints + metas.len() > 0)
     }
 
     fn is_json(&self, bytes: &[u8]) -> Result<()> {
@@ -104,27 +179,45 @@ impl Table {
         parsed.map(drop).map_err(|e| self.corrupt(e))
     }
 
-    /// Whether a copy can be read, which has come as it is.
-    fn is_right(&self, copy: &RecordCopy) -> bool {
-        fn reads<T: DeserializeOwned>(table: &Table, copy: &RecordCopy) -> bool {
-            table.decode::<T>(&copy.record).is_ok()
-        }
+    /// Whether a copy can be read: of a later version none is, and none is thrown away.
+    fn check_copy(&self, copy: &RecordCopy) -> Result<()> {
+        let is_named = || match str::from_utf8(&copy.key) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.corrupt(e)),
+        };
         match copy.table {
-            1 => reads::<NetworkRecord>(self, copy) && str::from_utf8(&copy.key).is_ok(),
-            2 => reads::<EndpointRecord>(self, copy) && copy.key.len() == 4,
-            _ => self.is_json(&copy.record).is_ok() && str::from_utf8(&copy.key).is_ok(),
+            1 => self
+                .decode::<NetworkRecord>(&copy.record)
+                .map(drop)
+                .and(is_named()),
+            2 if copy.key.len() != 4 => Err(self.corrupt("an endpoint without a number")),
+            2 => self.decode::<EndpointRecord>(&copy.record).map(drop),
+            _ => self.is_json(&copy.record).and(is_named()),
         }
     }
 
-    /// Writes copies, all at once.
-    fn restore(self, copies: &[&RecordCopy], what: &str) -> Result<(Table, Restored)> {
-        let (right, wrong): (Vec<&RecordCopy>, Vec<_>) =
-            copies.iter().partition(|copy| self.is_right(copy));
+    /// Writes copies, all at once; what there is then. `path`: of which file they are.
+    fn restore(self, path: &Path, copies: &[RecordCopy]) -> Result<String> {
+        let of_file = |error| match error {
+            StoreError::Version { found, .. } => StoreError::Version {
+                path: path.into(),
+                found,
+            },
+            StoreError::Corrupt { reason, .. } => StoreError::Corrupt {
+                path: path.into(),
+                reason: format!("and so is its copy in the kernel: {reason}"),
+            },
+            other => other,
+        };
+        copies
+            .iter()
+            .try_for_each(|copy| self.check_copy(copy))
+            .map_err(of_file)?;
         self.write(|transaction| {
             let mut networks = transaction.open_table(NETWORKS)?;
             let mut endpoints = transaction.open_table(ENDPOINTS)?;
             let mut metas = transaction.open_table(META)?;
-            for copy in &right {
+            for copy in copies {
                 let (key, record) = (copy.key.as_slice(), copy.record.as_slice());
                 let name = str::from_utf8(key).unwrap_or_default();
                 let index = <[u8; 4]>::try_from(key).map(u32::from_le_bytes);
@@ -136,31 +229,25 @@ impl Table {
             }
             Ok(())
         })?;
-        let count = |table: u32| right.iter().filter(|copy| copy.table == table).count();
-        let found = match self.kind {
+        let count = |table: u32| copies.iter().filter(|copy| copy.table == table).count();
+        Ok(match self.kind {
             Kind::Durable => format!("{} networks", count(1)),
             Kind::Volatile => format!("{} endpoints", count(2)),
-        };
-        let unread = match wrong.len() {
-            0 => String::new(),
-            n => format!(", {n} records could not be read"),
-        };
-        let path = self.path.display();
-        let text = format!("the store {path} {what}; {found} are restored from the kernel{unread}");
-        Ok((self, Restored { text }))
+        })
     }
 
     /// Writes all that there is to the copies.
     pub(super) fn copy_all(&self, known: &mut HashSet<(u32, Vec<u8>)>) -> Result<()> {
         let mut rows = Vec::new();
         let of = |definition: TableDefinition<'_, &str, &[u8]>| self.rows(definition);
+        // Whose it is comes first: should there be no room for all.
+        rows.extend(of(META)?.into_iter().map(|row| ("meta", row)));
         rows.extend(of(NETWORKS)?.into_iter().map(|row| ("networks", row)));
         rows.extend(
             self.rows(ENDPOINTS)?
                 .into_iter()
                 .map(|row| ("endpoints", row)),
         );
-        rows.extend(of(META)?.into_iter().map(|row| ("meta", row)));
         for (name, (key, bytes)) in rows {
             self.copy(name, &key, Some(&bytes));
             known.insert((self.kind.table(name), key));
@@ -183,6 +270,12 @@ impl Table {
             tracing::warn!(%error, "the kernel has no copy of a record");
         }
     }
+}
+
+/// Of the daemon that copied them; `None` where they do not say.
+pub fn place_of(copies: &[RecordCopy]) -> Option<Place> {
+    let is_it = |copy: &&RecordCopy| copy.table == 3 && copy.key == Meta::Place.key().as_bytes();
+    serde_json::from_slice(&copies.iter().find(is_it)?.record).ok()
 }
 
 impl super::Store {

@@ -15,7 +15,7 @@
 mod copies;
 mod records;
 
-pub use copies::Restored;
+pub use copies::{ReadCopies, Restored, place_of};
 pub use records::*;
 
 use copies::Kind;
@@ -36,7 +36,7 @@ use redb::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    datapath::{RecordCopy, Records},
+    datapath::Records,
     error::{Code, Error},
     sys::fault,
 };
@@ -166,30 +166,23 @@ impl Store {
         state_dir: &Path,
         run_dir: &Path,
         boot_id: &str,
-        copies: &[RecordCopy],
+        copies: ReadCopies<'_>,
     ) -> Result<Store> {
-        // What containers publish and are called is for root alone; in the run
-        // directory is the socket, which others are to reach.
-        for (dir, mode) in [(state_dir, 0o700), (run_dir, 0o755)] {
-            let mut builder = fs::DirBuilder::new();
-            let made = builder.recursive(true).mode(mode).create(dir);
-            made.map_err(|e| StoreError::Unavailable {
-                path: dir.into(),
-                reason: e.to_string(),
-            })?;
-        }
+        make_directories(state_dir, run_dir)?;
         let name = volatile_name(boot_id);
         let paths = [state_dir.join(DURABLE), run_dir.join(&name)];
         let made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
         let [durable_path, volatile_path] = paths;
         let open = |path: &Path, opener, kind| copies::open(path, opener, kind, copies);
-        let (durable, network) = open(&durable_path, create_durable, Kind::Durable)?;
-        let volatile = open(&volatile_path, create_volatile, Kind::Volatile);
-        let (volatile, endpoint) = volatile.inspect_err(|_| {
-            if made.contains(&durable_path) {
-                remove(&durable_path);
+        let forget = |error: &StoreError| {
+            if !matches!(error, StoreError::InUse { .. }) {
+                made.iter().for_each(|path| remove(path));
             }
-        })?;
+        };
+        let durable = open(&durable_path, create_durable, Kind::Durable);
+        let (durable, network) = durable.inspect_err(forget)?;
+        let volatile = open(&volatile_path, create_volatile, Kind::Volatile);
+        let (volatile, endpoint) = volatile.inspect_err(forget)?;
         remove_other_boots(run_dir, &name);
         Ok(Store {
             durable,
@@ -211,23 +204,30 @@ impl Store {
     }
 
     /// Opens what there is of a store and makes nothing: a file that is not there
-    /// is an empty one in memory, or has what was copied. `None` where neither is, nor any
-    /// copy. One that is damaged is made anew of copies.
+    /// is an empty one in memory. `None` where neither is, nor any copy. With copies it is
+    /// made anew of them, as one is that is damaged.
     pub fn open_existing(
         state_dir: &Path,
         run_dir: &Path,
         boot_id: &str,
-        copies: &[RecordCopy],
+        copies: ReadCopies<'_>,
     ) -> Result<Option<Store>> {
         let durable = state_dir.join(DURABLE);
         let volatile = run_dir.join(volatile_name(boot_id));
-        if !Store::is_there(state_dir, run_dir, boot_id) && copies.is_empty() {
+        let has_copies = copies().is_ok_and(|copies| !copies.is_empty());
+        if !Store::is_there(state_dir, run_dir, boot_id) && !has_copies {
             return Ok(None);
+        }
+        if has_copies {
+            make_directories(state_dir, run_dir)?;
         }
         let in_memory: Opener =
             |_| Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
         let open = |path: PathBuf, opener: Opener, kind| {
-            let opener = if path.exists() { opener } else { in_memory };
+            let opener = match path.exists() || has_copies {
+                true => opener,
+                false => in_memory,
+            };
             copies::open(&path, opener, kind, copies)
         };
         let (durable, network) = open(durable, create_durable, Kind::Durable)?;
@@ -315,6 +315,20 @@ impl Store {
     }
 }
 
+/// What containers publish and are called is for root alone; in the run directory is the
+/// socket, which others are to reach.
+fn make_directories(state_dir: &Path, run_dir: &Path) -> Result<()> {
+    for (dir, mode) in [(state_dir, 0o700), (run_dir, 0o755)] {
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(mode).create(dir);
+        made.map_err(|e| StoreError::Unavailable {
+            path: dir.into(),
+            reason: e.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
 /// Removes a file that nobody needs; that it stays harms nobody.
 fn remove(path: &Path) {
     let _ = fs::remove_file(path);
@@ -325,7 +339,7 @@ fn remove_other_boots(run_dir: &Path, keep: &str) {
     for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("endpoints-") && name.ends_with(".redb") && name != keep {
+        if name.starts_with("endpoints-") && name.contains(".redb") && !name.starts_with(keep) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -549,10 +563,12 @@ fn refused(path: &Path, error: &DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: dir },
         DatabaseError::Storage(StorageError::Io(e))
-            if !matches!(
-                e.kind(),
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-            ) =>
+            // A disk that cannot be read has lost it as well.
+            if e.raw_os_error() != Some(libc::EIO)
+                && !matches!(
+                    e.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
         {
             StoreError::Unavailable { path, reason }
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{model::Driver, sys::netns::NamespaceId};
+use crate::{datapath::RecordCopy, model::Driver, sys::netns::NamespaceId};
 
 fn network(name: &str) -> NetworkRecord {
     NetworkRecord {
@@ -55,6 +55,11 @@ pub(crate) fn endpoint(index: u32) -> EndpointRecord {
     }
 }
 
+/// The kernel keeps nothing.
+fn none() -> crate::error::Result<Vec<RecordCopy>> {
+    Ok(Vec::new())
+}
+
 struct Dirs {
     dir: tempfile::TempDir,
 }
@@ -67,7 +72,7 @@ impl Dirs {
     }
 
     fn open(&self, boot: &str) -> Result<Store> {
-        Store::open(&self.state(), &self.dir.path().join("run"), boot, &[])
+        Store::open(&self.state(), &self.dir.path().join("run"), boot, &none)
     }
 
     fn state(&self) -> PathBuf {
@@ -150,7 +155,7 @@ fn endpoints_survive_a_killed_process() {
     const CHILD: &str = "NETBPF_TEST_STORE_CHILD";
     if let Ok(dir) = std::env::var(CHILD) {
         let dir = Path::new(&dir);
-        let store = Store::open(&dir.join("state"), &dir.join("run"), "a", &[]).unwrap();
+        let store = Store::open(&dir.join("state"), &dir.join("run"), "a", &none).unwrap();
         for index in 1..=50 {
             store.put_endpoint(&endpoint(index)).unwrap();
         }
@@ -179,13 +184,13 @@ fn nothing_is_made_to_look_at_a_store() {
     let dir = tempfile::tempdir().unwrap();
     let (state, run) = (dir.path().join("state"), dir.path().join("run"));
     assert!(
-        Store::open_existing(&state, &run, "boot", &[])
+        Store::open_existing(&state, &run, "boot", &none)
             .unwrap()
             .is_none()
     );
     assert!(!state.exists() && !run.exists());
 
-    let store = Store::open(&state, &run, "boot", &[]).unwrap();
+    let store = Store::open(&state, &run, "boot", &none).unwrap();
     store.put_network(&network("front")).unwrap();
     store.put_endpoint(&endpoint(1)).unwrap();
     drop(store);
@@ -197,12 +202,12 @@ fn nothing_is_made_to_look_at_a_store() {
         let found = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{}", path.display());
     }
-    let found = Store::open_existing(&state, &run, "boot", &[])
+    let found = Store::open_existing(&state, &run, "boot", &none)
         .unwrap()
         .unwrap();
     assert_eq!(found.endpoints().unwrap().len(), 1);
     drop(found);
-    let found = Store::open_existing(&state, &run, "other", &[])
+    let found = Store::open_existing(&state, &run, "other", &none)
         .unwrap()
         .unwrap();
     assert_eq!(found.networks().unwrap().len(), 1);
@@ -230,16 +235,20 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
         };
         serde_json::to_vec(&versioned).unwrap()
     };
-    let copies = [
+    let whole = [
         copy(1, b"front", &record(&network("front"))),
-        copy(1, b"torn", b"{"),
         copy(3, b"last_network", b"7"),
         // Of the other file, which is there.
         copy(2, &9_u32.to_le_bytes(), b"{}"),
     ];
-    drop(dirs.open("a").unwrap());
-    let open = || Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &copies);
-    let damages: [(&str, &dyn Fn()); 4] = [
+    let store = dirs.open("a").unwrap();
+    store.put_meta(Meta::Bpffs, &"here").unwrap();
+    drop(store);
+    let open = |copies: &[RecordCopy]| {
+        let read = || Ok(copies.to_vec());
+        Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &read)
+    };
+    let damages: [(&str, &dyn Fn()); 6] = [
         ("corrupt", &|| fs::write(&file, [0x5a; 8192]).unwrap()),
         ("corrupt", &|| fs::write(&file, b"short").unwrap()),
         ("corrupt", &|| {
@@ -247,16 +256,22 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
             store.durable.put(NETWORKS, "x", b"no JSON").unwrap();
         }),
         ("lost", &|| fs::remove_file(&file).unwrap()),
+        ("lost", &|| fs::write(&file, b"").unwrap()),
+        // As a start leaves it that dies before it has restored anything.
+        ("lost", &|| {
+            fs::remove_file(&file).unwrap();
+            drop(dirs.open("a").unwrap());
+        }),
     ];
     for (times, (what, damage)) in damages.iter().enumerate() {
         damage();
-        let store = open().unwrap();
+        let store = open(&whole).unwrap();
         assert_eq!(store.networks().unwrap(), [network("front")], "{what}");
         assert_eq!(store.meta(Meta::LastNetwork).unwrap(), Some(7_u32));
         let [restored] = store.restored() else {
             panic!("{what}: {:?}", store.restored());
         };
-        let says = [what, "1 networks", "1 records could not be read"];
+        let says = [what, "1 networks"];
         assert!(
             says.iter().all(|said| restored.text.contains(said)),
             "{restored:?}"
@@ -270,7 +285,20 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
             assert!(dirs.state().join(aside).exists());
         }
         drop(store);
-        assert_eq!(open().unwrap().restored(), []);
+        assert_eq!(open(&whole).unwrap().restored(), []);
+    }
+
+    // Of what cannot be read nothing is thrown away: neither the file nor the copies.
+    for (record, says) in [(&b"{"[..], "corrupt"), (br#"{"version":99}"#, "99")] {
+        let torn = [whole[0].clone(), copy(1, b"torn", record)];
+        fs::write(&file, b"short").unwrap();
+        let error = Error::from(open(&torn).unwrap_err());
+        assert_eq!(error.code, Code::StoreCorrupt);
+        assert!(error.message.contains(says), "{}", error.message);
+        assert_eq!(fs::read(&file).unwrap(), b"short");
+        fs::remove_file(&file).unwrap();
+        open(&torn).unwrap_err();
+        assert!(!file.exists());
     }
 
     // What a later version has written is no damage.
@@ -280,5 +308,8 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
         .put(NETWORKS, "x", br#"{"version":99}"#)
         .unwrap();
     drop(store);
-    assert!(matches!(open(), Err(StoreError::Version { found: 99, .. })));
+    assert!(matches!(
+        open(&whole),
+        Err(StoreError::Version { found: 99, .. })
+    ));
 }

@@ -14,7 +14,9 @@ use netbpf::model::{EndpointInfo, StatusInfo};
 use nix::{mount::MsFlags, sys::signal::Signal};
 use serde::de::DeserializeOwned;
 
-use super::{Cmd, Container, Drops, Namespace, Output, SOON, command, names::Net, sweep, within};
+use super::{
+    Cmd, Container, Drops, Namespace, Output, SOON, command, names::Net, sweep, until, within,
+};
 
 /// A later version, for tests of upgrades: `programs` has others over the same maps,
 /// `layout` another layout of a map. `cargo xtask next` builds them.
@@ -120,6 +122,16 @@ impl Host {
 
     pub fn state_dir(&self) -> PathBuf {
         self.0.dir.join("state")
+    }
+
+    /// The files of the store: of networks, and of endpoints.
+    #[track_caller]
+    pub fn store_files(&self) -> [PathBuf; 2] {
+        let entries = fs::read_dir(self.run_dir()).expect("the run directory");
+        let mut entries = entries.map(|entry| entry.expect("an entry").path());
+        let endpoints = entries.find(|path| path.extension().is_some_and(|e| e == "redb"));
+        let endpoints = endpoints.expect("a store of endpoints");
+        [self.state_dir().join("netbpf.redb"), endpoints]
     }
 
     pub fn run_dir(&self) -> PathBuf {
@@ -263,9 +275,15 @@ impl Host {
 
     /// Not any more; how many points were left to be passed, unless it has died.
     pub fn live_on(&self) -> Option<u64> {
-        let left = fs::read_to_string(self.fault_path()).ok()?;
+        // It is empty for a moment while it is written.
+        let mut left = None;
+        until(Duration::from_secs(1), || {
+            let text = fs::read_to_string(self.fault_path()).ok();
+            left = text.as_deref().map(|text| text.trim().parse().ok());
+            left.is_none_or(|number: Option<u64>| number.is_some())
+        });
         fs::remove_file(self.fault_path()).ok()?;
-        left.trim().parse().ok()
+        left.flatten()
     }
 
     /// Where it has died.

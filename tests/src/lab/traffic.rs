@@ -185,12 +185,20 @@ impl Namespace {
         self.ping_command(address, &all).output()
     }
 
-    /// Starts that many echoes, so many milliseconds apart.
+    /// Starts that many echoes, one every 10 ms.
     #[track_caller]
-    pub fn ping_stream(&self, address: IpAddr, count: u32, apart: u32) -> super::Background {
-        let (count, apart) = (count.to_string(), format!("0.{apart:03}"));
-        self.ping_command(address, &["-q", "-i", &apart, "-c", &count, "-W", "5"])
+    pub fn ping_stream(&self, address: IpAddr, count: u32) -> super::Background {
+        let count = count.to_string();
+        self.ping_command(address, &["-q", "-i", "0.01", "-c", &count, "-W", "5"])
             .timeout(Duration::from_secs(60))
+            .spawn()
+    }
+
+    /// Starts echoes, one every 2 ms, until it is interrupted.
+    #[track_caller]
+    pub fn ping_on(&self, address: IpAddr) -> super::Background {
+        self.ping_command(address, &["-q", "-i", "0.002", "-W", "5"])
+            .timeout(Duration::from_secs(300))
             .spawn()
     }
 

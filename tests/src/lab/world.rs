@@ -102,7 +102,10 @@ impl World {
                 add("map", &format!("{} has {entries}", map.name));
             }
         }
-        status.notes.iter().for_each(|note| add("note", note));
+        // What was found at this start alone.
+        let is_lasting = |note: &str| !note.contains("are restored from the kernel");
+        let notes = status.notes.iter().filter(|note| is_lasting(note));
+        notes.for_each(|note| add("note", note));
         for listing in [["network", "ls"].as_slice(), &["ps"], &["port"]] {
             let listed: Vec<Value> = host.json(listing);
             for mut one in listed {
@@ -113,7 +116,8 @@ impl World {
         let doctor = host.netbpf(&["-j", "doctor"]).output();
         let findings: Vec<netbpf::model::Finding> =
             serde_json::from_str(&doctor.stdout).unwrap_or_else(|e| panic!("{e}: {doctor}"));
-        for finding in findings.iter().filter(|f| f.severity != Severity::Ok) {
+        let findings = findings.iter().filter(|f| f.severity != Severity::Ok);
+        for finding in findings.filter(|f| is_lasting(&f.message)) {
             add(
                 "doctor",
                 &format!("{:?} {}", finding.check, finding.message),

@@ -53,7 +53,7 @@ pub fn run(count: usize) {
 
     say("etcd and the daemons end; what runs goes on.");
     let address = web.addr(Family::V4);
-    let pings = app.ping_stream(address, 200, 10);
+    let pings = app.ping_stream(address, 200);
     show("kill -9 etcd");
     town.etcd.kill();
     show("kill -9 netbpf    # in n1");
