@@ -490,7 +490,7 @@ fn teardown_with_other_directories_touches_nothing() {
     street.host.stop();
     let elsewhere = street.host.run_dir().join("elsewhere");
     let elsewhere = elsewhere.to_str().expect("a path");
-    let binary = netbpf_tests::lab::binary();
+    let binary = binary();
     let binary = binary.to_str().expect("a path");
     let teardown = [
         binary,
