@@ -750,7 +750,7 @@ fn a_port_that_changed_hands_before_a_kill_is_its_new_owners() {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let store =
         netbpf::store::Store::open(&settings.state_dir, &settings.run_dir, boot.trim(), &|| {
-            Ok(Vec::new())
+            Ok(netbpf::datapath::Copies::default())
         })
         .unwrap();
     let mut old = store.endpoints().unwrap().remove(0);

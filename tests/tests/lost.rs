@@ -1,9 +1,13 @@
 //! The store's files are damaged or lost: they are made anew of what the kernel keeps, as
 //! long as the datapath is there.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
-use netbpf::model::{NetworkInfo, StatusInfo};
+use netbpf::{
+    datapath::Records,
+    model::{NetworkInfo, StatusInfo},
+};
+use netbpf_common::names;
 use netbpf_tests::lab::{
     Family, Host, Http, TcpEcho, World,
     names::{CLIENT, HOST},
@@ -110,6 +114,51 @@ fn a_store_that_is_damaged_or_lost_is_made_anew_under_traffic() {
     host.restart();
     let now = World::of(host, &[&web]);
     assert!(now == whole, "{}", whole.differences(&now));
+}
+
+/// A container without a copy would lose its network: better no start.
+#[test]
+fn copies_that_are_not_complete_are_not_believed() {
+    let street = street_with_networks("copies_full", &[]);
+    let host = &street.host;
+    let web = street.front("web", &["-p", "8080:80"]);
+    let _http = Http::start(&web, 80);
+    let status: StatusInfo = host.json(&["status"]);
+    let map = status.maps.iter().find(|map| map.name == names::RECORDS);
+    let map = map.expect("the map of copies");
+    let entries = map.entries.expect("counted");
+    let records = Records::from_pin(&host.bpffs()).expect("a pin");
+    let records = records.expect("a pin");
+    for n in entries..map.max_entries {
+        records.put(9, &n.to_le_bytes(), b"x").expect("room");
+    }
+    let app = street.front("app", &[]);
+    assert!(host.log().contains("the kernel has no copy of a record"));
+
+    let files = host.store_files();
+    let aside = files.clone().map(|file| file.with_extension("aside"));
+    let rename = |from: &[PathBuf; 2], to: &[PathBuf; 2]| {
+        for (from, to) in from.iter().zip(to) {
+            fs::rename(from, to).expect("a file");
+        }
+    };
+    host.kill();
+    rename(&files, &aside);
+    let refused = host.start_refused(&[]).to_string();
+    assert!(refused.contains("is not complete"), "{refused}");
+    assert_eq!(street.client.fetch(Family::V4.ip(HOST), 8080).server, "web");
+
+    // A start copies all anew, and then they are.
+    rename(&aside, &files);
+    host.restart();
+    host.kill();
+    for file in files {
+        fs::remove_file(file).expect("a file");
+    }
+    host.restart();
+    let names: Vec<String> = host.endpoints().into_iter().map(|e| e.name).collect();
+    assert_eq!(names, ["web", "app"]);
+    app.ping(Family::V4.ip(CLIENT));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    datapath::{self, Datapath, Device, Options, RecordCopy, Records, Sizes},
+    datapath::{self, Copies, Datapath, Device, Options, Records, Sizes},
     error::{Code, Error, Result},
     settings::Settings,
     store::{self, EndpointRecord, EndpointState, Meta, NetworkRecord, Place, Store},
@@ -155,19 +155,21 @@ fn open(settings: &Settings, store: &Store, place: &Place, sysctls: &Sysctls) ->
 }
 
 /// What the kernel keeps of the store of a daemon in this place.
-pub fn copies(settings: &Settings, place: &Place) -> Result<Vec<RecordCopy>> {
-    if !datapath::has_copies(&settings.bpffs)? {
-        return Ok(Vec::new());
+pub fn copies(settings: &Settings, place: &Place) -> Result<Copies> {
+    if !settings.bpffs.join(names::RECORDS).exists()
+        || !datapath::has_copies(&settings.bpffs, netns::cookie()?)?
+    {
+        return Ok(Copies::default());
     }
     let Some(records) = Records::from_pin(&settings.bpffs)? else {
-        return Ok(Vec::new());
+        return Ok(Copies::default());
     };
     let copies = records.read()?;
-    match store::place_of(&copies).as_ref() == Some(place) {
+    match store::place_of(&copies.records).as_ref() == Some(place) {
         true => Ok(copies),
         false => {
             tracing::warn!(bpffs = %settings.bpffs.display(), "copies of records are of a daemon elsewhere");
-            Ok(Vec::new())
+            Ok(Copies::default())
         }
     }
 }
@@ -265,10 +267,12 @@ fn take_stock(inner: &Inner, state: &mut State) -> Result<Stock> {
     records.sort_by_key(|r| r.serial);
     let planned: Vec<_> = records.iter().map(|r| state.planned(r)).collect();
     let without_device = apply::without_device(&planned, &found);
+    let is_on = |r: &EndpointRecord| {
+        let network = state.networks.get(&r.network);
+        network.is_some_and(|n| n.record.index == r.network_index)
+    };
     let lives = |r: &EndpointRecord| {
-        r.state == EndpointState::Attached
-            && !without_device.contains(&r.index)
-            && state.networks.contains_key(&r.network)
+        r.state == EndpointState::Attached && !without_device.contains(&r.index) && is_on(r)
     };
     let (living, broken) = records.into_iter().partition(lives);
     Ok((found, living, broken))

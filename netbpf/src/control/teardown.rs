@@ -14,7 +14,7 @@ use super::{
 use netbpf_common::names;
 
 use crate::{
-    datapath::Datapath,
+    datapath::{Copies, Datapath},
     error::{Code, Error, Result},
     settings::Settings,
     store::{Meta, Place, Store},
@@ -77,7 +77,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     // Of a store without files nothing is to be left.
     let copies = || match has_files || !purge {
         true => recover::copies(settings, &place),
-        false => Ok(Vec::new()),
+        false => Ok(Copies::default()),
     };
     let store = Store::open_existing(state_dir, run_dir, &place.boot, &copies)?;
     store.iter().for_each(recover::say_restored);

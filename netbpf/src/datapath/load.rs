@@ -191,9 +191,11 @@ pub fn check_layout(bpffs: &Path) -> Result<()> {
     pinned_config(bpffs).map(drop)
 }
 
-/// Whether the map `records` has all that the store of the daemon had that ran last.
-pub fn has_copies(bpffs: &Path) -> Result<bool> {
-    Ok(pinned_config(bpffs)?.is_some_and(|config| config.copies != 0))
+/// Whether the daemon that ran last, in the network namespace with that cookie, has kept
+/// copies in the map `records`.
+pub fn has_copies(bpffs: &Path, netns_cookie: u64) -> Result<bool> {
+    let is_its = |config: Config| config.copies != 0 && config.netns_cookie == netns_cookie;
+    Ok(pinned_config(bpffs)?.is_some_and(is_its))
 }
 
 /// As it is pinned, if it is; refused where its layout is another.

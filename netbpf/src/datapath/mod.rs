@@ -40,7 +40,7 @@ pub use hanging::{Hung, Running, foreign, program_name};
 pub use load::{check_layout, has_copies};
 pub use overlay::{NodeEntry, Overlay, OverlayNetwork, TunnelEntry};
 pub use probe::{Probed, probe};
-pub use records::{RecordCopy, Records};
+pub use records::{Copies, RecordCopy, Records};
 pub use services::MAX_BACKENDS;
 pub use types::*;
 pub use upgrade::{Fate, Upgrade, check_upgrade};
@@ -476,6 +476,8 @@ impl Datapath {
     /// Removes every link, filter, program and map pin under `bpffs`; works
     /// without an open datapath. Devices that are gone are passed over.
     pub fn teardown(bpffs: &Path) -> Result<()> {
+        // First: they say what is to be there, which is nothing.
+        pins::remove(&pins::map(bpffs, names::RECORDS))?;
         let hooks = pins::hooks(bpffs)?;
         for &hook in &hooks {
             attach::detach(bpffs, hook)?;

@@ -283,8 +283,6 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 /// Removes everything below `bpffs` that we pin, the directories included;
 /// `bpffs` itself stays when it is a mount point.
 pub(super) fn remove_all(bpffs: &Path) -> Result<()> {
-    // First: they say what is to be there, which is nothing.
-    remove(&map(bpffs, netbpf_common::names::RECORDS))?;
     for directory in [bpffs.join("programs"), links(bpffs), bpffs.to_path_buf()] {
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,

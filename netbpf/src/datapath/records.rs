@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -29,11 +32,29 @@ pub struct RecordCopy {
     pub record: Vec<u8>,
 }
 
+/// What was copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    pub records: Vec<RecordCopy>,
+    /// Records that are not whole: the daemon was killed while it wrote them.
+    pub torn: usize,
+    /// It is all that there was: no copy has failed.
+    pub complete: bool,
+}
+
+/// The entry that says so. No table has this number.
+const COMPLETE: RecordKey = RecordKey {
+    table: 0,
+    part: 0,
+    record: 0,
+};
+
 /// The map, beside all others: what is done here waits for none of them.
 #[derive(Debug)]
 pub struct Records {
     map: Mutex<HashMap<MapData, RecordKey, RecordPart>>,
     max_entries: u32,
+    complete: AtomicBool,
 }
 
 impl Records {
@@ -51,6 +72,7 @@ impl Records {
         Ok(Some(Records {
             map: Mutex::new(map),
             max_entries,
+            complete: AtomicBool::new(false),
         }))
     }
 
@@ -58,15 +80,63 @@ impl Records {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins to copy all: from now on it is not complete, and has nothing but some of
+    /// these, given by table, key and bytes of the record.
+    pub fn begin<'a>(&self, all: impl Iterator<Item = (u32, &'a [u8], usize)>) -> Result<()> {
+        self.complete.store(false, Ordering::Relaxed);
+        let mut map = self.map();
+        removed(names::RECORDS, map.remove(&COMPLETE))?;
+        let parts = all.flat_map(|(table, key, bytes)| {
+            let parts = (key.len() + bytes).div_ceil(RECORD_BYTES) as u32;
+            let first = first(table, key);
+            (0..parts).map(move |part| RecordKey { part, ..first })
+        });
+        let known: HashSet<RecordKey> = parts.collect();
+        let keys: Vec<RecordKey> = map.keys().filter_map(std::result::Result::ok).collect();
+        let mut stale = keys.iter().filter(|key| !known.contains(key));
+        stale.try_for_each(|key| removed(names::RECORDS, map.remove(key)))
+    }
+
+    /// Notes that all has been copied, if it has.
+    pub fn finish(&self) -> Result<()> {
+        let mark = RecordPart::new(0, 0, 0, &[]);
+        self.map()
+            .insert(COMPLETE, mark, 0)
+            .written(names::RECORDS, self.max_entries)?;
+        self.complete.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether all that there is has been copied.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
+    }
+
     /// Copies a record, in the place of what was copied before.
     pub fn put(&self, table: u32, key: &[u8], record: &[u8]) -> Result<()> {
         let mut map = self.map();
         let put = self.put_parts(&mut map, table, key, record);
-        if put.is_err() {
-            // None is better than one of before, or half of one.
-            remove_from(&mut map, first(table, key))?;
+        self.unless_failed(&mut map, put)
+    }
+
+    /// Takes a copy away.
+    pub fn remove(&self, table: u32, key: &[u8]) -> Result<()> {
+        let mut map = self.map();
+        let done = remove_from(&mut map, first(table, key));
+        self.unless_failed(&mut map, done)
+    }
+
+    /// What a copy says that is missing, or of before, is not to be believed.
+    fn unless_failed(
+        &self,
+        map: &mut HashMap<MapData, RecordKey, RecordPart>,
+        done: Result<()>,
+    ) -> Result<()> {
+        if done.is_err() {
+            self.complete.store(false, Ordering::Relaxed);
+            removed(names::RECORDS, map.remove(&COMPLETE))?;
         }
-        put
+        done
     }
 
     fn put_parts(
@@ -90,49 +160,33 @@ impl Records {
         remove_from(map, at)
     }
 
-    /// Takes a copy away.
-    pub fn remove(&self, table: u32, key: &[u8]) -> Result<()> {
-        remove_from(&mut self.map(), first(table, key))
-    }
-
     /// How many entries there are.
     pub fn count(&self) -> usize {
         self.map().keys().flatten().count()
     }
 
-    /// All that are whole.
-    pub fn read(&self) -> Result<Vec<RecordCopy>> {
+    /// All that was copied.
+    pub fn read(&self) -> Result<Copies> {
         let map = self.map();
         let mut parts: BTreeMap<(u32, u64), BTreeMap<u32, RecordPart>> = BTreeMap::new();
+        let mut copies = Copies::default();
         for entry in map.iter() {
             let (key, part) =
                 entry.map_err(|e| DatapathError::other("read map records", chain(&e)))?;
+            if key == COMPLETE {
+                copies.complete = true;
+                continue;
+            }
             let record = parts.entry((key.table, key.record)).or_default();
             record.insert(key.part, part);
         }
-        let whole = parts.iter().filter_map(|((table, _), parts)| {
-            let whole = together(*table, parts);
-            if whole.is_none() {
-                // The daemon was killed while it was written: what it says is not known.
-                tracing::warn!(table, "a copy of a record is not whole");
+        for ((table, _), parts) in &parts {
+            match together(*table, parts) {
+                Some(copy) => copies.records.push(copy),
+                None => copies.torn += 1,
             }
-            whole
-        });
-        Ok(whole.collect())
-    }
-
-    /// Takes away what is a copy of none of these, given by table and key.
-    pub fn retain(&self, known: &HashSet<(u32, Vec<u8>)>) -> Result<()> {
-        let known: HashSet<RecordKey> = known
-            .iter()
-            .map(|(table, key)| first(*table, key))
-            .collect();
-        let mut map = self.map();
-        let keys: Vec<RecordKey> = map.keys().filter_map(std::result::Result::ok).collect();
-        let is_stale = |key: &&RecordKey| !known.contains(&RecordKey { part: 0, ..**key });
-        keys.iter()
-            .filter(is_stale)
-            .try_for_each(|key| removed(names::RECORDS, map.remove(key)))
+        }
+        Ok(copies)
     }
 }
 

@@ -2,20 +2,18 @@
 //! from them a file that was damaged or lost is made anew.
 
 use std::{
-    collections::HashSet,
-    fs,
+    fs::{self, File},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
-
-use redb::TableDefinition;
 
 use super::{
     ENDPOINTS, EndpointRecord, META, Meta, NETWORKS, NO_SENSE, NetworkRecord, Opener, Place,
-    Result, StoreError, Table,
+    Result, Row, StoreError, Table,
 };
 use crate::{
-    datapath::{RecordCopy, Records},
+    datapath::{self, Copies, RecordCopy, Records},
     sys::fault,
 };
 
@@ -53,7 +51,7 @@ pub struct Restored {
 }
 
 /// How what is copied is read, once it is needed.
-pub type ReadCopies<'a> = &'a dyn Fn() -> crate::error::Result<Vec<RecordCopy>>;
+pub type ReadCopies<'a> = &'a dyn Fn() -> crate::error::Result<Copies>;
 
 /// What a file is found to be.
 #[derive(Debug)]
@@ -81,19 +79,25 @@ pub(super) fn open(
         path: path.into(),
         reason,
     };
-    let copies = match (read(), &condition) {
-        (Ok(copies), _) => copies,
-        // It may be new: then there is nothing to be lost.
-        (Err(error), Condition::Lost) => {
-            tracing::warn!(%error, "what the kernel keeps of the store cannot be read");
-            Vec::new()
-        }
-        (Err(error), _) => return Err(corrupt(format!("{what}, and {}", error.message))),
-    };
-    let copies: Vec<RecordCopy> = copies.into_iter().filter(|copy| kind.has(copy)).collect();
+    let copies = read().map_err(|error| StoreError::Unavailable {
+        path: path.into(),
+        reason: format!("it {what}, and {}", error.message),
+    })?;
+    let (complete, torn) = (copies.complete, copies.torn);
+    let copies: Vec<RecordCopy> = copies
+        .records
+        .into_iter()
+        .filter(|copy| kind.has(copy))
+        .collect();
     match &condition {
         Condition::Corrupt(why) if copies.is_empty() => return Err(corrupt(why.clone())),
         _ if copies.is_empty() => return Ok((Table::open(path.into(), opener, kind)?, None)),
+        // Containers that have no copy would lose their network.
+        _ if !complete => {
+            return Err(corrupt(format!(
+                "it {what}, and the kernel's copy is not complete"
+            )));
+        }
         _ => {}
     }
     // Whole before it is in its place: a start that dies here is followed by one that
@@ -113,15 +117,26 @@ pub(super) fn open(
     let kept = match condition {
         Condition::Corrupt(_) => {
             let aside = free_name(path);
-            fs::rename(path, &aside).map_err(|e| failed("put aside", e))?;
+            // So that there is no moment without a file, where links are to be had.
+            fs::hard_link(path, &aside)
+                .or_else(|_| fs::rename(path, &aside))
+                .map_err(|e| failed("put aside", e))?;
             format!(" and is kept as {}", aside.display())
         }
         _ => String::new(),
     };
+    let sync = || File::open(path.parent().unwrap_or(path))?.sync_all();
+    sync().map_err(|e| failed("write the directory", e))?;
     fault::point("before", || format!("renaming {}", fresh.display()));
     fs::rename(&fresh, path).map_err(|e| failed("put what was restored in its place", e))?;
+    sync().map_err(|e| failed("write the directory", e))?;
+    let torn = match torn {
+        0 => String::new(),
+        n => format!(", {n} records had not been written"),
+    };
     let path_shown = path.display();
-    let text = format!("the store {path_shown} {what}{kept}; {found} are restored from the kernel");
+    let text =
+        format!("the store {path_shown} {what}{kept}; {found} are restored from the kernel{torn}");
     Ok((
         Table::open(path.into(), opener, kind)?,
         Some(Restored { text }),
@@ -236,23 +251,21 @@ impl Table {
         })
     }
 
-    /// Writes all that there is to the copies.
-    pub(super) fn copy_all(&self, known: &mut HashSet<(u32, Vec<u8>)>) -> Result<()> {
-        let mut rows = Vec::new();
-        let of = |definition: TableDefinition<'_, &str, &[u8]>| self.rows(definition);
-        // Whose it is comes first: should there be no room for all.
-        rows.extend(of(META)?.into_iter().map(|row| ("meta", row)));
-        rows.extend(of(NETWORKS)?.into_iter().map(|row| ("networks", row)));
-        rows.extend(
-            self.rows(ENDPOINTS)?
-                .into_iter()
-                .map(|row| ("endpoints", row)),
-        );
-        for (name, (key, bytes)) in rows {
-            self.copy(name, &key, Some(&bytes));
-            known.insert((self.kind.table(name), key));
-        }
-        Ok(())
+    /// All that there is: number of the table, key, record.
+    fn everything(&self) -> Result<Vec<(u32, Row)>> {
+        let networks = self
+            .rows(NETWORKS)?
+            .into_iter()
+            .map(|row| ("networks", row));
+        let endpoints = self
+            .rows(ENDPOINTS)?
+            .into_iter()
+            .map(|row| ("endpoints", row));
+        let metas = self.rows(META)?.into_iter().map(|row| ("meta", row));
+        let all = networks.chain(endpoints).chain(metas);
+        Ok(all
+            .map(|(name, row)| (self.kind.table(name), row))
+            .collect())
     }
 
     /// Copies what has become of a record: the file has it already, and goes on alone where
@@ -267,7 +280,24 @@ impl Table {
             None => copies.remove(table, key),
         };
         if let Err(error) = copied {
-            tracing::warn!(%error, "the kernel has no copy of a record");
+            tracing::warn!(%error, "the kernel has no copy of a record, and is given all anew");
+        }
+    }
+}
+
+/// What a store of volatile records may take of copies: those that were made beside the
+/// same networks. Others are of another store.
+pub(super) fn beside(durable: &Table, copies: Copies) -> Result<Copies> {
+    let mut networks: Vec<Row> = durable.rows(NETWORKS)?;
+    let copied = copies.records.iter().filter(|copy| copy.table == 1);
+    let mut copied: Vec<Row> = copied.map(|c| (c.key.clone(), c.record.clone())).collect();
+    networks.sort();
+    copied.sort();
+    match networks == copied {
+        true => Ok(copies),
+        false => {
+            tracing::warn!("the kernel's copies of records are of another store");
+            Ok(Copies::default())
         }
     }
 }
@@ -281,15 +311,48 @@ pub fn place_of(copies: &[RecordCopy]) -> Option<Place> {
 impl super::Store {
     /// Copies all that there is and is to come.
     pub fn keep_copies(&self, copies: Records) -> Result<()> {
-        let copies = std::sync::Arc::new(copies);
-        let mut known = HashSet::new();
+        let copies = Arc::new(copies);
         for table in [&self.durable, &self.volatile] {
             table.copies.get_or_init(|| copies.clone());
-            table.copy_all(&mut known)?;
         }
-        if let Err(error) = copies.retain(&known) {
-            tracing::warn!(%error, "copies of records are left in the kernel");
+        if let Err(error) = self.copy_all(&copies)? {
+            tracing::warn!(%error, "the kernel has not a copy of each record");
         }
         Ok(())
+    }
+
+    /// Copies all anew where a copy has failed. To be called while nothing changes.
+    pub fn complete_copies(&self) -> Result<()> {
+        match self.durable.copies.get() {
+            Some(copies) if !copies.is_complete() => match self.copy_all(copies)? {
+                Ok(()) => tracing::info!("the kernel has a copy of each record again"),
+                // It was said when it failed first.
+                Err(error) => tracing::debug!(%error, "the kernel has not a copy of each record"),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether each record has its copy.
+    pub fn has_all_copies(&self) -> bool {
+        let copies = self.durable.copies.get();
+        copies.is_none_or(|copies| copies.is_complete())
+    }
+
+    fn copy_all(&self, copies: &Records) -> Result<datapath::Result<()>> {
+        let mut all = self.durable.everything()?;
+        all.extend(self.volatile.everything()?);
+        let sizes = all
+            .iter()
+            .map(|(table, (key, record))| (*table, key.as_slice(), record.len()));
+        let copy = || {
+            copies.begin(sizes)?;
+            for (table, (key, record)) in &all {
+                copies.put(*table, key, record)?;
+            }
+            copies.finish()
+        };
+        Ok(copy())
     }
 }

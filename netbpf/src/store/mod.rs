@@ -36,7 +36,7 @@ use redb::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    datapath::Records,
+    datapath::{Copies, Records},
     error::{Code, Error},
     sys::fault,
 };
@@ -144,7 +144,12 @@ fn open_file(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    if file.metadata()?.permissions().mode() & 0o7777 != 0o600
+        && let Err(error) = file.set_permissions(fs::Permissions::from_mode(0o600))
+    {
+        // Another user's.
+        tracing::warn!(%error, path = %path.display(), "others may read the store");
+    }
     Ok(file)
 }
 
@@ -171,18 +176,25 @@ impl Store {
         make_directories(state_dir, run_dir)?;
         let name = volatile_name(boot_id);
         let paths = [state_dir.join(DURABLE), run_dir.join(&name)];
-        let made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
+        let mut made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
         let [durable_path, volatile_path] = paths;
-        let open = |path: &Path, opener, kind| copies::open(path, opener, kind, copies);
-        let forget = |error: &StoreError| {
+        let forget = |made: &[PathBuf], error: &StoreError| {
             if !matches!(error, StoreError::InUse { .. }) {
                 made.iter().for_each(|path| remove(path));
             }
         };
-        let durable = open(&durable_path, create_durable, Kind::Durable);
-        let (durable, network) = durable.inspect_err(forget)?;
-        let volatile = open(&volatile_path, create_volatile, Kind::Volatile);
-        let (volatile, endpoint) = volatile.inspect_err(forget)?;
+        let durable = copies::open(&durable_path, create_durable, Kind::Durable, copies);
+        let (durable, network) = durable.inspect_err(|error| forget(&made, error))?;
+        if network.is_some() {
+            // What was restored is not taken away again.
+            made.retain(|path| *path != durable_path);
+        }
+        let beside = || Ok(copies::beside(&durable, copies()?)?);
+        let volatile = copies::open(&volatile_path, create_volatile, Kind::Volatile, &beside);
+        let (volatile, endpoint) = volatile.inspect_err(|error| forget(&made, error))?;
+        if endpoint.is_some() {
+            made.retain(|path| *path != volatile_path);
+        }
         remove_other_boots(run_dir, &name);
         Ok(Store {
             durable,
@@ -214,21 +226,35 @@ impl Store {
     ) -> Result<Option<Store>> {
         let durable = state_dir.join(DURABLE);
         let volatile = run_dir.join(volatile_name(boot_id));
-        let has_copies = copies().is_ok_and(|copies| !copies.is_empty());
+        // What can be taken away is, whatever becomes of what can be restored.
+        let has_copies = match copies() {
+            Ok(copies) => !copies.records.is_empty(),
+            Err(error) => {
+                tracing::warn!(%error, "what the kernel keeps of the store cannot be read");
+                false
+            }
+        };
         if !Store::is_there(state_dir, run_dir, boot_id) && !has_copies {
             return Ok(None);
         }
-        if has_copies {
-            make_directories(state_dir, run_dir)?;
+        let nothing = || Ok(Copies::default());
+        if has_copies && let Err(error) = make_directories(state_dir, run_dir) {
+            tracing::warn!(%error, "nothing can be restored");
         }
         let in_memory: Opener =
             |_| Builder::new().create_with_backend(redb::backends::InMemoryBackend::new());
         let open = |path: PathBuf, opener: Opener, kind| {
-            let opener = match path.exists() || has_copies {
-                true => opener,
-                false => in_memory,
+            if path.exists() {
+                return copies::open(&path, opener, kind, copies);
+            }
+            let restored = match has_copies {
+                true => copies::open(&path, opener, kind, copies),
+                false => return copies::open(&path, in_memory, kind, &nothing),
             };
-            copies::open(&path, opener, kind, copies)
+            restored.or_else(|error| {
+                tracing::warn!(%error, "not restored");
+                copies::open(&path, in_memory, kind, &nothing)
+            })
         };
         let (durable, network) = open(durable, create_durable, Kind::Durable)?;
         let (volatile, endpoint) = open(volatile, create_volatile, Kind::Volatile)?;
@@ -527,6 +553,7 @@ impl Table {
         match error {
             redb::Error::Corrupted(reason) => self.corrupt(reason),
             redb::Error::TableTypeMismatch { .. } => self.corrupt(error),
+            redb::Error::Io(error) if is_damage(&error) => self.corrupt(error),
             _ => self.unavailable(error),
         }
     }
@@ -556,20 +583,19 @@ fn open_database(path: &Path, opener: Opener) -> Result<Database> {
     }
 }
 
+/// What cannot be read any more is lost as what makes no sense is.
+fn is_damage(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+    error.raw_os_error() == Some(libc::EIO) || kinds.contains(&error.kind())
+}
+
 fn refused(path: &Path, error: &DatabaseError) -> StoreError {
     let dir = path.parent().unwrap_or(path).to_path_buf();
     let reason = error.to_string();
     let path = path.to_path_buf();
     match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: dir },
-        DatabaseError::Storage(StorageError::Io(e))
-            // A disk that cannot be read has lost it as well.
-            if e.raw_os_error() != Some(libc::EIO)
-                && !matches!(
-                    e.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-        {
+        DatabaseError::Storage(StorageError::Io(e)) if !is_damage(e) => {
             StoreError::Unavailable { path, reason }
         }
         _ => StoreError::Corrupt { path, reason },

@@ -1,5 +1,9 @@
 use super::*;
-use crate::{datapath::RecordCopy, model::Driver, sys::netns::NamespaceId};
+use crate::{
+    datapath::{Copies, RecordCopy},
+    model::Driver,
+    sys::netns::NamespaceId,
+};
 
 fn network(name: &str) -> NetworkRecord {
     NetworkRecord {
@@ -56,8 +60,8 @@ pub(crate) fn endpoint(index: u32) -> EndpointRecord {
 }
 
 /// The kernel keeps nothing.
-fn none() -> crate::error::Result<Vec<RecordCopy>> {
-    Ok(Vec::new())
+fn none() -> crate::error::Result<Copies> {
+    Ok(Copies::default())
 }
 
 struct Dirs {
@@ -244,10 +248,17 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
     let store = dirs.open("a").unwrap();
     store.put_meta(Meta::Bpffs, &"here").unwrap();
     drop(store);
-    let open = |copies: &[RecordCopy]| {
-        let read = || Ok(copies.to_vec());
+    let open_with = |copies: &[RecordCopy], complete| {
+        let read = || {
+            Ok(Copies {
+                records: copies.to_vec(),
+                torn: 0,
+                complete,
+            })
+        };
         Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &read)
     };
+    let open = |copies: &[RecordCopy]| open_with(copies, true);
     let damages: [(&str, &dyn Fn()); 6] = [
         ("corrupt", &|| fs::write(&file, [0x5a; 8192]).unwrap()),
         ("corrupt", &|| fs::write(&file, b"short").unwrap()),
@@ -287,6 +298,11 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
         drop(store);
         assert_eq!(open(&whole).unwrap().restored(), []);
     }
+
+    // Of some of what there was nothing is made.
+    fs::remove_file(&file).unwrap();
+    let error = Error::from(open_with(&whole, false).unwrap_err());
+    assert!(error.message.contains("not complete"), "{}", error.message);
 
     // Of what cannot be read nothing is thrown away: neither the file nor the copies.
     for (record, says) in [(&b"{"[..], "corrupt"), (br#"{"version":99}"#, "99")] {

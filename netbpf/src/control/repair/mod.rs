@@ -64,6 +64,12 @@ pub async fn watch(inner: Weak<Inner>) {
 }
 
 async fn look(inner: &Arc<Inner>) -> Result<()> {
+    if !inner.store.has_all_copies() {
+        Inner::change(inner.clone(), |inner, _| {
+            Ok(inner.store.complete_copies()?)
+        })
+        .await?;
+    }
     let looking = inner.clone();
     let found = blocking(move || {
         let jobs = find(&looking, &looking.seen(), &mut Netlink::open()?)?;
