@@ -178,20 +178,23 @@ impl Store {
         let paths = [state_dir.join(DURABLE), run_dir.join(&name)];
         let mut made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
         let [durable_path, volatile_path] = paths;
-        let forget = |made: &[PathBuf], error: &StoreError| {
-            if !matches!(error, StoreError::InUse { .. }) {
-                made.iter().for_each(|path| remove(path));
-            }
+        // But for one that another daemon has made meanwhile.
+        let forget = |made: &[PathBuf], at: &Path, error: &StoreError| {
+            let in_use = matches!(error, StoreError::InUse { .. });
+            let ours = made.iter().filter(|path| !in_use || *path != at);
+            ours.for_each(|path| remove(path));
         };
         let durable = copies::open(&durable_path, create_durable, Kind::Durable, copies);
-        let (durable, network) = durable.inspect_err(|error| forget(&made, error))?;
+        let (durable, network) =
+            durable.inspect_err(|error| forget(&made, &durable_path, error))?;
         if network.is_some() {
             // What was restored is not taken away again.
             made.retain(|path| *path != durable_path);
         }
         let beside = || Ok(copies::beside(&durable, copies()?)?);
         let volatile = copies::open(&volatile_path, create_volatile, Kind::Volatile, &beside);
-        let (volatile, endpoint) = volatile.inspect_err(|error| forget(&made, error))?;
+        let (volatile, endpoint) =
+            volatile.inspect_err(|error| forget(&made, &volatile_path, error))?;
         if endpoint.is_some() {
             made.retain(|path| *path != volatile_path);
         }
