@@ -85,9 +85,6 @@ impl Netlink {
     /// Removes a device's clsact qdisc when no filter is left on either side of
     /// it: with it they would go. `false`: it is still in use, or gone.
     pub fn remove_unused_clsact(&mut self, ifindex: u32) -> Result<bool> {
-        if !self.has_clsact(ifindex)? {
-            return Ok(false);
-        }
         for side in SIDES {
             if !self.filter_messages(ifindex, side)?.is_empty() {
                 return Ok(false);
@@ -97,12 +94,16 @@ impl Netlink {
         message.header.index = ifindex as i32;
         message.header.handle = HANDLE;
         message.header.parent = TcHandle::CLSACT;
-        self.request(
+        let removed = self.request(
             || format!("remove the clsact qdisc of device {ifindex}"),
             RouteNetlinkMessage::DelQueueDiscipline(message),
             0,
-        )?;
-        Ok(true)
+        );
+        match removed {
+            Ok(()) => Ok(true),
+            Err(e) if e.is_gone() || e.errno() == Some(libc::EINVAL) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 }
 
