@@ -69,6 +69,10 @@ fn teardown_takes_its_qdisc_along_and_leaves_the_one_of_others() {
         street.host.run(&show).ok()
     };
     assert!(qdiscs().contains("clsact"));
+    let link = street.host.ip(&format!("-o link show {}", uplink.name));
+    let ifindex = link.split(':').next().unwrap_or_default();
+    let note = street.host.bpffs().join(format!("links/{ifindex}_qdisc"));
+    assert!(note.exists(), "ours is noted: {}", note.display());
     street.host.netbpf(&["teardown"]).ok();
     street.host.wait_ended();
     assert!(!qdiscs().contains("clsact"), "{}", qdiscs());
@@ -76,6 +80,7 @@ fn teardown_takes_its_qdisc_along_and_leaves_the_one_of_others() {
     let add = ["tc", "qdisc", "add", "dev", &uplink.name, "clsact"];
     street.host.run(&add).ok();
     street.host.start(&FLAGS);
+    assert!(!note.exists(), "another's is not: {}", note.display());
     street.host.netbpf(&["teardown"]).ok();
     street.host.wait_ended();
     assert!(qdiscs().contains("clsact"), "{}", qdiscs());

@@ -115,16 +115,7 @@ pub(super) fn cgroup_links(bpffs: &Path) -> Result<Vec<(u64, PathBuf)>> {
 
 /// Notes that the clsact qdisc of a device is ours.
 pub(super) fn note_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
-    let path = qdisc(bpffs, ifindex);
-    fault::point("before", || format!("making {}", path.display()));
-    match fs::create_dir(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(io_error(format!("make {}", path.display()), error));
-        }
-        _ => {}
-    }
-    fault::point("after", || format!("making {}", path.display()));
-    Ok(())
+    make_note(&qdisc(bpffs, ifindex))
 }
 
 /// Whether it is noted.
@@ -134,14 +125,7 @@ pub(super) fn is_qdisc_ours(bpffs: &Path, ifindex: u32) -> bool {
 
 /// Takes the note away; one that is not there is success.
 pub(super) fn forget_qdisc(bpffs: &Path, ifindex: u32) -> Result<()> {
-    let path = qdisc(bpffs, ifindex);
-    fault::point("before", || format!("removing {}", path.display()));
-    match fs::remove_dir(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io_error(format!("remove {}", path.display()), error))
-        }
-        _ => Ok(()),
-    }
+    remove_note(&qdisc(bpffs, ifindex))
 }
 
 fn qdisc(bpffs: &Path, ifindex: u32) -> PathBuf {
@@ -165,14 +149,7 @@ pub(super) fn remove_unfinished(bpffs: &Path, ifindex: u32) -> Result<()> {
 /// Notes a digest of the pinned programs, in the place of all notes before.
 pub(super) fn note_programs(bpffs: &Path, digest: u64) -> Result<()> {
     let path = note_of_programs(bpffs, digest);
-    fault::point("before", || format!("making {}", path.display()));
-    match fs::create_dir(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(io_error(format!("make {}", path.display()), error));
-        }
-        _ => {}
-    }
-    fault::point("after", || format!("making {}", path.display()));
+    make_note(&path)?;
     forget_notes(bpffs, |note| note != path)
 }
 
@@ -191,11 +168,35 @@ fn forget_notes(bpffs: &Path, is_meant: impl Fn(&Path) -> bool) -> Result<()> {
         let path = entry.map(|entry| entry.path()).unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(OF) && is_meant(&path) {
-            fault::point("before", || format!("removing {}", path.display()));
-            fs::remove_dir(&path).map_err(|e| io_error(format!("remove {}", path.display()), e))?;
-            fault::point("after", || format!("removing {}", path.display()));
+            remove_note(&path)?;
         }
     }
+    Ok(())
+}
+
+/// A directory, which is all that a bpffs has besides pins; one that is there is success.
+fn make_note(path: &Path) -> Result<()> {
+    fault::point("before", || format!("making {}", path.display()));
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(io_error(format!("make {}", path.display()), error));
+        }
+        _ => {}
+    }
+    fault::point("after", || format!("making {}", path.display()));
+    Ok(())
+}
+
+/// One that is not there is success.
+fn remove_note(path: &Path) -> Result<()> {
+    fault::point("before", || format!("removing {}", path.display()));
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error(format!("remove {}", path.display()), error));
+        }
+        _ => {}
+    }
+    fault::point("after", || format!("removing {}", path.display()));
     Ok(())
 }
 
