@@ -123,15 +123,17 @@ fn copies_that_are_not_complete_are_not_believed() {
     let host = &street.host;
     let web = street.front("web", &["-p", "8080:80"]);
     let _http = Http::start(&web, 80);
-    let status: StatusInfo = host.json(&["status"]);
-    let map = status.maps.iter().find(|map| map.name == names::RECORDS);
-    let map = map.expect("the map of copies");
-    let entries = map.entries.expect("counted");
-    let records = Records::from_pin(&host.bpffs()).expect("a pin");
-    let records = records.expect("a pin");
-    for n in entries..map.max_entries {
-        records.put(9, &n.to_le_bytes(), b"x").expect("room");
-    }
+    let fill = || {
+        let status: StatusInfo = host.json(&["status"]);
+        let map = status.maps.iter().find(|map| map.name == names::RECORDS);
+        let map = map.expect("the map of copies");
+        let records = Records::from_pin(&host.bpffs()).expect("a pin");
+        let records = records.expect("a pin");
+        for n in map.entries.expect("counted")..map.max_entries {
+            records.put(9, &n.to_le_bytes(), b"x").expect("room");
+        }
+    };
+    fill();
     let app = street.front("app", &[]);
     assert!(host.log().contains("the kernel has no copy of a record"));
 
@@ -145,7 +147,10 @@ fn copies_that_are_not_complete_are_not_believed() {
     host.kill();
     rename(&files, &aside);
     let refused = host.start_refused(&[]).to_string();
-    assert!(refused.contains("is not complete"), "{refused}");
+    assert!(
+        refused.contains("has not a copy of each record"),
+        "{refused}"
+    );
     assert_eq!(street.client.fetch(Family::V4.ip(HOST), 8080).server, "web");
 
     // A start copies all anew, and then they are.
@@ -159,6 +164,23 @@ fn copies_that_are_not_complete_are_not_believed() {
     let names: Vec<String> = host.endpoints().into_iter().map(|e| e.name).collect();
     assert_eq!(names, ["web", "app"]);
     app.ping(Family::V4.ip(CLIENT));
+
+    // What the refusal says to do: it needs no file.
+    fill();
+    street.front("more", &[]);
+    host.kill();
+    for file in host.store_files() {
+        fs::write(file, "garbage").expect("write a file");
+    }
+    let refused = host.start_refused(&[]).to_string();
+    assert!(refused.contains("netbpf teardown"), "{refused}");
+    host.teardown_offline(&[]);
+    assert!(!host.bpffs().join("programs").exists());
+    for file in host.store_files() {
+        fs::remove_file(file).expect("a file");
+    }
+    host.restart();
+    host.netbpf(&["doctor"]).ok();
 }
 
 #[test]

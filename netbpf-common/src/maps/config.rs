@@ -25,8 +25,7 @@ pub struct Config {
     pub events: u32,
     /// The MAC that every container sees as its gateway's.
     pub gateway_mac: [u8; 6],
-    /// Not 0 while `records` has all that the store has: 0 of a version that keeps no
-    /// copies.
+    /// Not 0 of a daemon that copies its store to `records`; older versions write 0.
     pub copies: u8,
     /// Explicit padding, 0.
     pub reserved: [u8; 5],

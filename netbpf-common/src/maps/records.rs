@@ -11,7 +11,7 @@ pub const RECORD_BYTES: usize = 936;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RecordKey {
-    /// Which table of the store.
+    /// Which table of the store. 0: the entry that says that there is a copy of each record.
     pub table: u32,
     /// A record of more than [`RECORD_BYTES`] has several, from 0 on.
     pub part: u32,

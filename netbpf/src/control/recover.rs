@@ -69,11 +69,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     };
     let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
-    let restored = store
-        .restored()
-        .iter()
-        .map(|restored| restored.text.clone());
-    state.notes.extend(restored);
+    state.notes.extend_from_slice(store.restored());
     let state = Arc::new(Mutex::new(state));
     let inner = Inner {
         reaper: Reaper::start(store.clone(), datapath.clone(), sysctls.clone(), ipv6)?,
@@ -176,7 +172,7 @@ pub fn copies(settings: &Settings, place: &Place) -> Result<Copies> {
 
 pub fn say_restored(store: &Store) {
     for restored in store.restored() {
-        tracing::error!("{}", restored.text);
+        tracing::error!("{restored}");
     }
 }
 

@@ -154,7 +154,7 @@ impl Datapath {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the map `records` has all that the store has.
+    /// Notes that the map `records` is kept.
     pub fn note_copies(&self) -> Result<()> {
         let ebpf = &mut self.inner().ebpf;
         load::change_config(&mut load::config(ebpf)?, |config| config.copies = 1)

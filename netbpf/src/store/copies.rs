@@ -8,9 +8,11 @@ use std::{
     sync::Arc,
 };
 
+use redb::TableHandle;
+
 use super::{
-    ENDPOINTS, EndpointRecord, META, Meta, NETWORKS, NO_SENSE, NetworkRecord, Opener, Place,
-    Result, Row, StoreError, Table,
+    EndpointRecord, Meta, NetworkRecord, Place, Result, StoreError,
+    table::{ENDPOINTS, META, NETWORKS, NO_SENSE, Opener, Row, Table},
 };
 use crate::{
     datapath::{self, Copies, RecordCopy, Records},
@@ -24,30 +26,32 @@ pub(super) enum Kind {
     Volatile,
 }
 
+/// Numbers of the tables among copies, which must never change.
+mod number {
+    pub const NETWORKS: u32 = 1;
+    pub const ENDPOINTS: u32 = 2;
+    pub const META_DURABLE: u32 = 3;
+    pub const META_VOLATILE: u32 = 4;
+}
+
 impl Kind {
-    /// The number of one of its tables among copies.
-    const fn table(self, name: &str) -> u32 {
-        match (self, name.as_bytes()) {
-            (_, b"networks") => 1,
-            (_, b"endpoints") => 2,
-            (Kind::Durable, _) => 3,
-            (Kind::Volatile, _) => 4,
+    /// The number of one of its tables.
+    fn number_of(self, table: &str) -> u32 {
+        match (self, table) {
+            (_, "networks") => number::NETWORKS,
+            (_, "endpoints") => number::ENDPOINTS,
+            (Kind::Durable, _) => number::META_DURABLE,
+            (Kind::Volatile, _) => number::META_VOLATILE,
         }
     }
 
     fn has(self, copy: &RecordCopy) -> bool {
-        match self {
-            Kind::Durable => [1, 3].contains(&copy.table),
-            Kind::Volatile => [2, 4].contains(&copy.table),
-        }
+        let numbers = match self {
+            Kind::Durable => [number::NETWORKS, number::META_DURABLE],
+            Kind::Volatile => [number::ENDPOINTS, number::META_VOLATILE],
+        };
+        numbers.contains(&copy.table)
     }
-}
-
-/// A file that was made anew of copies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    /// What is in it now, and where what was found is.
-    pub text: String,
 }
 
 /// How what is copied is read, once it is needed.
@@ -62,13 +66,14 @@ enum Condition {
     Corrupt(String),
 }
 
-/// Opens a file, or makes it anew of copies where it is damaged or lost.
+/// Opens a file, or makes it anew of copies where it is damaged or lost; then with what is
+/// to be said of it.
 pub(super) fn open(
     path: &Path,
     opener: Opener,
     kind: Kind,
     read: ReadCopies<'_>,
-) -> Result<(Table, Option<Restored>)> {
+) -> Result<(Table, Option<String>)> {
     let condition = examine(path, opener, kind)?;
     let what = match &condition {
         Condition::Sound => return Ok((Table::open(path.into(), opener, kind)?, None)),
@@ -95,7 +100,8 @@ pub(super) fn open(
         // Containers that have no copy would lose their network.
         _ if !complete => {
             return Err(corrupt(format!(
-                "it {what}, and the kernel's copy is not complete"
+                "it {what}, and the kernel has not a copy of each record: \
+                 `netbpf teardown`, then start"
             )));
         }
         _ => {}
@@ -113,7 +119,9 @@ pub(super) fn open(
         }
         _ => {}
     }
-    let found = Table::open(fresh.clone(), opener, kind)?.restore(path, &copies)?;
+    let restored = Table::open(fresh.clone(), opener, kind);
+    let restored = restored.and_then(|table| table.restore(path, &copies));
+    let found = restored.inspect_err(|_| super::remove(&fresh))?;
     let kept = match condition {
         Condition::Corrupt(_) => {
             let aside = free_name(path);
@@ -137,10 +145,7 @@ pub(super) fn open(
     let path_shown = path.display();
     let text =
         format!("the store {path_shown} {what}{kept}; {found} are restored from the kernel{torn}");
-    Ok((
-        Table::open(path.into(), opener, kind)?,
-        Some(Restored { text }),
-    ))
+    Ok((Table::open(path.into(), opener, kind)?, Some(text)))
 }
 
 fn examine(path: &Path, opener: Opener, kind: Kind) -> Result<Condition> {
@@ -201,12 +206,14 @@ impl Table {
             Err(e) => Err(self.corrupt(e)),
         };
         match copy.table {
-            1 => self
+            number::NETWORKS => self
                 .decode::<NetworkRecord>(&copy.record)
                 .map(drop)
                 .and(is_named()),
-            2 if copy.key.len() != 4 => Err(self.corrupt("an endpoint without a number")),
-            2 => self.decode::<EndpointRecord>(&copy.record).map(drop),
+            number::ENDPOINTS if copy.key.len() != size_of::<u32>() => {
+                Err(self.corrupt("an endpoint without a number"))
+            }
+            number::ENDPOINTS => self.decode::<EndpointRecord>(&copy.record).map(drop),
             _ => self.is_json(&copy.record).and(is_named()),
         }
     }
@@ -237,8 +244,8 @@ impl Table {
                 let name = str::from_utf8(key).unwrap_or_default();
                 let index = <[u8; 4]>::try_from(key).map(u32::from_le_bytes);
                 match copy.table {
-                    1 => drop(networks.insert(name, record)?),
-                    2 => drop(endpoints.insert(index.unwrap_or_default(), record)?),
+                    number::NETWORKS => drop(networks.insert(name, record)?),
+                    number::ENDPOINTS => drop(endpoints.insert(index.unwrap_or_default(), record)?),
                     _ => drop(metas.insert(name, record)?),
                 }
             }
@@ -246,26 +253,23 @@ impl Table {
         })?;
         let count = |table: u32| copies.iter().filter(|copy| copy.table == table).count();
         Ok(match self.kind {
-            Kind::Durable => format!("{} networks", count(1)),
-            Kind::Volatile => format!("{} endpoints", count(2)),
+            Kind::Durable => format!("{} networks", count(number::NETWORKS)),
+            Kind::Volatile => format!("{} endpoints", count(number::ENDPOINTS)),
         })
     }
 
     /// All that there is: number of the table, key, record.
     fn everything(&self) -> Result<Vec<(u32, Row)>> {
-        let networks = self
-            .rows(NETWORKS)?
-            .into_iter()
-            .map(|row| ("networks", row));
-        let endpoints = self
-            .rows(ENDPOINTS)?
-            .into_iter()
-            .map(|row| ("endpoints", row));
-        let metas = self.rows(META)?.into_iter().map(|row| ("meta", row));
-        let all = networks.chain(endpoints).chain(metas);
-        Ok(all
-            .map(|(name, row)| (self.kind.table(name), row))
-            .collect())
+        let tables = [
+            (NETWORKS.name().to_owned(), self.rows(NETWORKS)?),
+            (ENDPOINTS.name().to_owned(), self.rows(ENDPOINTS)?),
+            (META.name().to_owned(), self.rows(META)?),
+        ];
+        let all = tables.into_iter().flat_map(|(name, rows)| {
+            let number = self.kind.number_of(&name);
+            rows.into_iter().map(move |row| (number, row))
+        });
+        Ok(all.collect())
     }
 
     /// Copies what has become of a record: the file has it already, and goes on alone where
@@ -274,7 +278,7 @@ impl Table {
         let Some(copies) = self.copies.get() else {
             return;
         };
-        let table = self.kind.table(table);
+        let table = self.kind.number_of(table);
         let copied = match record {
             Some(record) => copies.put(table, key, record),
             None => copies.remove(table, key),
@@ -289,7 +293,10 @@ impl Table {
 /// same networks. Others are of another store.
 pub(super) fn beside(durable: &Table, copies: Copies) -> Result<Copies> {
     let mut networks: Vec<Row> = durable.rows(NETWORKS)?;
-    let copied = copies.records.iter().filter(|copy| copy.table == 1);
+    let copied = copies
+        .records
+        .iter()
+        .filter(|copy| copy.table == number::NETWORKS);
     let mut copied: Vec<Row> = copied.map(|c| (c.key.clone(), c.record.clone())).collect();
     networks.sort();
     copied.sort();
@@ -304,7 +311,8 @@ pub(super) fn beside(durable: &Table, copies: Copies) -> Result<Copies> {
 
 /// Of the daemon that copied them; `None` where they do not say.
 pub fn place_of(copies: &[RecordCopy]) -> Option<Place> {
-    let is_it = |copy: &&RecordCopy| copy.table == 3 && copy.key == Meta::Place.key().as_bytes();
+    let key = Meta::Place.key().as_bytes();
+    let is_it = |copy: &&RecordCopy| copy.table == number::META_DURABLE && copy.key == key;
     serde_json::from_slice(&copies.iter().find(is_it)?.record).ok()
 }
 
