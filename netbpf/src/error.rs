@@ -167,10 +167,56 @@ impl Error {
         ErrorBody {
             error: ErrorInfo {
                 code: self.code.as_str().into(),
-                message: self.message.clone(),
+                message: shown(&self.message),
             },
         }
     }
 }
 
+/// Longest message in an answer, in characters.
+pub const LONGEST_MESSAGE: usize = 1000;
+
+/// A message on one line of a terminal, whatever the values in it: what a terminal would
+/// obey is escaped, and the middle of what is too long is left out.
+fn shown(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    for char in message.chars() {
+        if matches!(char, '"' | '\'' | '\\') {
+            text.push(char);
+        } else {
+            text.extend(char.escape_debug());
+        }
+    }
+    let length = text.chars().count();
+    if length <= LONGEST_MESSAGE {
+        return text;
+    }
+    let half = (LONGEST_MESSAGE - 3) / 2;
+    let head = text.chars().take(half);
+    head.chain(" … ".chars())
+        .chain(text.chars().skip(length - half))
+        .collect()
+}
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_for_a_terminal() {
+        let message = |text: &str| Error::invalid(text).body().error.message;
+        for text in ["web: \"8080:80\" isn't a port", "Grün \\ 网络", ""] {
+            assert_eq!(message(text), text);
+        }
+        let obeyed = message("name a\nb\u{1b}[31m\u{202e}\0");
+        assert_eq!(obeyed, "name a\\nb\\u{1b}[31m\\u{202e}\\0");
+        let long = message(&format!("name {:?} is too long", "ü".repeat(5000)));
+        assert!(long.chars().count() <= LONGEST_MESSAGE, "{long}");
+        assert!(
+            long.starts_with("name \"ü") && long.ends_with("ü\" is too long"),
+            "{long}"
+        );
+    }
+}

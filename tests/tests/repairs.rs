@@ -6,12 +6,16 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use netbpf::model::{Finding, Severity};
+use netbpf::model::{Finding, Severity, StatusInfo};
 use netbpf_common::names;
 use netbpf_tests::lab::{
     Cmd, Container, Family, Host, Http, Street, has_tools,
     names::{FRONT, HOST},
     street_with, within,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 const METRICS: &str = "127.0.0.1:9464";
@@ -29,10 +33,13 @@ fn start(test: &str) -> (Street, Container, Container) {
 
 /// How much of a kind was put back.
 fn repaired(host: &Host, kind: &str) -> u64 {
+    counted(host, &format!("netbpf_repairs_total{{kind=\"{kind}\"}} "))
+}
+
+fn counted(host: &Host, sample: &str) -> u64 {
     let url = format!("http://{METRICS}/metrics");
     let text = host.run(&["curl", "-sS", "--fail", "-m", "5", &url]).ok();
-    let sample = format!("netbpf_repairs_total{{kind=\"{kind}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&sample));
+    let value = text.lines().find_map(|line| line.strip_prefix(sample));
     let value = value.unwrap_or_else(|| panic!("no {sample} in {text}"));
     value.parse().expect("a number")
 }
@@ -85,6 +92,45 @@ fn a_gateway_address_is_back_at_once() {
     }
     within(Duration::from_secs(5), "all is well", || is_healthy(host));
     works(&street, &web, &app);
+}
+
+/// Changes that the daemon could not be told of, as the socket's buffer was full.
+#[test]
+fn what_was_not_heard_of_is_looked_for() {
+    // More than 4 MiB of messages, of more than 1 KiB each.
+    const CHANGES: usize = 12_000;
+    let (street, web, app) = start("repair_unheard");
+    let host = &street.host;
+    let _web = Http::start(&web, 80);
+    let overruns = || counted(host, "netbpf_netlink_overruns_total ");
+    assert_eq!(overruns(), 0);
+    host.ip("link add noise type veth peer name noise2");
+    let pid = Pid::from_raw(host.pid().expect("it runs") as i32);
+    kill(pid, Signal::SIGSTOP).expect("stop the daemon for a while");
+    let changes = (0..CHANGES).map(|n| format!("link set noise mtu {}\n", 1400 + n % 2));
+    let batch: String = changes.collect();
+    let noise = host.run(&["ip", "-batch", "-"]).stdin(&batch);
+    noise.timeout(Duration::from_secs(30)).ok();
+    host.ip(&format!("link del {}", app.info.host_ifname));
+    host.ip(&format!("address del {}/32 dev lo", FRONT.gateways[0]));
+    host.ip("link set up0 down");
+    host.ip("link set up0 name up7");
+    host.ip("link set up7 up");
+    kill(pid, Signal::SIGCONT).expect("let it go on");
+    within(Duration::from_secs(5), "it is counted", || overruns() > 0);
+    let uplinks = || {
+        let status: StatusInfo = host.json(&["status"]);
+        status.uplinks.into_iter().map(|u| u.name)
+    };
+    within(Duration::from_secs(5), "all is followed", || {
+        let endpoints = host.endpoints();
+        endpoints.iter().all(|e| e.name != "app") && uplinks().eq(["up7"])
+    });
+    within(Duration::from_secs(5), "the address is back", || {
+        host.ip("address show dev lo").contains(FRONT.gateways[0])
+    });
+    within(Duration::from_secs(5), "all is well", || is_healthy(host));
+    street.client.fetch(Family::V4.ip(HOST), 8080);
 }
 
 #[test]

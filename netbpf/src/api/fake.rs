@@ -392,6 +392,7 @@ impl Service for Fake {
             drops: vec![(DropReason::Isolated, 7)],
             events_lost: 5,
             repairs: vec![("route", 2)],
+            overruns: 3,
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -94,8 +94,13 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
         }
         let Some(inner) = inner.upgrade() else { return };
         let done = Inner::change(inner, move |inner, state| {
-            if batch.contains(&Event::Overrun) {
-                return devices::check(inner, state);
+            let overruns = batch.iter().filter(|e| **e == Event::Overrun).count();
+            if overruns > 0 {
+                tracing::warn!("more has changed on the host than was heard of: looking at all");
+                inner.overruns.fetch_add(overruns as u64, Ordering::Relaxed);
+                let checked = devices::check(inner, state);
+                repair::gateways(inner, state);
+                return checked;
             }
             let gone: BTreeSet<u32> = batch
                 .iter()

@@ -32,6 +32,8 @@ mod programs;
 mod publish;
 mod published;
 mod reaper;
+#[cfg(test)]
+mod records_fuzz;
 mod recover;
 mod repair;
 mod request;
@@ -128,6 +130,8 @@ struct Inner {
     drains: Arc<Notify>,
     /// What others had undone.
     repairs: Repairs,
+    /// How often the kernel told more than was heard in time.
+    overruns: AtomicU64,
     /// Let go of last.
     _locks: (NamespaceLock, DirectoryLock),
 }

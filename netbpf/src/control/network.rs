@@ -38,7 +38,7 @@ pub fn create(inner: &Inner, state: &mut State, spec: NetworkSpec) -> Result<Net
         return shown(inner, state, &name);
     }
     let record = NetworkRecord {
-        index: state.next_network(),
+        index: state.next_network()?,
         name: spec.name,
         driver: spec.driver,
         subnets,

@@ -90,6 +90,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         attaching: Default::default(),
         drains: Arc::default(),
         repairs: Default::default(),
+        overruns: Default::default(),
         _locks: (lock, pins),
     };
     let is_first = inner.store.networks()?.is_empty() && inner.store.endpoints()?.is_empty();

@@ -119,9 +119,13 @@ impl State {
     }
 
     /// A number that no network has had; kept by the caller.
-    pub fn next_network(&self) -> u32 {
+    pub fn next_network(&self) -> Result<u32> {
         let used = self.networks.values().map(|n| n.record.index).max();
-        self.last_network.max(used.unwrap_or(0)) + 1
+        let last = self.last_network.max(used.unwrap_or(0));
+        last.checked_add(1).ok_or_else(|| {
+            let message = format!("{last} networks were made: there is no number for one more");
+            Error::new(Code::PoolExhausted, message)
+        })
     }
 
     pub fn add_network(&mut self, record: NetworkRecord) {

@@ -1,6 +1,6 @@
 //! Records as the API shows them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering};
 
 use super::{
     Inner, flows,
@@ -230,6 +230,7 @@ pub fn figures(inner: &Inner, seen: &Seen) -> Result<Figures> {
         drops: inner.datapath.drops(None)?,
         events_lost: inner.datapath.events_lost()?,
         repairs: inner.repairs.counts(),
+        overruns: inner.overruns.load(Ordering::Relaxed),
         status: status_with(inner, seen, inner.datapath.recent_map_usage())?,
     })
 }

@@ -223,12 +223,15 @@ fn together(table: u32, parts: &BTreeMap<u32, RecordPart>) -> Option<RecordCopy>
     let head = parts.get(&0)?;
     let length = head.length as usize;
     let of_this = (0..length.div_ceil(RECORD_BYTES) as u32).map(|n| parts.get(&n));
-    let mut bytes = Vec::with_capacity(length);
+    let mut bytes = Vec::new();
     for part in of_this {
         let part = part.filter(|part| part.digest == head.digest)?;
         bytes.extend_from_slice(&part.bytes);
     }
     bytes.truncate(length);
+    if hash(&bytes) != head.digest {
+        return None;
+    }
     let record = bytes.split_off((head.key_length as usize).min(length));
     Some(RecordCopy {
         table,
@@ -264,5 +267,31 @@ mod tests {
         mixed.remove(&1);
         assert_eq!(together(7, &mixed), None);
         assert_eq!(together(7, &BTreeMap::new()), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_parts_are_none_or_what_they_were(
+            length in 0..RECORD_BYTES * 3,
+            damage in proptest::collection::vec((0_u32..5, 0_usize..4, proptest::prelude::any::<u32>()), 1..4),
+        ) {
+            let record = vec![b'x'; length];
+            let mut damaged = parts(b"web", &record);
+            for (part, field, value) in damage {
+                let Some(part) = damaged.get_mut(&part) else {
+                    damaged.insert(part, RecordPart::new(u64::from(value), value, value, b"y"));
+                    continue;
+                };
+                match field {
+                    0 => part.digest ^= u64::from(value),
+                    1 => part.length = value,
+                    2 => part.key_length = value % 8,
+                    _ => part.bytes[value as usize % RECORD_BYTES] ^= 1,
+                }
+            }
+            if let Some(copy) = together(7, &damaged) {
+                proptest::prop_assert_eq!([copy.key, copy.record].concat(), [&b"web"[..], &record].concat());
+            }
+        }
     }
 }

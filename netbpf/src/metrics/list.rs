@@ -211,6 +211,13 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "netbpf_netlink_overruns_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "How often more devices, addresses and routes changed at a time than the daemon could be told of, so that it looked at all of them.",
+        samples: |f| one(f.overruns),
+    },
+    Metric {
         name: "netbpf_notes",
         kind: Kind::Gauge,
         labels: &[],

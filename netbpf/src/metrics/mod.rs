@@ -30,6 +30,8 @@ pub struct Figures {
     pub events_lost: u64,
     /// What others had undone, by kind.
     pub repairs: Vec<(&'static str, u64)>,
+    /// How often the kernel told more of devices, addresses and routes than was heard.
+    pub overruns: u64,
 }
 
 /// The page about the metrics.

@@ -39,6 +39,7 @@ async fn metrics_are_served_and_nothing_else() {
         "netbpf_endpoints{network=\"front\"} 2",
         "netbpf_events_lost_total 5",
         "netbpf_repairs_total{kind=\"route\"} 2",
+        "netbpf_netlink_overruns_total 3",
         "# TYPE netbpf_forwarded_packets_total counter",
         "# TYPE netbpf_endpoints gauge",
     ] {

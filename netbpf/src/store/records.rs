@@ -4,12 +4,18 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     model::{Driver, Engine, Labels, Protocol, SubnetInfo},
     sys::netns::NamespaceId,
 };
+
+/// What can be kept in a table.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What of it can be nowhere but in a damaged store.
+    fn flaw(&self) -> Option<String>;
+}
 
 /// Where a daemon runs: nothing that it made outlives the one or is found from
 /// outside of the other.
@@ -53,6 +59,18 @@ pub struct OverlayRecord {
     /// Out of which this node gives addresses.
     #[serde(default)]
     pub blocks: Vec<IpNet>,
+}
+
+impl Record for NetworkRecord {
+    fn flaw(&self) -> Option<String> {
+        let mut subnets = self.subnets.iter();
+        let subnet = subnets.find(|s| !s.subnet.contains(&s.gateway))?;
+        let (name, gateway) = (&self.name, subnet.gateway);
+        Some(format!(
+            "network {name}: its gateway {gateway} is not in {}",
+            subnet.subnet
+        ))
+    }
 }
 
 impl NetworkRecord {
@@ -126,6 +144,18 @@ pub struct EndpointRecord {
     pub created_at: String,
 }
 
+impl Record for EndpointRecord {
+    fn flaw(&self) -> Option<String> {
+        let draining = self.draining.iter().map(|d| &d.port);
+        let range = self.ports.iter().chain(draining).find(|p| !p.is_range())?;
+        let (first, last, container) = (range.host_port, range.host_port_end, range.container_port);
+        let name = &self.name;
+        Some(format!(
+            "endpoint {name}: {first}-{last}:{container} is no range of ports"
+        ))
+    }
+}
+
 impl EndpointRecord {
     /// Address with prefix and gateway, of each family that the endpoint has.
     pub fn addresses(&self) -> impl Iterator<Item = (IpNet, IpAddr)> + use<> {
@@ -187,6 +217,14 @@ pub struct PortRecord {
     /// Programs of the host may bind it: an engine holds it itself.
     #[serde(default)]
     pub unheld: bool,
+}
+
+impl PortRecord {
+    fn is_range(&self) -> bool {
+        let span = self.host_port_end.checked_sub(self.host_port);
+        let last = span.and_then(|span| self.container_port.checked_add(span));
+        self.host_port != 0 && self.container_port != 0 && last.is_some()
+    }
 }
 
 fn one() -> u32 {

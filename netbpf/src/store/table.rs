@@ -15,7 +15,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Result, StoreError, copies::Kind};
+use super::{Record, Result, StoreError, copies::Kind};
 use crate::{datapath::Records, sys::fault};
 
 pub(super) const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
@@ -197,7 +197,7 @@ impl Table {
             .transpose()
     }
 
-    pub(super) fn read_all<K: redb::Key, T: DeserializeOwned>(
+    pub(super) fn read_all<K: redb::Key, T: Record>(
         &self,
         table: TableDefinition<'_, K, &[u8]>,
     ) -> Result<Vec<T>> {
@@ -230,7 +230,7 @@ impl Table {
         serde_json::to_vec(&versioned).map_err(|e| self.unavailable(e))
     }
 
-    pub(super) fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
+    pub(super) fn decode<T: Record>(&self, bytes: &[u8]) -> Result<T> {
         let found: VersionOf = serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))?;
         if found.version != VERSION {
             return Err(StoreError::Version {
@@ -238,7 +238,11 @@ impl Table {
                 found: found.version,
             });
         }
-        serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))
+        let record: T = serde_json::from_slice(bytes).map_err(|e| self.corrupt(e))?;
+        match record.flaw() {
+            None => Ok(record),
+            Some(flaw) => Err(self.corrupt(flaw)),
+        }
     }
 
     fn failed(&self, error: redb::Error) -> StoreError {

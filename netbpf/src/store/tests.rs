@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::{table::Versioned, *};
 use crate::{
     datapath::{Copies, RecordCopy},
-    model::Driver,
+    model::{Driver, SubnetInfo},
     sys::netns::NamespaceId,
 };
 
@@ -156,6 +156,48 @@ fn a_record_of_another_version_is_not_guessed_at() {
 }
 
 /// The process is gone between two commits without a word, as by kill -9.
+#[test]
+fn a_record_that_cannot_be_is_damage() {
+    let dirs = Dirs::new();
+    let store = dirs.open("a").unwrap();
+    let port = |host_port, host_port_end, container_port| PortRecord {
+        slot: 0,
+        protocol: crate::model::Protocol::Tcp,
+        host_ip: None,
+        host_port,
+        host_port_end,
+        container_port,
+        allow: vec![],
+        weight: 1,
+        affinity: false,
+        unheld: false,
+    };
+    for (first, last, container) in [(90, 80, 80), (0, 0, 80), (80, 80, 0), (80, 90, 65530)] {
+        let ports = vec![port(first, last, container)];
+        let record = EndpointRecord {
+            ports,
+            ..endpoint(1)
+        };
+        store.put_endpoint(&record).unwrap();
+        let error = store.endpoints().unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        let said = format!("endpoint web: {first}-{last}:{container} is no range");
+        assert!(error.to_string().contains(&said), "{error}");
+    }
+    let mut record = network("front");
+    record.subnets = vec![SubnetInfo {
+        subnet: "10.0.0.0/24".parse().unwrap(),
+        gateway: "10.0.1.1".parse().unwrap(),
+        ip_range: None,
+    }];
+    store.put_network(&record).unwrap();
+    let error = store.networks().unwrap_err().to_string();
+    assert!(
+        error.contains("network front: its gateway 10.0.1.1"),
+        "{error}"
+    );
+}
+
 #[test]
 fn endpoints_survive_a_killed_process() {
     const CHILD: &str = "NETBPF_TEST_STORE_CHILD";

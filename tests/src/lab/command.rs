@@ -23,7 +23,7 @@ use nix::{
 pub struct Cmd {
     argv: Vec<String>,
     namespace: Option<PathBuf>,
-    cgroup: Option<PathBuf>,
+    cgroups: Vec<PathBuf>,
     environment: Vec<(String, String)>,
     stdin: Option<String>,
     timeout: Duration,
@@ -54,7 +54,7 @@ impl Cmd {
         Cmd {
             argv: argv.iter().map(|s| s.as_ref().to_owned()).collect(),
             namespace: None,
-            cgroup: None,
+            cgroups: Vec::new(),
             environment: Vec::new(),
             stdin: None,
             timeout: Duration::from_secs(10),
@@ -74,9 +74,9 @@ impl Cmd {
         self
     }
 
-    /// Runs it in this cgroup.
+    /// Runs it in this cgroup, too: each hierarchy has its own.
     pub fn cgroup(mut self, cgroup: Option<&Path>) -> Cmd {
-        self.cgroup = cgroup.map(Into::into);
+        self.cgroups.extend(cgroup.map(Into::into));
         self
     }
 
@@ -169,13 +169,12 @@ impl Cmd {
             }
             None => Stdio::null(),
         });
-        let cgroup = self.cgroup.as_ref().map(|dir| {
+        let cgroups = self.cgroups.iter().map(|dir| {
             let procs = dir.join("cgroup.procs");
-            File::options()
-                .write(true)
-                .open(&procs)
-                .unwrap_or_else(|e| panic!("{}: {e}", procs.display()))
+            let opened = File::options().write(true).open(&procs);
+            opened.unwrap_or_else(|e| panic!("{}: {e}", procs.display()))
         });
+        let cgroups: Vec<File> = cgroups.collect();
         let filter = seccomp::filter(&self.refusals);
         // SAFETY: between fork and exec only prctl and write are called, which
         // are async-signal-safe and allocate nothing.
@@ -185,7 +184,7 @@ impl Cmd {
                 if !filter.is_empty() {
                     seccomp::set(&filter)?;
                 }
-                if let Some(mut procs) = cgroup.as_ref() {
+                for mut procs in &cgroups {
                     procs.write_all(b"0")?;
                 }
                 Ok(())

@@ -15,7 +15,8 @@ use nix::{mount::MsFlags, sys::signal::Signal};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Cmd, Container, Drops, Namespace, Output, SOON, command, names::Net, sweep, until, within,
+    Cmd, Container, Drops, Memory, Namespace, Output, SOON, command, names::Net, sweep, until,
+    within,
 };
 
 /// A later version, for tests of upgrades: `programs` has others over the same maps,
@@ -54,6 +55,7 @@ struct Inner {
     cgroup: Option<PathBuf>,
     /// Instead of [`binary`].
     binary: Mutex<Option<PathBuf>>,
+    memory: Mutex<Option<Arc<Memory>>>,
     daemon: Mutex<Daemon>,
 }
 
@@ -105,6 +107,7 @@ impl Host {
             dir: dir.into(),
             cgroup,
             binary: Mutex::default(),
+            memory: Mutex::default(),
             daemon: Mutex::default(),
         }))
     }
@@ -112,6 +115,11 @@ impl Host {
     /// Runs another netbpf on this host from now on.
     pub fn set_binary(&self, path: PathBuf) {
         *self.0.binary.lock().unwrap() = Some(path);
+    }
+
+    /// Its daemon has this much memory from its next start on.
+    pub fn set_memory(&self, memory: Arc<Memory>) {
+        *self.0.memory.lock().unwrap() = Some(memory);
     }
 
     /// What runs as netbpf on this host.
@@ -250,7 +258,9 @@ impl Host {
         }
         argv.extend(["--node".to_owned(), self.role().to_owned()]);
         argv.extend(flags.iter().cloned());
-        self.run(&argv)
+        let memory = self.0.memory.lock().unwrap().clone();
+        let command = self.run(&argv);
+        command.cgroup(memory.as_ref().map(|memory| memory.cgroup()))
     }
 
     /// Runs the daemon where it is expected to refuse.

@@ -33,6 +33,17 @@ pub(super) fn cgroup_root() -> Option<PathBuf> {
     })
 }
 
+/// The root of a controller of cgroup v1, if it is mounted.
+pub(super) fn controller_root(controller: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (target, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let has = options.split(',').any(|option| option == controller);
+        (kind == "cgroup" && has).then(|| target.into())
+    })
+}
+
 /// The root of every hierarchy of cgroups; engines make theirs in all of them.
 fn cgroup_roots() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();

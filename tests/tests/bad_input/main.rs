@@ -7,6 +7,7 @@
 
 mod endpoints;
 mod frame;
+mod fuzz;
 mod networks;
 mod ports;
 mod requests;

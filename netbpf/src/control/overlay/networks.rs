@@ -74,7 +74,7 @@ pub fn adopt(inner: &Inner, state: &mut State, network: &of_cluster::Network) ->
         theirs.any(|t| subnets.iter().any(|s| ipam::overlaps(&t.subnet, &s.subnet)))
     });
     let record = NetworkRecord {
-        index: state.next_network(),
+        index: state.next_network()?,
         name: network.name.clone(),
         driver: Driver::Overlay,
         subnets,
