@@ -7,9 +7,13 @@ use std::{
     io::{self, BufRead, BufReader, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     thread,
+    time::Instant,
 };
+
+/// Of the first step: where the time of a run goes is seen by each step's beginning.
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A step and its log.
 pub struct Step {
@@ -30,7 +34,7 @@ impl Step {
         let directory = root.join("target/logs");
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        eprintln!("== {name}");
+        eprintln!("== {name} ({} s)", BEGUN.elapsed().as_secs());
         Ok(Self {
             name: name.to_owned(),
             log: directory.join(format!("{}.log", name.replace([' ', '/'], "-"))),

@@ -33,45 +33,7 @@ echo "Linux $(uname -r)"
 
 # --- checks --------------------------------------------------------------------
 
-# check NAME COMMAND…: runs it with a time limit; its output is shown on failure.
-check() {
-    check_name=$1
-    shift
-    if timeout 100 "$@" >/tmp/check.log 2>&1; then
-        echo "VM-RESULT $check_name ok"
-    else
-        check_code=$?
-        echo "--- $check_name: $*"
-        cat /tmp/check.log
-        echo "VM-RESULT $check_name failed exit $check_code: $(tail -n 1 /tmp/check.log)"
-        failed=yes
-    fi
-}
-
-# in NAMESPACE COMMAND…; `ip netns exec` would hide the bpffs under a new /sys.
-in_space() {
-    space=$1
-    shift
-    nsenter --net="/run/netns/$space" -- "$@"
-}
-
-# field NAME JSON: the text of a field.
-field() {
-    printf '%s' "$2" | tr -d '\n' | sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p"
-}
-
-# Commands, since `timeout` runs no functions.
-cat >/bin/fetch <<'END'
-#!/bin/bash
-# fetch NAMESPACE URL WORD: the page holds the word.
-nsenter --net="/run/netns/$1" -- timeout 8 wget -q -O - "$2" | grep "$3"
-END
-cat >/bin/pings <<'END'
-#!/bin/bash
-# pings NAMESPACE ADDRESS: the very first packet is answered.
-exec nsenter --net="/run/netns/$1" -- ping -n -c 1 -W 2 "$2"
-END
-chmod +x /bin/fetch /bin/pings
+. /check.sh
 
 # Without a function between, `$!` is the process itself.
 start_daemon() {
@@ -208,4 +170,16 @@ check detach netbpf detach b
 check teardown netbpf teardown
 check nothing-left bash -c '! ls /sys/fs/bpf/netbpf/* 2>/dev/null && ! ip -n host -o link | grep -v -e lo: -e up0'
 
-finish
+# --- systemd -------------------------------------------------------------------
+
+if [ "$failed" = yes ] || [ ! -x /lib/systemd/systemd ]; then
+    [ -x /lib/systemd/systemd ] || echo "VM-RESULT unit-starts skipped there is no systemd here"
+    finish
+fi
+wait $daemon
+ip netns del host
+for space in a b; do
+    ip netns del "$space"
+done
+# What it logs goes to the console, as there is no journal.
+exec /lib/systemd/systemd --unit=checks.target --log-target=console --log-level=warning

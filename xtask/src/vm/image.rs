@@ -30,7 +30,10 @@ const MODULES: [&str; 7] = [
 /// Programs of this machine that busybox has no full substitute for.
 const PROGRAMS: [&str; 5] = ["bash", "ip", "tc", "ping", "nsenter"];
 
-/// Writes the archive with the product, busybox, modules and the script.
+/// Where this machine has the systemd that the second half of the checks runs under.
+const SYSTEMD: &str = "/lib/systemd/systemd";
+
+/// Writes the archive with the product, busybox, modules and the scripts.
 pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) -> Result<()> {
     let slim = image.with_file_name("netbpf");
     strip(binary, &slim)?;
@@ -44,6 +47,11 @@ pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) ->
         let path = which(program).with_context(|| format!("{program} is not installed"))?;
         files.insert(format!("bin/{program}"), path);
     }
+    if Path::new(SYSTEMD).exists() {
+        files.insert(relative(Path::new(SYSTEMD)), SYSTEMD.into());
+        let systemctl = which("systemctl").context("systemctl is not installed")?;
+        files.insert("bin/systemctl".to_owned(), systemctl);
+    }
     let mut shared = BTreeSet::new();
     for program in files.values().filter(|path| is_program(path)) {
         shared.extend(libraries(program)?);
@@ -51,9 +59,53 @@ pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) ->
     for library in shared {
         files.insert(relative(&library), library);
     }
+    for script in ["check.sh", "systemd.sh"] {
+        files.insert(script.to_owned(), places.root.join("xtask/vm").join(script));
+    }
+    files.extend(units(places, image)?);
     let links = applets(machine)?;
     write_archive(image, &files, &modules, &links)
         .with_context(|| format!("cannot write {}", image.display()))
+}
+
+/// What systemd reads: the product's units, those of the checks, and the group.
+fn units(places: &Places, image: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let read = |path: PathBuf| {
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let template = read(places.root.join("packaging/systemd/netbpf.service.in"))?;
+    let made = [
+        ("netbpf.service", template.replace("@BINDIR@", "/bin")),
+        ("group", "root:x:0:\nnetbpf:x:900:\n".to_owned()),
+    ];
+    for (name, text) in &made {
+        let path = image.with_file_name(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let ours = places.root.join("xtask/vm/units");
+    let system = "etc/systemd/system";
+    let mut files = BTreeMap::from([
+        ("etc/group".to_owned(), image.with_file_name("group")),
+        (
+            format!("{system}/netbpf.service"),
+            image.with_file_name("netbpf.service"),
+        ),
+        (
+            format!("{system}/netbpf.socket"),
+            places.root.join("packaging/systemd/netbpf.socket"),
+        ),
+    ]);
+    for directory in ["", "netbpf.service.d"] {
+        let directory = ours.join(directory);
+        for entry in fs::read_dir(&directory).context("cannot list the machine's units")? {
+            let path = entry?.path();
+            if path.is_file() {
+                let name = path.strip_prefix(&ours)?.to_string_lossy().into_owned();
+                files.insert(format!("{system}/{name}"), path);
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn write_archive(
