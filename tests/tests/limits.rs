@@ -9,7 +9,8 @@ use netbpf::{
     model::{AttachSpec, NetnsRef},
 };
 use netbpf_tests::lab::{
-    Cmd, Host, Namespace, SOON, World, has_tools, street_with_networks, within,
+    Cmd, Host, Namespace, SOON, World, has_tools, names::FRONT, street_with_networks,
+    street_without_daemon, within,
 };
 use tokio::runtime::Builder;
 
@@ -187,4 +188,47 @@ fn without_descriptors_nothing_is_half_done() {
         whole > 0 && refused > 0,
         "{whole} were attached, {refused} refused"
     );
+}
+
+/// As many endpoints as the maps have room for, and one more.
+#[test]
+fn one_endpoint_too_many_is_refused_and_has_a_place_once_another_is_gone() {
+    const ROOM: usize = 8;
+    let street = street_without_daemon("too_many_endpoints");
+    let host = &street.host;
+    host.start(&["--max-endpoints", &ROOM.to_string()]);
+    host.network(&FRONT, &[]);
+    let spaces: Vec<Namespace> = (0..=ROOM)
+        .map(|n| street.lab.space(&format!("c{n}")))
+        .collect();
+    let line = |n: usize| {
+        let space = spaces[n].name();
+        let port = 9000 + n;
+        format!("-j attach --name c{n} --netns {space} --network front -p {port}:80")
+    };
+    let attach = |n| {
+        host.netbpf(&line(n).split(' ').collect::<Vec<_>>())
+            .output()
+    };
+    let taken = (0..=ROOM).take_while(|&n| attach(n).status.success());
+    // One number is the host's.
+    let taken = taken.count();
+    assert_eq!(taken, ROOM - 1);
+    let all: Vec<&Namespace> = spaces.iter().collect();
+    let full = World::of(host, &all);
+    let output = attach(taken);
+    assert!(output.stderr.contains("pool_exhausted"), "{output}");
+    assert!(
+        output.stderr.contains("7 endpoints are the most"),
+        "{output}"
+    );
+    within(SOON, "nothing is left of it", || {
+        World::of(host, &all) == full
+    });
+    host.netbpf(&["doctor"]).ok();
+    host.kill();
+    host.restart();
+    host.netbpf(&["detach", "c0"]).ok();
+    within(SOON, "there is a place", || attach(taken).status.success());
+    assert_eq!(host.endpoints().len(), ROOM - 1);
 }
