@@ -136,13 +136,16 @@ fn build(
 
     inner.store.put_endpoint(&record)?;
     let flags = state.networks[&record.network].flags();
-    let endpoint = Arc::new(plan::Endpoint { record, flags });
+    let endpoint = Arc::new(plan::Endpoint {
+        record: Arc::new(record),
+        flags,
+    });
     let steps = plan::attach(&endpoint, publishing(state, &endpoint));
     let mut apply = inner.apply(&mut state.host);
     apply.keep_open(opened);
     let done = apply.run(&steps);
     let device = apply.device(index).cloned();
-    let mut record = endpoint.record.clone();
+    let mut record = EndpointRecord::clone(&endpoint.record);
     let done = done.and_then(|()| {
         record.host_ifindex = device.as_ref().map_or(0, |d| d.ifindex);
         record.state = EndpointState::Attached;

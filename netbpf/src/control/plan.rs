@@ -19,7 +19,7 @@ use crate::{
 /// An endpoint with what of its network concerns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    pub record: EndpointRecord,
+    pub record: Arc<EndpointRecord>,
     pub flags: NetworkFlags,
 }
 

@@ -33,7 +33,7 @@ fn network() -> NetworkRecord {
 
 fn endpoint(index: u32) -> Arc<Endpoint> {
     Arc::new(Endpoint {
-        record: EndpointRecord {
+        record: Arc::new(EndpointRecord {
             index,
             serial: u64::from(index),
             state: EndpointState::Attached,
@@ -63,7 +63,7 @@ fn endpoint(index: u32) -> Arc<Endpoint> {
                 unheld: false,
             }],
             ..endpoint_record(index)
-        },
+        }),
         flags: NetworkFlags {
             overlay: None,
             icc: true,
@@ -270,10 +270,10 @@ fn strays_of_ours_go_and_those_of_others_stay() {
 
 #[test]
 fn the_first_network_has_the_default_route_and_the_next_its_rules() {
-    let mut first = endpoint(1).record.clone();
+    let mut first = EndpointRecord::clone(&endpoint(1).record);
     settle_routes(&mut first, false, &ContainerFound::default());
     assert!(first.default4 && first.default6 && !first.rules);
-    let mut second = endpoint(2).record.clone();
+    let mut second = EndpointRecord::clone(&endpoint(2).record);
     let found = ContainerFound {
         default4: true,
         default6: true,
@@ -281,7 +281,7 @@ fn the_first_network_has_the_default_route_and_the_next_its_rules() {
     };
     settle_routes(&mut second, false, &found);
     assert!(!second.default4 && !second.default6 && second.rules);
-    let mut internal = endpoint(3).record.clone();
+    let mut internal = EndpointRecord::clone(&endpoint(3).record);
     settle_routes(&mut internal, true, &ContainerFound::default());
     assert!(!internal.has_default_route() && !internal.rules);
 }

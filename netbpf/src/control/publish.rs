@@ -179,7 +179,7 @@ pub fn update(
             let index = endpoint.record.index;
             let record = changed
                 .entry(index)
-                .or_insert_with(|| endpoint.record.clone());
+                .or_insert_with(|| EndpointRecord::clone(&endpoint.record));
             let ports = record.ports.iter_mut();
             for member in ports.filter(|p| super::services::place(p) == place) {
                 apply_terms(member, &terms, member.slot == port.slot);

@@ -245,8 +245,11 @@ impl State {
     pub fn planned(&self, record: &EndpointRecord) -> Arc<plan::Endpoint> {
         // An endpoint outlives its network only in a torn store.
         let flags = self.networks.get(&record.network).map(Network::flags);
+        let known = self.endpoints.get(&record.index);
+        let known = known.filter(|known| std::ptr::eq(&***known, record));
         Arc::new(plan::Endpoint {
-            record: record.clone(),
+            // Each of its thousand ports may ask for it.
+            record: known.map_or_else(|| Arc::new(record.clone()), Arc::clone),
             flags: flags.unwrap_or(NetworkFlags {
                 icc: false,
                 internal: true,

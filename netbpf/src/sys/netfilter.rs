@@ -77,14 +77,16 @@ pub fn base_chains() -> Result<Vec<BaseChain>> {
         kind: GET_CHAIN,
         bytes: vec![0; HEADER],
     };
-    let answers = match connection.dump(&request, NLM_F_REQUEST | NLM_F_DUMP) {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-            return Ok(Vec::new());
-        }
-        other => other.map_err(failed)?,
+    let chain = |answer: Message| match answer.kind {
+        NEW_CHAIN => parse(&answer.bytes),
+        _ => None,
     };
-    let chains = answers.iter().filter(|answer| answer.kind == NEW_CHAIN);
-    Ok(chains.filter_map(|answer| parse(&answer.bytes)).collect())
+    match connection.dump(&request, NLM_F_REQUEST | NLM_F_DUMP, chain) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+            Ok(Vec::new())
+        }
+        chains => chains.map_err(failed),
+    }
 }
 
 fn parse(bytes: &[u8]) -> Option<BaseChain> {

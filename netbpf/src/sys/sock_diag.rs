@@ -73,15 +73,16 @@ impl SockDiag {
             id.source_port = local_port.unwrap_or(0);
             let request = request(family, states.clone(), id);
             let request = SockDiagMessage::InetRequest(request);
-            let answers = match self.connection.dump(&request, NLM_F_REQUEST | NLM_F_DUMP) {
-                // A kernel without IPv6, or without the module.
-                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => continue,
-                other => other.map_err(|e| SysError::io("list sockets", e))?,
-            };
-            found.extend(answers.into_iter().filter_map(|answer| match answer {
+            let wanted = |answer| match answer {
                 SockDiagMessage::InetResponse(r) => Some(connection(*r)),
                 _ => None,
-            }));
+            };
+            let flags = NLM_F_REQUEST | NLM_F_DUMP;
+            match self.connection.dump(&request, flags, wanted) {
+                // A kernel without IPv6, or without the module.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+                answers => found.extend(answers.map_err(|e| SysError::io("list sockets", e))?),
+            }
         }
         Ok(found)
     }

@@ -143,7 +143,6 @@ pub fn store(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::{super::findings::tests::short, *};
     use crate::{
@@ -201,7 +200,7 @@ mod tests {
         let known: Vec<EndpointRecord> = wanted
             .endpoints
             .iter()
-            .map(|e| Arc::unwrap_or_clone(e.clone()).record)
+            .map(|e| EndpointRecord::clone(&e.record))
             .collect();
         let same = store(Result::Ok(known.clone()), &known);
         assert_eq!(short(&same), [(Ok, "store")]);

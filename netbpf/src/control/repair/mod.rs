@@ -163,7 +163,7 @@ fn wanted(seen: &Seen, ipv6: bool) -> Wanted {
     let planned = |record: &Arc<EndpointRecord>| {
         let network = seen.network(&record.network).ok()?;
         Some(Arc::new(plan::Endpoint {
-            record: (**record).clone(),
+            record: record.clone(),
             flags: plan::flags(&network.record),
         }))
     };

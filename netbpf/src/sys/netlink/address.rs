@@ -129,17 +129,14 @@ impl Netlink {
 
     /// All addresses of the namespace.
     pub fn addresses(&mut self) -> Result<Vec<Address>> {
-        let found = self.dump(
+        self.dump(
             || "list addresses".into(),
             RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-        )?;
-        Ok(found
-            .iter()
-            .filter_map(|m| match m {
-                RouteNetlinkMessage::NewAddress(m) => parse(m),
+            |answer| match answer {
+                RouteNetlinkMessage::NewAddress(m) => parse(&m),
                 _ => None,
-            })
-            .collect())
+            },
+        )
     }
 }
 

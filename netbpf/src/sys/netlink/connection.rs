@@ -34,9 +34,15 @@ impl Connection {
         })
     }
 
-    /// Sends a dump request and gathers the answers. Asks anew when the kernel says
-    /// that the table changed meanwhile.
-    pub fn dump<M>(&mut self, message: &M, flags: u16) -> io::Result<Vec<M>>
+    /// Sends a dump request and gathers what is wanted of the answers, which are some
+    /// kilobytes each once they are read. Asks anew when the kernel says that the table
+    /// changed meanwhile.
+    pub fn dump<M, T>(
+        &mut self,
+        message: &M,
+        flags: u16,
+        wanted: impl Fn(M) -> Option<T>,
+    ) -> io::Result<Vec<T>>
     where
         M: Clone + NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
     {
@@ -45,7 +51,7 @@ impl Connection {
             let mut found = Vec::new();
             let done = self
                 .send(message.clone(), flags)
-                .and_then(|()| self.receive(|m| found.push(m)));
+                .and_then(|()| self.receive(|m| found.extend(wanted(m))));
             match done {
                 Ok(()) => return Ok(found),
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) && attempt < 2 => {}

@@ -169,34 +169,28 @@ impl Netlink {
     pub fn links(&mut self) -> Result<Vec<Link>> {
         let mut message = LinkMessage::default();
         skip_stats(&mut message);
-        let found = self.dump(
+        self.dump(
             || "list devices".into(),
             RouteNetlinkMessage::GetLink(message),
-        )?;
-        Ok(found
-            .iter()
-            .filter_map(|m| match m {
-                RouteNetlinkMessage::NewLink(m) => Some(Link::from(m)),
+            |answer| match answer {
+                RouteNetlinkMessage::NewLink(m) => Some(Link::from(&m)),
                 _ => None,
-            })
-            .collect())
+            },
+        )
     }
 
     /// Devices with an XDP program, by ifindex, and the program's number.
     pub fn xdp_programs(&mut self) -> Result<Vec<(u32, u32)>> {
         let mut message = LinkMessage::default();
         skip_stats(&mut message);
-        let found = self.dump(
+        self.dump(
             || "list XDP programs".into(),
             RouteNetlinkMessage::GetLink(message),
-        )?;
-        Ok(found
-            .iter()
-            .filter_map(|m| match m {
-                RouteNetlinkMessage::NewLink(m) => Some((m.header.index, xdp(m)?)),
+            |answer| match answer {
+                RouteNetlinkMessage::NewLink(m) => Some((m.header.index, xdp(&m)?)),
                 _ => None,
-            })
-            .collect())
+            },
+        )
     }
 
     /// Makes a veth pair; both ends are down.
@@ -260,11 +254,12 @@ impl Netlink {
         let namespaces = self.dump(
             || "list namespaces".into(),
             RouteNetlinkMessage::GetNsId(NsidMessage::default()),
+            |answer| match answer {
+                RouteNetlinkMessage::NewNsId(message) => Some(message),
+                _ => None,
+            },
         )?;
         for message in namespaces {
-            let RouteNetlinkMessage::NewNsId(message) = message else {
-                continue;
-            };
             let ids = message.attributes.iter();
             let id = ids.filter_map(|attribute| match attribute {
                 NsidAttribute::Id(id) if *id >= 0 => Some(*id),
@@ -290,15 +285,14 @@ impl Netlink {
         message.attributes.push(LinkAttribute::LinkInfo(vec![kind]));
         let id = namespace.map(LinkAttribute::IfNetnsId);
         message.attributes.extend(id);
-        let found = self.dump(
+        self.dump(
             || "list VXLAN devices".into(),
             RouteNetlinkMessage::GetLink(message),
-        )?;
-        let found = found.iter().filter_map(|m| match m {
-            RouteNetlinkMessage::NewLink(m) => FoundVxlan::of(m),
-            _ => None,
-        });
-        Ok(found.collect())
+            |answer| match answer {
+                RouteNetlinkMessage::NewLink(m) => FoundVxlan::of(&m),
+                _ => None,
+            },
+        )
     }
 
     /// What a host's end is to have before it is up. In the same message as `up`, or

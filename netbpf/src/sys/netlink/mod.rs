@@ -63,15 +63,16 @@ impl Netlink {
         Ok(())
     }
 
-    /// Sends a dump request and gathers the answers.
-    fn dump(
+    /// Sends a dump request and gathers what is wanted of the answers.
+    fn dump<T>(
         &mut self,
         what: impl Fn() -> String,
         message: RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+        wanted: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>> {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
         self.connection
-            .dump(&message, flags)
+            .dump(&message, flags, wanted)
             .map_err(|e| SysError::io(what(), e))
     }
 

@@ -43,17 +43,14 @@ impl Netlink {
     pub fn permanent_neighbours(&mut self) -> Result<Vec<Neighbour>> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Unspec;
-        let found = self.dump(
+        self.dump(
             || "list neighbours".into(),
             RouteNetlinkMessage::GetNeighbour(message),
-        )?;
-        Ok(found
-            .iter()
-            .filter_map(|m| match m {
-                RouteNetlinkMessage::NewNeighbour(m) => parse(m),
+            |answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(m) => parse(&m),
                 _ => None,
-            })
-            .collect())
+            },
+        )
     }
 }
 

@@ -45,17 +45,18 @@ pub struct Filter {
 impl Netlink {
     /// The filters on one side of a device, in the order in which they run.
     pub fn filters(&mut self, ifindex: u32, side: Side) -> Result<Vec<Filter>> {
-        let found = self.filter_messages(ifindex, side)?;
-        Ok(found
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewTrafficFilter(message) => parse(message),
-                _ => None,
-            })
-            .collect())
+        self.filter_messages(ifindex, side, |answer| match answer {
+            RouteNetlinkMessage::NewTrafficFilter(message) => parse(&message),
+            _ => None,
+        })
     }
 
-    fn filter_messages(&mut self, ifindex: u32, side: Side) -> Result<Vec<RouteNetlinkMessage>> {
+    fn filter_messages<T>(
+        &mut self,
+        ifindex: u32,
+        side: Side,
+        wanted: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>> {
         let mut message = TcMessage::default();
         message.header.index = ifindex as i32;
         message.header.parent = TcHandle {
@@ -65,6 +66,7 @@ impl Netlink {
         self.dump(
             || format!("list the filters of device {ifindex}"),
             RouteNetlinkMessage::GetTrafficFilter(message),
+            wanted,
         )
     }
 
@@ -88,7 +90,8 @@ impl Netlink {
     /// it: with it they would go. `false`: it is still in use, or gone.
     pub fn remove_unused_clsact(&mut self, ifindex: u32) -> Result<bool> {
         for side in SIDES {
-            if !self.filter_messages(ifindex, side)?.is_empty() {
+            // Also one that cannot be read.
+            if !self.filter_messages(ifindex, side, Some)?.is_empty() {
                 return Ok(false);
             }
         }

@@ -182,16 +182,16 @@ impl Netlink {
             let found = self.dump(
                 || "list routes".into(),
                 RouteNetlinkMessage::GetRoute(message),
+                |answer| match answer {
+                    RouteNetlinkMessage::NewRoute(m) => parse(&m, any),
+                    _ => None,
+                },
             );
-            let found = match found {
+            match found {
                 // A kernel without IPv6 has no routes of it.
-                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EOPNOTSUPP) => continue,
-                other => other?,
-            };
-            routes.extend(found.iter().filter_map(|m| match m {
-                RouteNetlinkMessage::NewRoute(m) => parse(m, any),
-                _ => None,
-            }));
+                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EOPNOTSUPP) => {}
+                found => routes.extend(found?),
+            }
         }
         Ok(routes)
     }
