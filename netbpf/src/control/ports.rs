@@ -296,7 +296,11 @@ impl<'a> Chooser<'a> {
             .is_some_and(|allow| *allow != held.allow)
         {
             let list: Vec<String> = held.allow.iter().map(ToString::to_string).collect();
-            return differs("allow list", format!("[{}]", list.join(", ")));
+            let theirs = match list.is_empty() {
+                true => "empty, for everybody".to_owned(),
+                false => format!("[{}]", list.join(", ")),
+            };
+            return differs("allow list", theirs);
         }
         if terms
             .affinity

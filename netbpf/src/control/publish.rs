@@ -64,6 +64,7 @@ pub fn publish(
         inner.store.put_endpoint(&before)?;
         return Err(error);
     }
+    tell(&after, &chosen.ports, "published");
     chosen.note(state);
     state.put_endpoint(after.clone());
     if let Err(error) = reserved::sync(inner, state) {
@@ -101,6 +102,10 @@ pub fn unpublish(
         record.draining.extend(draining);
     }
     inner.store.put_endpoint(&record)?;
+    match drain {
+        0 => tell(&record, &removed, "published no more"),
+        _ => tell(&record, &removed, "published no more, and drained"),
+    }
     let ports = vec![(before, removed)];
     let mut steps = state.closing(&ports);
     if drain == 0 {
@@ -128,7 +133,8 @@ pub fn end_drained(inner: &Inner, state: &mut State) -> Result<Option<u64>> {
             continue;
         }
         record.draining = later;
-        let due = due.into_iter().map(|d| d.port).collect();
+        let due: Vec<PortRecord> = due.into_iter().map(|d| d.port).collect();
+        tell(&record, &due, "drained long enough");
         let steps = plan::end_connections(vec![(endpoint, due)]);
         inner.store.put_endpoint(&record)?;
         // One that fails keeps none of the others waiting; its maps are put right at
@@ -218,7 +224,22 @@ pub fn update(
         return Err(error);
     }
     let named = state.endpoints.get(&named.index).map_or(&named, |r| r);
+    let ports = named.ports.iter();
+    let ports = ports.filter(|port| places.contains(&place(port)));
+    tell(named, ports, "terms changed");
     Ok(view::endpoint(inner, named))
+}
+
+/// Logs what has become of ports.
+fn tell<'a>(
+    record: &EndpointRecord,
+    ports: impl IntoIterator<Item = &'a PortRecord>,
+    what: &'static str,
+) {
+    for port in ports {
+        let (endpoint, network) = (&record.name, &record.network);
+        tracing::info!(endpoint, network, %port, "{what}");
+    }
 }
 
 fn apply_terms(port: &mut PortRecord, terms: &Terms, is_named: bool) {

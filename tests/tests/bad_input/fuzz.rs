@@ -2,7 +2,7 @@
 //! stable code and leaves nothing, or is done and can be undone. What fails is made small
 //! and printed; `PROPTEST_RNG_SEED` throws the same again, `NETBPF_FUZZ_CASES` so many.
 
-use std::env;
+use std::{cell::RefCell, collections::BTreeMap, env};
 
 use netbpf::error::{Code, LONGEST_MESSAGE};
 use netbpf_tests::lab::{Answer, Host, Namespace, SOON, call, street_with_networks, until};
@@ -61,7 +61,7 @@ const STRINGS: [&str; 44] = [
     "8080:80",
     "9000-9999:1000-1999/udp",
     "1-65535:1-65535",
-    "192.0.2.7:9090:80/tcp,allow=0.0.0.0/0",
+    "published=9090,target=80,host_ip=192.0.2.7,allow=0.0.0.0/0",
     "[::]:0:80",
 ];
 
@@ -91,16 +91,16 @@ impl Request {
                 "publish": ["9090:90", "127.0.0.1:9091:91/udp"], "share": false,
                 "publish_all": true, "expose": ["92/tcp"], "aliases": ["l"],
                 "links": ["web:w"], "labels": {"a": "b"},
-                "engine": {"kind": "docker", "container_id": "0123456789ab"},
+                "engine": {"kind": "oci", "container_id": "0123456789ab"},
             }),
             Request::Publish => json!({
                 "network": "front", "publish": ["9100-9102:100-102/tcp"], "share": false,
             }),
             Request::Unpublish => json!({"publish": ["9099:99"], "drain": 3}),
             Request::Update => json!({
-                "network": "front", "publish": ["8080:80,allow=192.0.2.0/24"],
+                "network": "front", "publish": ["published=8080,target=80,allow=192.0.2.0/24,weight=3"],
             }),
-            Request::Detach => json!({"engine": "docker", "container_id": "0123456789ab"}),
+            Request::Detach => json!({"engine": "oci", "container_id": "0123456789ab"}),
         }
     }
 
@@ -181,7 +181,7 @@ fn thrown() -> impl Strategy<Value = Thrown> {
     let request = prop::sample::select(vec![
         Network, Network, Attach, Attach, Attach, Publish, Unpublish, Update, Detach,
     ]);
-    let bodies = (request, prop::collection::vec(mutations(), 1..4))
+    let bodies = (request, prop::collection::vec(mutations(), 0..4))
         .prop_map(|(request, mutations)| Thrown::Body(request, mutations));
     let method = prop::sample::select(vec!["GET", "DELETE"]);
     let names = (method, strings()).prop_map(|(method, name)| Thrown::Name(method, name));
@@ -323,20 +323,41 @@ fn undo(host: &Host, request: Request, body: &[u8], answer: &Answer) -> TestCase
             let same = Value::Object(same.clone()).to_string();
             ask("DELETE", "/v1/endpoints/web/ports", same.as_bytes())
         }
+        // Terms are there until the port is taken back.
         Request::Update => {
-            let (method, path) = Request::Update.line();
-            ask(
-                method,
-                path,
-                json!({"publish": ["8080:80"]}).to_string().as_bytes(),
-            )
+            let port = json!({"publish": ["8080:80"]}).to_string();
+            let ports = "/v1/endpoints/web/ports";
+            ask("DELETE", ports, port.as_bytes())?;
+            ask("POST", ports, port.as_bytes())
         }
         // Nothing there is of an engine, and no other port is published.
         Request::Detach | Request::Unpublish => Ok(()),
     }
 }
 
-fn is_answered(host: &Host, space: &Namespace, thrown: &Thrown) -> TestCaseResult {
+/// How often requests were done and refused, so that both are seen to have been tried.
+#[derive(Debug, Default)]
+struct Count(RefCell<BTreeMap<String, [usize; 2]>>);
+
+impl Count {
+    fn add(&self, thrown: &Thrown, done: bool) {
+        let what = match thrown {
+            Thrown::Body(request, _) => format!("{request:?}"),
+            Thrown::Name(method, _) => format!("{method} by name"),
+        };
+        self.0.borrow_mut().entry(what).or_default()[usize::from(done)] += 1;
+    }
+
+    fn of(&self, request: Request) -> [usize; 2] {
+        let counts = self.0.borrow();
+        counts
+            .get(&format!("{request:?}"))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+fn is_answered(host: &Host, space: &Namespace, count: &Count, thrown: &Thrown) -> TestCaseResult {
     let (method, path, body) = match thrown {
         Thrown::Body(request, mutations) => {
             let (method, path) = request.line();
@@ -357,6 +378,7 @@ fn is_answered(host: &Host, space: &Namespace, thrown: &Thrown) -> TestCaseResul
     };
     let before = listings(host);
     let answer = call(&host.socket(), method, &path, &body);
+    count.add(thrown, answer.status < 300);
     let shown = String::from_utf8_lossy(&body).into_owned();
     let asked = format!("{method} {path} {shown}: {answer:?}");
     if answer.status < 300 {
@@ -390,12 +412,25 @@ fn mutated_requests_are_refused_or_can_be_undone() {
         max_shrink_iters: 2000,
         ..Config::default()
     };
-    let run = TestRunner::new(config).run(&thrown(), |thrown| is_answered(host, &late, &thrown));
+    let count = Count::default();
+    let run = TestRunner::new(config).run(&thrown(), |thrown| {
+        is_answered(host, &late, &count, &thrown)
+    });
     if let Err(error) = run {
         panic!("{error}\n{}", host.log());
     }
     // The kernel frees a device behind the answer.
     until(SOON, || Traces::of(host) == before);
     assert_eq!(Traces::of(host), before);
+    eprintln!("refused, done: {count:?}");
+    for request in [
+        Request::Network,
+        Request::Attach,
+        Request::Publish,
+        Request::Update,
+    ] {
+        let [refused, done] = count.of(request);
+        assert!(refused > 0 && done > 0, "{count:?}");
+    }
     assert!(!host.log().contains("panicked"), "{}", host.log());
 }
