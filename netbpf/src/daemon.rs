@@ -71,7 +71,10 @@ pub fn run(config: Config, source: Source) -> Result<()> {
     // A request that did not finish in time may still hold a blocking thread.
     runtime.shutdown_timeout(Duration::from_millis(100));
     // Its file goes last: then nothing of ours is held any more.
-    drop(socket);
+    match ended {
+        Ok(()) => drop(socket),
+        Err(_) => socket.discard(),
+    }
     ended
 }
 

@@ -127,9 +127,26 @@ fn a_directory_of_pins_that_cannot_be() {
         ("relative/bpf".into(), "must be absolute"),
         ("/proc/netbpf".into(), "cannot be made"),
     ];
+    let fresh = dir.join("fresh");
+    let [state, run] = ["deep/state", "run"].map(|dir| fresh.join(dir).display().to_string());
     for (path, why) in paths {
         let command = host.daemon(&[], &["-j", "--bpffs", &path]);
         refused(host, command, "invalid_argument", &[&path, why]);
+        // Nor are directories left that were made for it.
+        let flags = [
+            "-j",
+            "--bpffs",
+            &path,
+            "--state-dir",
+            &state,
+            "--run-dir",
+            &run,
+        ];
+        let socket = format!("{run}/s.sock");
+        let flags = [&flags[..], &["--socket", &socket]].concat();
+        let command = host.daemon(&[], &flags);
+        refused(host, command, "invalid_argument", &[&path, why]);
+        assert!(!fresh.exists(), "{} is left", fresh.display());
     }
     assert!(full.join("something").is_dir() && file.is_file());
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    io,
+    io, mem,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
         net::{UnixListener as StdListener, UnixStream as StdStream},
@@ -13,7 +13,10 @@ use std::{
 use tokio::net::UnixListener;
 use tracing::{debug, warn};
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    sys::directories,
+};
 
 /// Members of the group may do all that root may.
 const MODE: u32 = 0o660;
@@ -25,6 +28,8 @@ pub struct Socket {
     /// systemd made it, and keeps it while there is no daemon.
     inode: Option<u64>,
     listener: Option<StdListener>,
+    /// Directories that were made for it.
+    made: Vec<PathBuf>,
 }
 
 impl Socket {
@@ -35,9 +40,26 @@ impl Socket {
         let failed = |what: &str, e: io::Error| {
             Error::internal(format!("socket {}: {what}: {e}", path.display()))
         };
-        if let Some(parent) = path.parent() {
-            make_directory(parent).map_err(|e| failed("cannot make its directory", e))?;
-        }
+        let made = match path.parent() {
+            Some(parent) => make_directory(parent),
+            None => Ok(Vec::new()),
+        };
+        let made = made.map_err(|e| failed("cannot make its directory", e))?;
+        let bound = Socket::bind_in(path, group, &failed);
+        let (inode, listener) = bound.inspect_err(|_| directories::remove_empty(&made))?;
+        Ok(Socket {
+            path: path.into(),
+            inode: Some(inode),
+            listener: Some(listener),
+            made,
+        })
+    }
+
+    fn bind_in(
+        path: &Path,
+        group: &str,
+        failed: &dyn Fn(&str, io::Error) -> Error,
+    ) -> Result<(u64, StdListener)> {
         refuse_taken(path)?;
 
         // Bound under another name and renamed, so that under its own name it
@@ -54,11 +76,14 @@ impl Socket {
                 let _ = fs::remove_file(&temporary);
                 failed("cannot set it up", e)
             })?;
-        Ok(Socket {
-            path: path.into(),
-            inode: Some(inode),
-            listener: Some(listener),
-        })
+        Ok((inode, listener))
+    }
+
+    /// Takes away what was made for it, too: the daemon has come to nothing.
+    pub fn discard(mut self) {
+        let made = mem::take(&mut self.made);
+        drop(self);
+        directories::remove_empty(&made);
     }
 
     /// A socket that systemd listens on for us; its file, mode and group are systemd's.
@@ -80,6 +105,7 @@ impl Socket {
             path: path.into(),
             inode: None,
             listener: Some(listener),
+            made: Vec::new(),
         })
     }
 
@@ -117,12 +143,13 @@ impl Drop for Socket {
 
 /// Makes the directory if it is missing, open to all whatever the umask: members
 /// of the group must reach the socket. One that is there is left as it is.
-fn make_directory(path: &Path) -> io::Result<()> {
+fn make_directory(path: &Path) -> io::Result<Vec<PathBuf>> {
     if path.as_os_str().is_empty() || path.is_dir() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o755))
+    let made = directories::make(path, 0o755)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    Ok(made)
 }
 
 /// Whether something is at `path` that must not be replaced.

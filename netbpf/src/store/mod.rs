@@ -21,7 +21,6 @@ pub use records::*;
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -32,7 +31,10 @@ use self::{
     copies::Kind,
     table::{ENDPOINTS, META, NETWORKS, Opener, Table, VERSION, create_durable, create_volatile},
 };
-use crate::error::{Code, Error};
+use crate::{
+    error::{Code, Error},
+    sys::directories,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -109,8 +111,9 @@ fn volatile_name(boot_id: &str) -> String {
 pub struct Store {
     durable: Table,
     volatile: Table,
-    /// Files that were not there before.
+    /// Files that were not there before, and the directories above them, innermost last.
     made: Vec<PathBuf>,
+    made_directories: Vec<PathBuf>,
     /// What is to be said of files that were made anew.
     restored: Vec<String>,
 }
@@ -124,7 +127,7 @@ impl Store {
         boot_id: &str,
         copies: ReadCopies<'_>,
     ) -> Result<Store> {
-        make_directories(state_dir, run_dir)?;
+        let made_directories = make_directories(state_dir, run_dir)?;
         let name = volatile_name(boot_id);
         let paths = [state_dir.join(DURABLE), run_dir.join(&name)];
         let mut made: Vec<PathBuf> = paths.iter().filter(|p| !p.exists()).cloned().collect();
@@ -134,6 +137,7 @@ impl Store {
             let in_use = matches!(error, StoreError::InUse { .. });
             let ours = made.iter().filter(|path| !in_use || *path != at);
             ours.for_each(|path| remove(path));
+            directories::remove_empty(&made_directories);
         };
         let durable = copies::open(&durable_path, create_durable, Kind::Durable, copies);
         let (durable, network) =
@@ -154,6 +158,7 @@ impl Store {
             durable,
             volatile,
             made,
+            made_directories,
             restored: network.into_iter().chain(endpoint).collect(),
         })
     }
@@ -162,6 +167,7 @@ impl Store {
     /// them. They are still locked, so that they are nobody else's.
     pub fn discard_made(&self) {
         self.made.iter().for_each(|path| remove(path));
+        directories::remove_empty(&self.made_directories);
     }
 
     /// Whether there is any file of a store.
@@ -215,6 +221,7 @@ impl Store {
             durable,
             volatile,
             made: Vec::new(),
+            made_directories: Vec::new(),
             restored: network.into_iter().chain(endpoint).collect(),
         };
         Ok((is_durable || is_volatile).then_some(store))
@@ -299,17 +306,20 @@ impl Store {
 }
 
 /// What containers publish and are called is for root alone; in the run directory is the
-/// socket, which others are to reach.
-fn make_directories(state_dir: &Path, run_dir: &Path) -> Result<()> {
+/// socket, which others are to reach. Those that were not there before, innermost last.
+fn make_directories(state_dir: &Path, run_dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut made = Vec::new();
     for (dir, mode) in [(state_dir, 0o700), (run_dir, 0o755)] {
-        let mut builder = fs::DirBuilder::new();
-        let made = builder.recursive(true).mode(mode).create(dir);
-        made.map_err(|e| StoreError::Unavailable {
-            path: dir.into(),
-            reason: e.to_string(),
-        })?;
+        match directories::make(dir, mode) {
+            Ok(more) => made.extend(more),
+            Err(e) => {
+                directories::remove_empty(&made);
+                let (path, reason) = (dir.into(), e.to_string());
+                return Err(StoreError::Unavailable { path, reason });
+            }
+        }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Removes a file that nobody needs; that it stays harms nobody.

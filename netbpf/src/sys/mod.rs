@@ -7,6 +7,7 @@
 pub mod bpffs;
 pub mod capabilities;
 pub mod cgroup;
+pub mod directories;
 pub mod fault;
 pub mod inherited;
 pub mod lock;
