@@ -89,12 +89,12 @@ fn at_the_limit_what_is_there_goes_on() {
         let line = format!("-j attach --name {name} --netns {space} --network front -p {port}:80");
         let output = host.netbpf(&words(&line)).output();
         if !output.status.success() {
-            at_the_limit = Some((line, output));
+            at_the_limit = Some((name, line, output));
             break;
         }
         acknowledged.insert(name.clone());
     }
-    let (line, output) = at_the_limit.expect("there was room for all");
+    let (name, line, output) = at_the_limit.expect("there was room for all");
     let killed = memory.kills() > 0;
     match killed {
         true => host.wait_ended(),
@@ -107,11 +107,17 @@ fn at_the_limit_what_is_there_goes_on() {
     if killed {
         host.restart();
     }
-    assert_eq!(names(host), acknowledged);
+    let there = names(host);
+    assert!(there.is_superset(&acknowledged), "{there:?}");
+    // Killed behind the commit and before the answer, it is there, and whole.
+    let more: Vec<&String> = there.difference(&acknowledged).collect();
     host.netbpf(&["doctor"]).ok();
     fetch();
-    host.netbpf(&words(&line)).ok();
-    acknowledged.remove("web");
+    match more[..] {
+        [] => drop(host.netbpf(&words(&line)).ok()),
+        [one] => assert_eq!(one, name),
+        _ => panic!("{more:?} were never asked for"),
+    }
     let more = names(host).into_iter().filter(|name| name != "web");
     for name in more {
         host.netbpf(&["detach", &name]).ok();
@@ -135,7 +141,7 @@ fn a_start_with_too_little_memory_harms_nothing() {
     let before = World::of(host, &[&web]);
     host.stop();
     host.set_memory(memory.clone());
-    for mebibytes in [4, 8, 16, 24] {
+    for mebibytes in [2, 4, 8, 16] {
         memory.limit(mebibytes << 20);
         let kills = memory.kills();
         let output = host.daemon(&[], &[]).output();

@@ -47,6 +47,8 @@ pub enum StoreError {
         path.display()
     )]
     Version { path: PathBuf, found: u32 },
+    #[error("{flaw}: it is not kept")]
+    Flawed { flaw: String },
     #[error("the store {} cannot be used: {reason}", path.display())]
     Unavailable { path: PathBuf, reason: String },
 }
@@ -56,6 +58,7 @@ impl From<StoreError> for Error {
         let code = match error {
             StoreError::InUse { .. } => Code::Conflict,
             StoreError::Corrupt { .. } | StoreError::Version { .. } => Code::StoreCorrupt,
+            StoreError::Flawed { .. } => Code::InvalidArgument,
             StoreError::Unavailable { .. } => Code::StoreUnavailable,
         };
         Error::new(code, error.to_string())

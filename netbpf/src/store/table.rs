@@ -222,7 +222,11 @@ impl Table {
         })
     }
 
-    pub(super) fn encode<T: Serialize>(&self, record: &T) -> Result<Vec<u8>> {
+    /// Nothing is written that is not read back.
+    pub(super) fn encode<T: Record>(&self, record: &T) -> Result<Vec<u8>> {
+        if let Some(flaw) = record.flaw() {
+            return Err(StoreError::Flawed { flaw });
+        }
         let versioned = Versioned {
             version: VERSION,
             record,
