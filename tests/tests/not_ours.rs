@@ -14,8 +14,9 @@ use std::{
 
 use netbpf_tests::{
     lab::{
-        Family, Http, Namespace, SOON, Street, UdpEcho, Wiretap, ask_with, has_tools,
-        names::{CLIENT, HOST},
+        Family, Held, Http, Namespace, SOON, Street, TcpEcho, UdpEcho, Wiretap, ask_with,
+        has_tools,
+        names::{CLIENT, FRONT, HOST},
         street_with_networks, street_without_daemon, within,
     },
     packets::{Way, has_payload, vlan_tagged},
@@ -264,7 +265,7 @@ fn docker_beside_us() {
     let street = street_without_daemon(test);
     let foreign = docker_beside(&street);
     street.host.start(&[]);
-    street.host.network(&netbpf_tests::lab::names::FRONT, &[]);
+    street.host.network(&FRONT, &[]);
     let web = street.front("web", &["-p", "8080:80"]);
     let _web = Http::start(&web, 80);
     let _foreign = Http::start(&foreign, 80);
@@ -282,11 +283,76 @@ fn docker_beside_us() {
         assert_eq!(web.fetch(client, 80).peer, host);
         assert_eq!(street.client.fetch(host, 8080).peer, client);
     }
+    // Docker's containers reach what we publish.
+    for family in Family::BOTH {
+        assert_eq!(foreign.fetch(family.ip(HOST), 8080).server, "web");
+    }
     // The kernel, a router now, does not carry foreign packets into containers.
     for family in Family::BOTH {
         let drops = street.host.drops();
         foreign.cannot_fetch(web.addr(family), 80);
         assert!(!drops.since().is_empty(), "dropped without a count");
+    }
+}
+
+/// Nothing of ours is a rule.
+#[test]
+fn a_firewall_that_is_flushed_and_settings_that_change_do_nothing_to_us() {
+    let test = "flushed_beside_us";
+    if !has_tools(test, &["iptables", "ip6tables", "nft"]) {
+        return;
+    }
+    let street = street_without_daemon(test);
+    let _foreign = docker_beside(&street);
+    let host = &street.host;
+    host.start(&[]);
+    host.network(&FRONT, &[]);
+    let web = street.front("web", &["-p", "8080:80", "-p", "7000:7"]);
+    let app = street.front("app", &[]);
+    let _servers =
+        [&*web, &street.client].map(|space| (Http::start(space, 80), TcpEcho::start(space, 7)));
+    let mut held: Vec<Held> = Family::BOTH
+        .into_iter()
+        .flat_map(|family| {
+            let at = |ip, port| SocketAddr::new(ip, port);
+            [
+                street.client.hold(at(family.ip(HOST), 7000)),
+                host.hold(at(family.loopback(), 7000)),
+                app.hold(at(web.addr(family), 7)),
+                web.hold(at(family.ip(CLIENT), 7)),
+            ]
+        })
+        .collect();
+    for change in [
+        "nft flush ruleset",
+        "iptables -F",
+        "iptables -t nat -F",
+        "iptables -X",
+        "ip6tables -F",
+        "ip6tables -t nat -F",
+        "sysctl -w net.ipv4.conf.all.rp_filter=1",
+        "sysctl -w net.ipv4.conf.all.rp_filter=2",
+        "sysctl -w net.ipv4.conf.all.route_localnet=1",
+        "sysctl -w net.ipv4.conf.all.accept_local=1",
+        "sysctl -w net.ipv4.conf.all.arp_ignore=2",
+        "sysctl -w net.ipv4.ip_nonlocal_bind=1",
+        "sysctl -w net.ipv6.conf.all.forwarding=0",
+        "sysctl -w net.ipv6.conf.all.accept_ra=2",
+    ] {
+        let words: Vec<&str> = change.split(' ').collect();
+        host.run(&words).ok();
+        for family in Family::BOTH {
+            let (at, client) = (family.ip(HOST), family.ip(CLIENT));
+            assert_eq!(street.client.fetch(at, 8080).peer, client, "{change}");
+            assert_eq!(app.fetch(web.addr(family), 80).server, "web", "{change}");
+            assert_eq!(
+                host.fetch(family.loopback(), 8080).server,
+                "web",
+                "{change}"
+            );
+            assert_eq!(web.fetch(client, 80).peer, at, "{change}");
+        }
+        assert!(held.iter_mut().all(Held::is_open), "{change}");
     }
 }
 
@@ -299,7 +365,8 @@ fn forwarding_switched_off_beside_us_comes_back() {
     street.host.sysctl("net.ipv4.ip_forward", "0");
     let name = format!("net.ipv4.conf.{}.forwarding", web.info.host_ifname);
     let read = ["sysctl", "-n", &name];
-    within(Duration::from_secs(8), "forwarding is on again", || {
+    // By event; the look for what was not heard of comes every three seconds.
+    within(Duration::from_secs(1), "forwarding is on again", || {
         street.host.run(&read).ok().trim() == "1"
     });
     assert!(street.host.log().contains("forwarding was switched off"));

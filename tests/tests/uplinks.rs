@@ -238,6 +238,81 @@ fn an_uplink_that_is_renamed_or_replaced_is_followed() {
     works("replaced");
 }
 
+/// Its addresses, its MTU, down and up.
+#[test]
+fn what_changes_at_an_uplink_is_followed() {
+    const NEW: [&str; 2] = ["192.0.2.9", "2001:db8:1::9"];
+    let street = street_with_networks("changed_uplink", &[]);
+    let web = street.front("web", &["-p", "8080:80"]);
+    let (_http, _there) = (Http::start(&web, 80), Http::start(&street.client, 80));
+    let host = &street.host;
+    let up0 = || {
+        let status: StatusInfo = host.json(&["status"]);
+        status.uplinks.into_iter().find(|u| u.name == "up0")
+    };
+    let has = |ip| up0().is_some_and(|u| u.addresses.contains(&ip));
+    let works = |what: &str| {
+        for family in Family::BOTH {
+            let (at, client) = (family.ip(NEW), family.ip(CLIENT));
+            assert_eq!(street.client.fetch(at, 8080).peer, client, "{what}");
+            assert_eq!(web.fetch(client, 80).peer, at, "{what}");
+        }
+    };
+    for (family, prefix) in Family::BOTH.into_iter().zip([24, 64]) {
+        let (old, new) = (family.ip(HOST), family.ip(NEW));
+        host.ip(&format!("address del {old}/{prefix} dev up0"));
+        host.ip(&format!("address add {new}/{prefix} dev up0 nodad"));
+        within(SOON, "its address is known", || has(new) && !has(old));
+    }
+    works("with other addresses");
+
+    for space in [&street.client, &**host] {
+        let device = if space.name() == host.name() {
+            "up0"
+        } else {
+            "eth0"
+        };
+        space.ip(&format!("link set {device} mtu 1400"));
+    }
+    within(SOON, "its MTU is known", || {
+        up0().is_some_and(|u| u.mtu == 1400)
+    });
+    assert_eq!(street.front("app", &[]).info.mtu, 1400);
+    // This one has 1,500 still.
+    for family in Family::BOTH {
+        street.client.fetch_big(family.ip(NEW), 8080);
+    }
+
+    host.ip("link set up0 down");
+    within(SOON, "it is down", || !has(Family::V6.ip(NEW)));
+    host.ip("link set up0 up");
+    // Down, a device loses what it has of IPv6.
+    host.ip(&format!("address add {}/64 dev up0 nodad", NEW[1]));
+    within(SOON, "it is up", || {
+        Family::BOTH.iter().all(|f| has(f.ip(NEW)))
+    });
+    works("down and up");
+}
+
+/// The next connection leaves by the next way.
+#[test]
+fn a_route_that_changes_is_followed() {
+    let (street, client_b) = crossing("changed_route");
+    let far = far_behind(&street, &client_b);
+    let _there = Http::start(&far, 80);
+    let web = street.front("web", &[]);
+    for family in Family::BOTH {
+        let flag = family.of(["-4", "-6"]);
+        for (via, source) in [(CLIENT, HOST), (CLIENT_B, HOST_B), (CLIENT, HOST)] {
+            let via = family.ip(via);
+            let route = format!("{flag} route replace default via {via}");
+            street.host.ip(&route);
+            let seen = web.fetch(family.ip(FAR), 80);
+            assert_eq!(seen.peer, family.ip(source), "{route}");
+        }
+    }
+}
+
 #[test]
 fn the_daemon_may_be_limited_to_some_uplinks() {
     let street = street_without_daemon("limited_uplinks");

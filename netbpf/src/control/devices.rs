@@ -66,11 +66,14 @@ pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
 }
 
 /// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of
-/// every device, ours included; the kernel then answers our programs no route. Keeps no
-/// change waiting: a device that goes meanwhile has no setting.
-pub fn keep_forwarding(inner: &Inner, seen: &Seen) {
+/// every device, ours included; the kernel then answers our programs no route. Looks at the
+/// devices that are meant, by ifindex. Keeps no change waiting: a device that goes meanwhile
+/// has no setting.
+pub fn keep_forwarding(inner: &Inner, seen: &Seen, is_meant: impl Fn(u32) -> bool) {
     for record in seen.endpoints.values() {
-        keep_device_forwarding(record, inner);
+        if is_meant(record.host_ifindex) {
+            keep_device_forwarding(record, inner);
+        }
     }
 }
 

@@ -80,7 +80,11 @@ fn listen(mut events: Events, sender: &Sender<Vec<Event>>, alive: &Weak<Inner>) 
 fn concerns_us(event: &Event) -> bool {
     match event {
         Event::Link { name, .. } => !plan::is_host_ifname(name),
-        Event::LinkGone { .. } | Event::Address { .. } | Event::Route | Event::Overrun => true,
+        Event::LinkGone { .. }
+        | Event::Address { .. }
+        | Event::Route
+        | Event::NotForwarding { .. }
+        | Event::Overrun => true,
     }
 }
 
@@ -93,6 +97,21 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
             batch.extend(more);
         }
         let Some(inner) = inner.upgrade() else { return };
+        let off = take_not_forwarding(&mut batch);
+        if !off.is_empty() {
+            let looking = inner.clone();
+            let done = blocking(move || {
+                devices::keep_forwarding(&looking, &looking.seen(), |ifindex| {
+                    off.contains(&ifindex)
+                });
+                Ok(())
+            });
+            report("keeping devices forwarding", done.await);
+        }
+        if batch.is_empty() {
+            next = Instant::now() + DEBOUNCE;
+            continue;
+        }
         let done = Inner::change(inner, move |inner, state| {
             let overruns = batch.iter().filter(|e| **e == Event::Overrun).count();
             if overruns > 0 {
@@ -141,6 +160,19 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
     }
 }
 
+/// Takes the devices out that forward no more: no change has to wait for them.
+fn take_not_forwarding(batch: &mut Vec<Event>) -> BTreeSet<u32> {
+    let mut off = BTreeSet::new();
+    batch.retain(|event| match event {
+        Event::NotForwarding { ifindex } => {
+            off.insert(*ifindex);
+            false
+        }
+        _ => true,
+    });
+    off
+}
+
 async fn check(inner: Weak<Inner>, watch: Watch) {
     let watch = Arc::new(Mutex::new(watch));
     let mut ticks = interval_at(Instant::now() + CHECK, CHECK);
@@ -150,7 +182,7 @@ async fn check(inner: Weak<Inner>, watch: Watch) {
         let Some(inner) = inner.upgrade() else { return };
         let (looking, eye) = (inner.clone(), watch.clone());
         let differs = blocking(move || {
-            devices::keep_forwarding(&looking, &looking.seen());
+            devices::keep_forwarding(&looking, &looking.seen(), |_| true);
             lock(&eye).differs(&looking)
         });
         let checked = match differs.await {

@@ -122,16 +122,25 @@ impl AsRawFd for Connection {
 /// know attributes that this crate does not, and one odd device must not hide
 /// the others.
 pub fn messages<M: NetlinkDeserializable>(
-    mut bytes: &[u8],
+    bytes: &[u8],
 ) -> impl Iterator<Item = Option<NetlinkMessage<M>>> {
+    parts(bytes).map(read)
+}
+
+/// A message of a datagram, where it can be read.
+pub fn read<M: NetlinkDeserializable>(message: &[u8]) -> Option<NetlinkMessage<M>> {
+    NetlinkMessage::deserialize(message)
+        .inspect_err(|e| tracing::debug!(error = %e, "netlink message passed over"))
+        .ok()
+}
+
+/// The messages of a datagram as they came, each with its header.
+pub fn parts(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
         let (message, rest) = bytes.split_at_checked(length)?;
         // Messages are aligned to four bytes, the last one need not be filled up.
         bytes = &rest[rest.len().min(length.next_multiple_of(4) - length)..];
-        let message = NetlinkMessage::deserialize(message)
-            .inspect_err(|e| tracing::debug!(error = %e, "netlink message passed over"))
-            .ok();
         Some(message)
     })
 }

@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsRawFd, time::Duration};
 
-use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::{NetlinkBuffer, NetlinkPayload, NlasIterator};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::LinkAttribute,
@@ -14,7 +14,10 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
-use super::{RTM_PROTOCOL, messages};
+use super::{
+    RTM_PROTOCOL,
+    connection::{parts, read},
+};
 use crate::sys::{Result, SysError};
 
 /// One change.
@@ -28,6 +31,8 @@ pub enum Event {
     Address { ifindex: u32 },
     /// A route of others came, changed or went.
     Route,
+    /// A device is said not to forward, as it is new or as somebody has switched it off.
+    NotForwarding { ifindex: u32 },
     /// The kernel had more to say than the socket could hold: list anew.
     Overrun,
 }
@@ -56,6 +61,8 @@ impl Events {
                 MulticastGroup::Link,
                 MulticastGroup::Ipv4Ifaddr,
                 MulticastGroup::Ipv6Ifaddr,
+                MulticastGroup::Ipv4Netconf,
+                MulticastGroup::Ipv6Netconf,
             ];
             if besides == Hear::Routes {
                 groups.extend([MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route]);
@@ -87,7 +94,7 @@ impl Events {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
-                Ok(_) => events.extend(messages(&self.buffer).flatten().filter_map(parse)),
+                Ok(_) => events.extend(parts(&self.buffer).filter_map(event)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(events),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => events.push(Event::Overrun),
@@ -95,6 +102,39 @@ impl Events {
             }
         }
     }
+}
+
+/// What a message of the kernel tells.
+fn event(message: &[u8]) -> Option<Event> {
+    match not_forwarding(message) {
+        Some(ifindex) => Some(Event::NotForwarding { ifindex }),
+        None => parse(read(message)?),
+    }
+}
+
+/// The device that a message of the kind `RTM_NEWNETCONF` (`linux/netconf.h`) says not to
+/// forward in one of the families; the crate does not know these.
+fn not_forwarding(message: &[u8]) -> Option<u32> {
+    const RTM_NEWNETCONF: u16 = 80;
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_FORWARDING: u16 = 2;
+    /// The family, and what fills it up to four bytes.
+    const HEADER: usize = 4;
+
+    let message = NetlinkBuffer::new_checked(message).ok()?;
+    if message.message_type() != RTM_NEWNETCONF {
+        return None;
+    }
+    let attributes = message.payload().get(HEADER..)?;
+    let number = |kind| {
+        let mut attributes = NlasIterator::new(attributes).flatten();
+        let found = attributes.find(|attribute| attribute.kind() == kind)?;
+        Some(i32::from_ne_bytes(found.value().try_into().ok()?))
+    };
+    let is_off = number(NETCONFA_FORWARDING)? == 0;
+    // Negative for `all` and `default`, behind which each device follows.
+    let ifindex = u32::try_from(number(NETCONFA_IFINDEX)?).ok()?;
+    is_off.then_some(ifindex)
 }
 
 fn parse(message: netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
@@ -131,4 +171,38 @@ fn parse(message: netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>) -> O
 fn is_of_others(route: &RouteMessage) -> bool {
     route.header.protocol != RouteProtocol::Other(RTM_PROTOCOL)
         && route.header.kind == RouteType::Unicast
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `ip monitor netconf` would get it.
+    fn netconf(kind: u16, attributes: &[(u16, i32)]) -> Vec<u8> {
+        let length = 16 + 4 + 8 * attributes.len() as u32;
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend([0; 10]);
+        message.extend([libc::AF_INET as u8, 0, 0, 0]);
+        for (kind, value) in attributes {
+            message.extend(8_u16.to_ne_bytes());
+            message.extend(kind.to_ne_bytes());
+            message.extend(value.to_ne_bytes());
+        }
+        message
+    }
+
+    #[test]
+    fn a_device_that_does_not_forward_is_heard_of() {
+        let heard = |kind, attributes: &[_]| event(&netconf(kind, attributes));
+        let off = Some(Event::NotForwarding { ifindex: 7 });
+        assert_eq!(heard(80, &[(1, 7), (2, 0)]), off);
+        assert_eq!(heard(80, &[(1, 7), (3, 1), (2, 0)]), off);
+        // On again, `all`, another setting, gone.
+        assert_eq!(heard(80, &[(1, 7), (2, 1)]), None);
+        assert_eq!(heard(80, &[(1, -1), (2, 0)]), None);
+        assert_eq!(heard(80, &[(1, 7), (3, 0)]), None);
+        assert_eq!(heard(81, &[(1, 7), (2, 0)]), None);
+        assert_eq!(event(&netconf(80, &[(1, 7), (2, 0)])[..18]), None);
+    }
 }

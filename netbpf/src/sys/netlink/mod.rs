@@ -26,7 +26,6 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 pub(super) use self::connection::Connection;
-use self::connection::messages;
 use super::{Result, SysError, fault};
 
 /// Protocol number of our routes and addresses, by which they are known as ours
