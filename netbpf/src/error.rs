@@ -178,13 +178,12 @@ pub const LONGEST_MESSAGE: usize = 1000;
 
 /// A message on one line of a terminal, whatever the values in it: what a terminal would
 /// obey is escaped, and the middle of what is too long is left out.
-fn shown(message: &str) -> String {
+pub fn shown(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     for char in message.chars() {
-        if matches!(char, '"' | '\'' | '\\') {
-            text.push(char);
-        } else {
-            text.extend(char.escape_debug());
+        match is_obeyed(char) {
+            true => text.extend(char.escape_default()),
+            false => text.push(char),
         }
     }
     let length = text.chars().count();
@@ -198,6 +197,17 @@ fn shown(message: &str) -> String {
         .collect()
 }
 
+/// What says how the rest is shown, and is not seen itself: control characters, the ends of
+/// lines and paragraphs, marks of direction and of format. Letters of all scripts are none,
+/// with what is put on top of them or joins them.
+fn is_obeyed(char: char) -> bool {
+    char.is_control()
+        || matches!(char,
+            '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[cfg(test)]
@@ -207,11 +217,14 @@ mod tests {
     #[test]
     fn a_message_is_for_a_terminal() {
         let message = |text: &str| Error::invalid(text).body().error.message;
-        for text in ["web: \"8080:80\" isn't a port", "Grün \\ 网络", ""] {
+        // Letters with marks of their own and joined ones among them.
+        let scripts = "Grün u\u{308} \\ 网络 म\u{947} می\u{200c}خواهم";
+        for text in ["web: \"8080:80\" isn't a port", scripts, ""] {
             assert_eq!(message(text), text);
         }
-        let obeyed = message("name a\nb\u{1b}[31m\u{202e}\0");
-        assert_eq!(obeyed, "name a\\nb\\u{1b}[31m\\u{202e}\\0");
+        let obeyed = message("name a\nb\u{1b}[31m\u{202e}\u{2028}\0");
+        assert_eq!(obeyed, "name a\\nb\\u{1b}[31m\\u{202e}\\u{2028}\\u{0}");
+        assert_eq!(message(&obeyed), obeyed);
         let long = message(&format!("name {:?} is too long", "ü".repeat(5000)));
         assert!(long.chars().count() <= LONGEST_MESSAGE, "{long}");
         assert!(

@@ -16,7 +16,7 @@ use netbpf::model::{NetworkInfo, PortOf};
 use netbpf_tests::lab::{
     Container, Family, Host, Http, Namespace, SOON, Street, World,
     names::{CLIENT, HOST},
-    street_with_networks, until, within,
+    street_with_networks, until, within, words,
 };
 
 /// More than there are anywhere.
@@ -29,10 +29,6 @@ const SOME: u64 = 6;
 struct Change<'a> {
     to: &'a [&'a str],
     back: &'a [&'a str],
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 fn run(host: &Host, commands: &[&str]) {

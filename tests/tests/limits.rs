@@ -10,7 +10,7 @@ use netbpf::{
 };
 use netbpf_tests::lab::{
     Cmd, Host, Namespace, SOON, World, has_tools, names::FRONT, street_with_networks,
-    street_without_daemon, within,
+    street_without_daemon, within, words,
 };
 use tokio::runtime::Builder;
 
@@ -206,14 +206,13 @@ fn one_endpoint_too_many_is_refused_and_has_a_place_once_another_is_gone() {
         let port = 9000 + n;
         format!("-j attach --name c{n} --netns {space} --network front -p {port}:80")
     };
-    let attach = |n| {
-        host.netbpf(&line(n).split(' ').collect::<Vec<_>>())
-            .output()
-    };
-    let taken = (0..=ROOM).take_while(|&n| attach(n).status.success());
+    let attach = |n| host.netbpf(&words(&line(n))).output();
     // One number is the host's.
-    let taken = taken.count();
-    assert_eq!(taken, ROOM - 1);
+    let taken = ROOM - 1;
+    for n in 0..taken {
+        let output = attach(n);
+        assert!(output.status.success(), "{output}");
+    }
     let all: Vec<&Namespace> = spaces.iter().collect();
     let full = World::of(host, &all);
     let output = attach(taken);

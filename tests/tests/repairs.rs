@@ -97,7 +97,8 @@ fn a_gateway_address_is_back_at_once() {
 /// Changes that the daemon could not be told of, as the socket's buffer was full.
 #[test]
 fn what_was_not_heard_of_is_looked_for() {
-    // More than 4 MiB of messages, of more than 1 KiB each.
+    // More than the socket holds: 8 MiB (socket(7): twice of what the daemon asks for) of
+    // messages of more than 1 KiB each.
     const CHANGES: usize = 12_000;
     let (street, web, app) = start("repair_unheard");
     let host = &street.host;

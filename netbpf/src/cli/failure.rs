@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 
 use crate::{
     client::ClientError,
-    error::{Code, Error},
+    error::{Code, Error, shown},
     model::{ErrorBody, ErrorInfo},
 };
 
@@ -89,14 +89,9 @@ impl Failure {
     }
 }
 
-/// Folds white space and takes control characters out: what is said about a
-/// name must not be able to steer a terminal.
+/// A text of several lines, as parsers write them, in one ([`shown`]).
 pub fn one_line(text: &str) -> String {
-    let plain: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+    shown(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// The parser's error in one line, with the command whose help says more.

@@ -393,7 +393,7 @@ fn errors_are_one_line() {
     let failure = Failure::from(error);
     assert_eq!(
         failure.line(false),
-        "netbpf: port 8080/tcp is \"taken\" [2J"
+        "netbpf: port 8080/tcp is \"taken\"\\u{1b}[2J"
     );
     let json: Value = serde_json::from_str(&failure.line(true)).unwrap();
     assert_eq!(json["error"]["code"], "port_in_use");

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Inner, attaching::same_caller, overlay, plan, reserved, state::State, view};
+use super::{Inner, attaching::same_caller, overlay, plan, publish, reserved, state::State, view};
 use crate::{
     error::{Code, Error, Result},
     model::{AttachSpec, DetachSpec, EndpointInfo},
@@ -159,6 +159,9 @@ fn leave(
         let error = Error::from(error);
         tracing::warn!(%error, "not detached");
         return leaving.iter().map(|_| Err(error.clone())).collect();
+    }
+    for record in &leaving {
+        publish::tell(record, &record.ports, "published no more");
     }
     let indexes: BTreeSet<u32> = leaving.iter().map(|r| r.index).collect();
     let planned: Vec<_> = leaving.iter().map(|r| state.planned(r)).collect();

@@ -67,17 +67,17 @@ pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
 
 /// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of
 /// every device, ours included; the kernel then answers our programs no route. Looks at the
-/// devices that are meant, by ifindex. Keeps no change waiting: a device that goes meanwhile
-/// has no setting.
-pub fn keep_forwarding(inner: &Inner, seen: &Seen, is_meant: impl Fn(u32) -> bool) {
+/// devices that are meant, all unless some were heard of. Keeps no change waiting: a device
+/// that goes meanwhile has no setting.
+pub fn keep_forwarding(inner: &Inner, seen: &Seen, heard_of: Option<&BTreeSet<u32>>) {
     for record in seen.endpoints.values() {
-        if is_meant(record.host_ifindex) {
-            keep_device_forwarding(record, inner);
+        if heard_of.is_none_or(|devices| devices.contains(&record.host_ifindex)) {
+            keep_device_forwarding(record, inner, heard_of.is_some());
         }
     }
 }
 
-fn keep_device_forwarding(record: &EndpointRecord, inner: &Inner) {
+fn keep_device_forwarding(record: &EndpointRecord, inner: &Inner, was_heard: bool) {
     let ipv6 = inner.sysctls.ipv6.as_ref().filter(|_| inner.ipv6);
     for family in [Some(&inner.sysctls.ipv4), ipv6].into_iter().flatten() {
         let name = ["conf", &record.host_ifname, "forwarding"];
@@ -88,6 +88,7 @@ fn keep_device_forwarding(record: &EndpointRecord, inner: &Inner) {
         tracing::warn!(
             device = record.host_ifname,
             family = family.name(),
+            was_heard,
             "forwarding was switched off on our device; it is on again"
         );
         match family.write(&name, "1") {

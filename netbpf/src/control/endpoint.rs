@@ -18,6 +18,7 @@ use super::{
     now, overlay,
     plan::{self, ContainerFound},
     ports::{Chooser, Chosen, Sharing},
+    publish,
     request::{Attached, Request},
     reserved,
     state::State,
@@ -85,6 +86,7 @@ pub fn attach(inner: &Inner, state: &mut State, request: Request) -> Result<Atta
         host_ifname = record.host_ifname,
         "endpoint attached"
     );
+    publish::tell(&record, &record.ports, "published");
     Ok(Attached::Done(Box::new(view::endpoint(inner, &record))))
 }
 

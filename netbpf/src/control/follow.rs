@@ -15,7 +15,9 @@ use tokio::{
 use super::{
     Inner, blocking, detach,
     devices::{self, Watch},
-    plan, publish, repair, sources, uplinks,
+    plan, publish, repair, sources,
+    state::State,
+    uplinks,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -38,6 +40,7 @@ const COLLECT_SHARE: u32 = 20;
 /// Starts the tasks; they end with the last strong reference.
 pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
     let (sender, receiver) = mpsc::channel(64);
+    let (forwarding, switched_off) = mpsc::channel(64);
     // Before anything can change unheard.
     let besides = match inner.datapath.wants_sources() {
         true => Hear::Routes,
@@ -46,24 +49,41 @@ pub fn spawn(inner: &Arc<Inner>) -> Result<()> {
     let events = Events::open(besides)?;
     let weak = Arc::downgrade(inner);
     let thread = std::thread::Builder::new().name("netlink-events".into());
-    let alive = weak.clone();
+    let (alive, checked) = (weak.clone(), forwarding.clone());
     thread
-        .spawn(move || listen(events, &sender, &alive))
+        .spawn(move || listen(events, &sender, &forwarding, &alive))
         .map_err(|e| Error::internal(format!("start a thread: {e}")))?;
     tokio::spawn(follow(weak.clone(), receiver));
-    tokio::spawn(check(weak.clone(), Watch::open()?));
+    tokio::spawn(keep_forwarding(weak.clone(), switched_off));
+    tokio::spawn(check(weak.clone(), Watch::open()?, checked));
     tokio::spawn(drain(weak.clone()));
     tokio::spawn(repair::watch(weak.clone()));
     tokio::spawn(collect(weak));
     Ok(())
 }
 
+/// Devices whose forwarding is to be looked at.
+enum Look {
+    At(BTreeSet<u32>),
+    AtAll,
+}
+
 /// Hands on what the kernel tells, in a thread as the socket blocks.
-fn listen(mut events: Events, sender: &Sender<Vec<Event>>, alive: &Weak<Inner>) {
+fn listen(
+    mut events: Events,
+    sender: &Sender<Vec<Event>>,
+    forwarding: &Sender<Look>,
+    alive: &Weak<Inner>,
+) {
     while alive.strong_count() > 0 && !sender.is_closed() {
         match events.wait(Duration::from_secs(1)) {
-            Ok(batch) => {
-                let batch: Vec<Event> = batch.into_iter().filter(concerns_us).collect();
+            Ok(mut batch) => {
+                batch.retain(concerns_us);
+                if let Some(look) = take_not_forwarding(&mut batch)
+                    && forwarding.blocking_send(look).is_err()
+                {
+                    return;
+                }
                 if !batch.is_empty() && sender.blocking_send(batch).is_err() {
                     return;
                 }
@@ -88,8 +108,12 @@ fn concerns_us(event: &Event) -> bool {
     }
 }
 
+/// What is not to be heard of more often than that.
+const TELL: Duration = Duration::from_secs(60);
+
 async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
     let mut next = Instant::now();
+    let mut tell = Instant::now();
     while let Some(mut batch) = receiver.recv().await {
         // What comes alone is followed at once.
         sleep_until(next).await;
@@ -97,71 +121,66 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
             batch.extend(more);
         }
         let Some(inner) = inner.upgrade() else { return };
-        let off = take_not_forwarding(&mut batch);
-        if !off.is_empty() {
-            let looking = inner.clone();
-            let done = blocking(move || {
-                devices::keep_forwarding(&looking, &looking.seen(), |ifindex| {
-                    off.contains(&ifindex)
-                });
-                Ok(())
-            });
-            report("keeping devices forwarding", done.await);
+        let overruns = batch.iter().filter(|e| **e == Event::Overrun).count();
+        inner.overruns.fetch_add(overruns as u64, Ordering::Relaxed);
+        if overruns > 0 && Instant::now() >= tell {
+            tracing::warn!("more has changed on the host than was heard of: looking at all");
+            tell = Instant::now() + TELL;
         }
-        if batch.is_empty() {
-            next = Instant::now() + DEBOUNCE;
-            continue;
-        }
-        let done = Inner::change(inner, move |inner, state| {
-            let overruns = batch.iter().filter(|e| **e == Event::Overrun).count();
-            if overruns > 0 {
-                tracing::warn!("more has changed on the host than was heard of: looking at all");
-                inner.overruns.fetch_add(overruns as u64, Ordering::Relaxed);
-                let checked = devices::check(inner, state);
-                repair::gateways(inner, state);
-                return checked;
-            }
-            let gone: BTreeSet<u32> = batch
-                .iter()
-                .filter_map(|e| match e {
-                    Event::LinkGone { ifindex } => Some(*ifindex),
-                    _ => None,
-                })
-                .collect();
-            let routes = batch.contains(&Event::Route);
-            let mut others = batch
-                .iter()
-                .any(|e| !matches!(e, Event::LinkGone { .. } | Event::Route));
-            let mut endpoints = BTreeSet::new();
-            for ifindex in gone {
-                match state.endpoint_of_device(ifindex) {
-                    Some(index) => drop(endpoints.insert(index)),
-                    None => {
-                        let is_uplink = |u: &uplinks::Uplink| u.entry.device.ifindex == ifindex;
-                        others |= state.uplinks.iter().any(is_uplink);
-                    }
-                }
-            }
-            let gone = detach::gone(inner, state, &endpoints);
-            match others {
-                true => {
-                    let refreshed = uplinks::refresh(inner, state);
-                    if refreshed.is_ok() {
-                        repair::gateways(inner, state);
-                    }
-                    refreshed.and(gone)
-                }
-                false if routes => sources::refresh(inner, state).and(gone),
-                false => gone,
-            }
+        let done = Inner::change(inner, move |inner, state| match overruns {
+            0 => take_up(inner, state, &batch),
+            _ => with_gateways(inner, state, devices::check),
         });
         report("following changes", done.await);
         next = Instant::now() + DEBOUNCE;
     }
 }
 
-/// Takes the devices out that forward no more: no change has to wait for them.
-fn take_not_forwarding(batch: &mut Vec<Event>) -> BTreeSet<u32> {
+/// Follows what has changed.
+fn take_up(inner: &Inner, state: &mut State, batch: &[Event]) -> Result<()> {
+    let gone: BTreeSet<u32> = batch
+        .iter()
+        .filter_map(|e| match e {
+            Event::LinkGone { ifindex } => Some(*ifindex),
+            _ => None,
+        })
+        .collect();
+    let routes = batch.contains(&Event::Route);
+    let mut others = batch
+        .iter()
+        .any(|e| !matches!(e, Event::LinkGone { .. } | Event::Route));
+    let mut endpoints = BTreeSet::new();
+    for ifindex in gone {
+        match state.endpoint_of_device(ifindex) {
+            Some(index) => drop(endpoints.insert(index)),
+            None => {
+                let is_uplink = |u: &uplinks::Uplink| u.entry.device.ifindex == ifindex;
+                others |= state.uplinks.iter().any(is_uplink);
+            }
+        }
+    }
+    let gone = detach::gone(inner, state, &endpoints);
+    match others {
+        true => with_gateways(inner, state, uplinks::refresh).and(gone),
+        false if routes => sources::refresh(inner, state).and(gone),
+        false => gone,
+    }
+}
+
+/// Gateway addresses are looked at behind a list of addresses that was read anew.
+fn with_gateways(
+    inner: &Inner,
+    state: &mut State,
+    list: impl FnOnce(&Inner, &mut State) -> Result<()>,
+) -> Result<()> {
+    list(inner, state)?;
+    repair::gateways(inner, state);
+    Ok(())
+}
+
+/// Takes the devices out that forward no more: they wait for no change. What was not heard
+/// of may have been any.
+fn take_not_forwarding(batch: &mut Vec<Event>) -> Option<Look> {
     let mut off = BTreeSet::new();
     batch.retain(|event| match event {
         Event::NotForwarding { ifindex } => {
@@ -170,21 +189,39 @@ fn take_not_forwarding(batch: &mut Vec<Event>) -> BTreeSet<u32> {
         }
         _ => true,
     });
-    off
+    match batch.contains(&Event::Overrun) {
+        true => Some(Look::AtAll),
+        false => (!off.is_empty()).then_some(Look::At(off)),
+    }
 }
 
-async fn check(inner: Weak<Inner>, watch: Watch) {
+/// Switches forwarding on again. The only place that does: nothing is counted twice.
+async fn keep_forwarding(inner: Weak<Inner>, mut receiver: Receiver<Look>) {
+    while let Some(look) = receiver.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let done = blocking(move || {
+            let heard_of = match &look {
+                Look::At(devices) => Some(devices),
+                Look::AtAll => None,
+            };
+            devices::keep_forwarding(&inner, &inner.seen(), heard_of);
+            Ok(())
+        });
+        report("keeping devices forwarding", done.await);
+    }
+}
+
+async fn check(inner: Weak<Inner>, watch: Watch, forwarding: Sender<Look>) {
     let watch = Arc::new(Mutex::new(watch));
     let mut ticks = interval_at(Instant::now() + CHECK, CHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { return };
+        // It is being looked at already where there is no room.
+        let _ = forwarding.try_send(Look::AtAll);
         let (looking, eye) = (inner.clone(), watch.clone());
-        let differs = blocking(move || {
-            devices::keep_forwarding(&looking, &looking.seen(), |_| true);
-            lock(&eye).differs(&looking)
-        });
+        let differs = blocking(move || lock(&eye).differs(&looking));
         let checked = match differs.await {
             Ok(false) => Ok(()),
             Ok(true) => Inner::change(inner, devices::check).await,

@@ -61,6 +61,9 @@ fn shown(inner: &Inner, state: &State, name: &str) -> Result<NetworkInfo> {
 
 /// Makes a network on this host.
 pub fn install(inner: &Inner, state: &mut State, record: NetworkRecord) -> Result<()> {
+    if let Some(flaw) = record.outside_gateway() {
+        return Err(Error::invalid(flaw));
+    }
     // First the kernel: what a crash leaves of a network that is not in the store
     // is swept away at the next start.
     let steps = plan::network_up(&record, inner.ipv6);

@@ -134,9 +134,9 @@ pub fn end_drained(inner: &Inner, state: &mut State) -> Result<Option<u64>> {
         }
         record.draining = later;
         let due: Vec<PortRecord> = due.into_iter().map(|d| d.port).collect();
+        inner.store.put_endpoint(&record)?;
         tell(&record, &due, "drained long enough");
         let steps = plan::end_connections(vec![(endpoint, due)]);
-        inner.store.put_endpoint(&record)?;
         // One that fails keeps none of the others waiting; its maps are put right at
         // the next start.
         let _ = finish(inner, state, &record, &steps);
@@ -231,7 +231,7 @@ pub fn update(
 }
 
 /// Logs what has become of ports.
-fn tell<'a>(
+pub fn tell<'a>(
     record: &EndpointRecord,
     ports: impl IntoIterator<Item = &'a PortRecord>,
     what: &'static str,

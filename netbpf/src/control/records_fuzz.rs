@@ -3,14 +3,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 use serde_json::{Value, json};
 
 use super::{plan, recover::wanted, state::State};
 use crate::{
     model::Protocol,
     store::{Draining, EndpointRecord, NetworkRecord, PortRecord, Record, tests::endpoint},
-    sys::{netlink::Netlink, sysctl::Sysctls},
+    sys::{netlink::Netlink, sysctl::Sysctls, tests::isolated},
 };
 
 /// Values at the edges of what the fields are.
@@ -164,16 +167,25 @@ fn live_with(networks: Vec<NetworkRecord>, endpoints: Vec<EndpointRecord>) {
     assert_eq!(state.services.slots().count(), 0, "slots of nobody");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_records_say_is_lived_with(
-        of_networks in prop::collection::vec(changes(), 2),
-        of_endpoints in prop::collection::vec(changes(), 3),
-    ) {
-        let networks = of_networks.iter().map(|changes| mutated(network(), changes));
-        let endpoints = (1..).zip(&of_endpoints).map(|(n, changes)| mutated(of_endpoint(n), changes));
-        live_with(networks.collect(), endpoints.collect());
-    }
+#[test]
+fn whatever_records_say_is_lived_with() {
+    let config = Config {
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let records = (
+        prop::collection::vec(changes(), 2),
+        prop::collection::vec(changes(), 3),
+    );
+    isolated("records that were mutated", || {
+        let run = TestRunner::new(config).run(&records, |(networks, endpoints)| {
+            let networks = networks.iter();
+            let networks = networks.map(|changes| mutated(network(), changes));
+            let endpoints = (1..).zip(&endpoints);
+            let endpoints = endpoints.map(|(n, changes)| mutated(of_endpoint(n), changes));
+            live_with(networks.collect(), endpoints.collect());
+            Ok(())
+        });
+        run.unwrap_or_else(|error| panic!("{error}"));
+    });
 }

@@ -38,6 +38,8 @@ pub struct Copies {
     pub records: Vec<RecordCopy>,
     /// Records that are not whole: the daemon was killed while it wrote them.
     pub torn: usize,
+    /// Records that are not what was written, whoever changed them.
+    pub damaged: usize,
     /// It is all that there was: no copy has failed.
     pub complete: bool,
 }
@@ -180,10 +182,11 @@ impl Records {
             let record = parts.entry((key.table, key.record)).or_default();
             record.insert(key.part, part);
         }
-        for ((table, _), parts) in &parts {
-            match together(*table, parts) {
-                Some(copy) => copies.records.push(copy),
-                None => copies.torn += 1,
+        for ((table, record), parts) in &parts {
+            match together(*table, *record, parts) {
+                Found::Whole(copy) => copies.records.push(copy),
+                Found::Torn => copies.torn += 1,
+                Found::Damaged => copies.damaged += 1,
             }
         }
         Ok(copies)
@@ -218,25 +221,45 @@ fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
-/// A record of its parts; `None` where they are not of one, as the daemon was killed between.
-fn together(table: u32, parts: &BTreeMap<u32, RecordPart>) -> Option<RecordCopy> {
-    let head = parts.get(&0)?;
-    let length = head.length as usize;
-    let of_this = (0..length.div_ceil(RECORD_BYTES) as u32).map(|n| parts.get(&n));
+/// What parts of one record's key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Found {
+    Whole(RecordCopy),
+    /// Not of one record, or not all of it: the daemon was killed between two parts.
+    Torn,
+    /// All of one record, and not what it was.
+    Damaged,
+}
+
+/// A record of its parts, which are kept under this hash of its key.
+fn together(table: u32, record: u64, parts: &BTreeMap<u32, RecordPart>) -> Found {
+    let Some(head) = parts.get(&0) else {
+        return Found::Torn;
+    };
+    let is_of_head = |part: &&RecordPart| {
+        (part.digest, part.length, part.key_length) == (head.digest, head.length, head.key_length)
+    };
+    let (length, key_length) = (head.length as usize, head.key_length as usize);
     let mut bytes = Vec::new();
-    for part in of_this {
-        let part = part.filter(|part| part.digest == head.digest)?;
+    for number in 0..length.div_ceil(RECORD_BYTES) as u32 {
+        let Some(part) = parts.get(&number).filter(is_of_head) else {
+            return Found::Torn;
+        };
         bytes.extend_from_slice(&part.bytes);
     }
     bytes.truncate(length);
-    if hash(&bytes) != head.digest {
-        return None;
+    if hash(&bytes) != head.digest || key_length > length {
+        return Found::Damaged;
     }
-    let record = bytes.split_off((head.key_length as usize).min(length));
-    Some(RecordCopy {
+    let value = bytes.split_off(key_length);
+    // What is the key's is not under the digest, and tells by the place.
+    if hash(&bytes) != record {
+        return Found::Damaged;
+    }
+    Found::Whole(RecordCopy {
         table,
         key: bytes,
-        record,
+        record: value,
     })
 }
 
@@ -251,32 +274,59 @@ mod tests {
         (0..).zip(whole.chunks(RECORD_BYTES).map(part)).collect()
     }
 
+    const KEY: &[u8] = b"web";
+
+    fn found(parts: &BTreeMap<u32, RecordPart>) -> Found {
+        together(7, hash(KEY), parts)
+    }
+
+    fn whole(record: &[u8]) -> Found {
+        Found::Whole(RecordCopy {
+            table: 7,
+            key: KEY.into(),
+            record: record.into(),
+        })
+    }
+
     #[test]
     fn parts_are_put_together_where_they_are_of_one() {
         let long = vec![b'x'; RECORD_BYTES * 2];
         for record in [&b"{}"[..], b"", &long] {
-            let copy = together(7, &parts(b"web", record)).unwrap();
-            assert_eq!(
-                (copy.table, &copy.key[..], &copy.record[..]),
-                (7, &b"web"[..], record)
-            );
+            assert_eq!(found(&parts(KEY, record)), whole(record));
         }
-        let mut mixed = parts(b"web", &long);
-        mixed.insert(1, parts(b"web", &vec![b'y'; RECORD_BYTES * 2])[&1]);
-        assert_eq!(together(7, &mixed), None);
+        let mut mixed = parts(KEY, &long);
+        mixed.insert(1, parts(KEY, &vec![b'y'; RECORD_BYTES * 2])[&1]);
+        assert_eq!(found(&mixed), Found::Torn);
         mixed.remove(&1);
-        assert_eq!(together(7, &mixed), None);
-        assert_eq!(together(7, &BTreeMap::new()), None);
+        assert_eq!(found(&mixed), Found::Torn);
+        assert_eq!(found(&BTreeMap::new()), Found::Torn);
+    }
+
+    #[test]
+    fn what_was_written_otherwise_is_damaged_and_not_torn() {
+        let damaged = |change: &dyn Fn(&mut RecordPart)| {
+            let mut parts = parts(KEY, b"{}");
+            change(parts.get_mut(&0).unwrap());
+            found(&parts)
+        };
+        assert_eq!(damaged(&|part| part.bytes[4] ^= 1), Found::Damaged);
+        assert_eq!(damaged(&|part| part.digest ^= 1), Found::Damaged);
+        assert_eq!(damaged(&|part| part.length = 4), Found::Damaged);
+        assert_eq!(damaged(&|part| part.key_length = 2), Found::Damaged);
+        assert_eq!(damaged(&|part| part.key_length = 9), Found::Damaged);
+        // Whole, and of another key.
+        let of_another = together(7, hash(b"app"), &parts(KEY, b"{}"));
+        assert_eq!(of_another, Found::Damaged);
     }
 
     proptest::proptest! {
         #[test]
-        fn damaged_parts_are_none_or_what_they_were(
+        fn damaged_parts_are_nothing_or_what_they_were(
             length in 0..RECORD_BYTES * 3,
             damage in proptest::collection::vec((0_u32..5, 0_usize..4, proptest::prelude::any::<u32>()), 1..4),
         ) {
             let record = vec![b'x'; length];
-            let mut damaged = parts(b"web", &record);
+            let mut damaged = parts(KEY, &record);
             for (part, field, value) in damage {
                 let Some(part) = damaged.get_mut(&part) else {
                     damaged.insert(part, RecordPart::new(u64::from(value), value, value, b"y"));
@@ -289,9 +339,12 @@ mod tests {
                     _ => part.bytes[value as usize % RECORD_BYTES] ^= 1,
                 }
             }
-            if let Some(copy) = together(7, &damaged) {
-                proptest::prop_assert_eq!([copy.key, copy.record].concat(), [&b"web"[..], &record].concat());
-            }
+            let found = found(&damaged);
+            let is_right = match found {
+                Found::Whole(_) => found == whole(&record),
+                Found::Torn | Found::Damaged => true,
+            };
+            proptest::prop_assert!(is_right, "{:?}", found);
         }
     }
 }

@@ -88,7 +88,12 @@ pub(super) fn open(
         path: path.into(),
         reason: format!("it {what}, and {}", error.message),
     })?;
-    let (complete, torn) = (copies.complete, copies.torn);
+    let Copies {
+        complete,
+        torn,
+        damaged,
+        ..
+    } = copies;
     let copies: Vec<RecordCopy> = copies
         .records
         .into_iter()
@@ -102,6 +107,12 @@ pub(super) fn open(
             return Err(corrupt(format!(
                 "it {what}, and the kernel has not a copy of each record: \
                  `netbpf teardown`, then start"
+            )));
+        }
+        _ if damaged > 0 => {
+            return Err(corrupt(format!(
+                "it {what}, and so are {damaged} of the copies that the kernel has of its \
+                 records: `netbpf teardown`, then start"
             )));
         }
         _ => {}

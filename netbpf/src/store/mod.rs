@@ -58,7 +58,8 @@ impl From<StoreError> for Error {
         let code = match error {
             StoreError::InUse { .. } => Code::Conflict,
             StoreError::Corrupt { .. } | StoreError::Version { .. } => Code::StoreCorrupt,
-            StoreError::Flawed { .. } => Code::InvalidArgument,
+            // Whatever is asked for was looked at before.
+            StoreError::Flawed { .. } => Code::Internal,
             StoreError::Unavailable { .. } => Code::StoreUnavailable,
         };
         Error::new(code, error.to_string())

@@ -63,6 +63,17 @@ pub struct OverlayRecord {
 
 impl Record for NetworkRecord {
     fn flaw(&self) -> Option<String> {
+        // One of the cluster was said by others: that it is odd is no damage of ours.
+        match self.overlay {
+            None => self.outside_gateway(),
+            Some(_) => None,
+        }
+    }
+}
+
+impl NetworkRecord {
+    /// A gateway that is not in its subnet: nothing can be made of such a network.
+    pub fn outside_gateway(&self) -> Option<String> {
         let mut subnets = self.subnets.iter();
         let subnet = subnets.find(|s| !s.subnet.contains(&s.gateway))?;
         let (name, gateway) = (&self.name, subnet.gateway);
@@ -71,9 +82,7 @@ impl Record for NetworkRecord {
             subnet.subnet
         ))
     }
-}
 
-impl NetworkRecord {
     /// The host has no routes to its addresses, as another network has them.
     pub fn is_shadowed(&self) -> bool {
         self.overlay

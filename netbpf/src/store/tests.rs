@@ -4,6 +4,7 @@ use super::{table::Versioned, *};
 use crate::{
     datapath::{Copies, RecordCopy},
     model::{Driver, SubnetInfo},
+    store::OverlayRecord,
     sys::netns::NamespaceId,
 };
 
@@ -155,7 +156,6 @@ fn a_record_of_another_version_is_not_guessed_at() {
     assert!(error.message.contains("99"), "{}", error.message);
 }
 
-/// The process is gone between two commits without a word, as by kill -9.
 #[test]
 fn a_record_that_cannot_be_is_damage() {
     let dirs = Dirs::new();
@@ -203,9 +203,20 @@ fn a_record_that_cannot_be_is_damage() {
         ip_range: None,
     }];
     let error = store.put_network(&record).unwrap_err();
-    assert_eq!(Error::from(error).code, Code::InvalidArgument);
+    assert_eq!(Error::from(error).code, Code::Internal);
+    // What others say of a network of the cluster is refused before it comes here, and was
+    // not by versions before.
+    record.overlay = Some(OverlayRecord {
+        vni: 9,
+        scope: 1,
+        shadowed: false,
+        blocks: Vec::new(),
+    });
+    store.put_network(&record).unwrap();
+    assert_eq!(store.networks().unwrap(), [record]);
 }
 
+/// The process is gone between two commits without a word, as by kill -9.
 #[test]
 fn endpoints_survive_a_killed_process() {
     const CHILD: &str = "NETBPF_TEST_STORE_CHILD";
@@ -304,8 +315,8 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
         let read = || {
             Ok(Copies {
                 records: copies.to_vec(),
-                torn: 0,
                 complete,
+                ..Copies::default()
             })
         };
         Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &read)
@@ -360,6 +371,21 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
         error.message
     );
 
+    // Nor where some of it is not what was written.
+    let damaged = || {
+        Ok(Copies {
+            records: whole.to_vec(),
+            damaged: 2,
+            complete: true,
+            ..Copies::default()
+        })
+    };
+    let opened = Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &damaged);
+    let error = Error::from(opened.unwrap_err());
+    assert_eq!(error.code, Code::StoreCorrupt);
+    let says = "so are 2 of the copies";
+    assert!(error.message.contains(says), "{}", error.message);
+
     // Of what cannot be read nothing is thrown away: neither the file nor the copies.
     for (record, says) in [(&b"{"[..], "corrupt"), (br#"{"version":99}"#, "99")] {
         let torn = [whole[0].clone(), copy(1, b"torn", record)];
@@ -411,8 +437,8 @@ fn wherever_a_file_is_damaged_nothing_is_lost() {
     let read = || {
         Ok(Copies {
             records: copies.clone(),
-            torn: 0,
             complete: true,
+            ..Copies::default()
         })
     };
     let mut restored = 0;

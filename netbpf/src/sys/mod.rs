@@ -85,4 +85,4 @@ impl SysError {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -18,7 +18,7 @@ use super::{
 const LO: u32 = 1;
 
 /// Runs a test in a new namespace; skipped, by name, without the right to one.
-fn isolated(name: &str, test: impl FnOnce() + Send) {
+pub fn isolated(name: &str, test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {

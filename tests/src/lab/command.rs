@@ -215,6 +215,11 @@ impl fmt::Display for Output {
     }
 }
 
+/// A command line in its words, none of which has a space.
+pub fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
 /// A running command; killed when dropped.
 pub struct Background {
     child: Option<Child>,

@@ -27,7 +27,16 @@ impl Memory {
         memory
             .file("limit_in_bytes", "max")
             .exists()
-            .then_some(memory)
+            .then(|| memory.without_swap())
+    }
+
+    /// What does not fit is not put elsewhere. Where there is no such file, there is no swap.
+    fn without_swap(self) -> Memory {
+        let file = self.file("swappiness", "swap.max");
+        if file.exists() {
+            fs::write(&file, "0").unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        }
+        self
     }
 
     pub fn cgroup(&self) -> &Path {

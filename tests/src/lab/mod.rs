@@ -40,7 +40,7 @@ use std::{
 };
 
 pub use api::{Answer, call};
-pub use command::{Background, Cmd, Output, Refusal};
+pub use command::{Background, Cmd, Output, Refusal, words};
 pub use container::{Container, address_of};
 pub use drops::Drops;
 pub use etcd::{Etcd, EtcdPrograms, EtcdTls};

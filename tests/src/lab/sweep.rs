@@ -23,36 +23,46 @@ pub(super) fn own_prefix() -> String {
     format!("{PREFIX}{}-", std::process::id())
 }
 
+/// Something that is mounted.
+struct Mount {
+    target: PathBuf,
+    kind: String,
+    options: String,
+}
+
+/// All that is mounted, in the order in which it was.
+fn mounts() -> Vec<Mount> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mount = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        Some(Mount {
+            target: fields.next()?.into(),
+            kind: fields.next()?.into(),
+            options: fields.next()?.into(),
+        })
+    };
+    mounts.lines().filter_map(mount).collect()
+}
+
 /// The root of cgroup v2, if it is mounted.
 pub(super) fn cgroup_root() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (_, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| target.into())
-    })
+    let mut mounts = mounts().into_iter();
+    Some(mounts.find(|mount| mount.kind == "cgroup2")?.target)
 }
 
 /// The root of a controller of cgroup v1, if it is mounted.
 pub(super) fn controller_root(controller: &str) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (target, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
-        let has = options.split(',').any(|option| option == controller);
-        (kind == "cgroup" && has).then(|| target.into())
-    })
+    let has = |mount: &Mount| mount.options.split(',').any(|option| option == controller);
+    let mut mounts = mounts().into_iter();
+    let found = mounts.find(|mount| mount.kind == "cgroup" && has(mount));
+    Some(found?.target)
 }
 
 /// The root of every hierarchy of cgroups; engines make theirs in all of them.
 fn cgroup_roots() -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let lines = mounts.lines().map(|line| line.split(' '));
-    lines
-        .filter_map(|mut fields| Some((fields.nth(1)?, fields.next()?)))
-        .filter(|(_, kind)| kind.starts_with("cgroup"))
-        .map(|(target, _)| target.into())
-        .collect()
+    let all = mounts().into_iter();
+    let of_cgroups = all.filter(|mount| mount.kind.starts_with("cgroup"));
+    of_cgroups.map(|mount| mount.target).collect()
 }
 
 /// Removes what processes that are gone have left.
@@ -173,13 +183,13 @@ fn remove_cgroup(path: &Path) {
 
 /// Unmounts whatever is mounted below a directory.
 pub(super) fn unmount_below(dir: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-    let below: Vec<&str> = targets
-        .filter(|target| Path::new(target).starts_with(dir))
-        .collect();
-    for target in below.iter().rev() {
-        _ = umount2(*target, MntFlags::MNT_DETACH);
+    let all = mounts();
+    for mount in all
+        .iter()
+        .rev()
+        .filter(|mount| mount.target.starts_with(dir))
+    {
+        _ = umount2(&mount.target, MntFlags::MNT_DETACH);
     }
 }
 

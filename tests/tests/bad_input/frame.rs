@@ -130,7 +130,7 @@ pub fn merge(into: &mut Value, more: Value) {
 pub struct Traces {
     links: String,
     routes: String,
-    listings: BTreeMap<&'static str, Value>,
+    listings: [Value; 3],
     maps: BTreeMap<String, Option<u64>>,
     programs: Vec<String>,
     pins: Vec<String>,
@@ -141,7 +141,7 @@ impl Traces {
     pub fn of(host: &Host) -> Traces {
         let get = |path: &str| call(&host.socket(), "GET", path, b"").body;
         let status: StatusInfo = serde_json::from_value(get("/v1/status")).expect("a status");
-        // Those that packets write, not we, and the one that copies also what was noted once.
+        // Those that packets write, not we.
         let ours = |name: &str| {
             let packets = [
                 "flows",
@@ -150,35 +150,34 @@ impl Traces {
                 "outside",
                 "drops",
                 "stats",
-                "records",
             ];
             !packets.iter().any(|what| name.contains(what))
         };
         let maps = status.maps.into_iter().filter(|map| ours(&map.name));
         let programs = status.programs.into_iter();
-        let listing = |path: &str| {
-            let mut listing = get(path);
-            for endpoint in listing.as_array_mut().into_iter().flatten() {
-                if let Some(fields) = endpoint.as_object_mut() {
-                    fields
-                        .retain(|name, _| !name.ends_with("_packets") && !name.ends_with("_bytes"));
-                }
-            }
-            listing
-        };
         Traces {
             links: host.ip("-o link show"),
             routes: host.ip("-4 route show table all") + &host.ip("-6 route show table all"),
-            listings: BTreeMap::from([
-                ("ps", listing("/v1/endpoints")),
-                ("network ls", listing("/v1/networks")),
-                ("port", listing("/v1/ports")),
-            ]),
+            listings: listings(host),
             maps: maps.map(|map| (map.name, map.entries)).collect(),
             programs: programs.flat_map(|program| program.attached_to).collect(),
             pins: files(&host.bpffs()),
         }
     }
+}
+
+/// What a request could change, as far as it costs nothing to look at: endpoints, networks
+/// and ports, without what packets count.
+pub fn listings(host: &Host) -> [Value; 3] {
+    ["/v1/endpoints", "/v1/networks", "/v1/ports"].map(|path| {
+        let mut listing = call(&host.socket(), "GET", path, b"").body;
+        for one in listing.as_array_mut().into_iter().flatten() {
+            if let Some(fields) = one.as_object_mut() {
+                fields.retain(|name, _| !name.ends_with("_packets") && !name.ends_with("_bytes"));
+            }
+        }
+        listing
+    })
 }
 
 /// Names in a directory, in order.
@@ -272,6 +271,12 @@ pub fn by_api(host: &Host, case: &Case) {
 
 /// Web on `front`, app on `back`, and a namespace that waits to be attached.
 pub fn endpoints_of(street: &Street) -> (Container, Container, Namespace) {
+    // What is noted once, by who is first, is noted before anybody compares.
+    street
+        .host
+        .netbpf(&["network", "create", "first", "--ipv6"])
+        .ok();
+    street.host.netbpf(&["network", "rm", "first"]).ok();
     let web = street.front("web", &["--ip", "10.10.1.50", "-p", "8080:80"]);
     (web, street.back("app", &[]), street.lab.space("late"))
 }

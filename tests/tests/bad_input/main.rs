@@ -11,3 +11,4 @@ mod fuzz;
 mod networks;
 mod ports;
 mod requests;
+mod thrown;

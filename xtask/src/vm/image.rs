@@ -32,6 +32,8 @@ const PROGRAMS: [&str; 5] = ["bash", "ip", "tc", "ping", "nsenter"];
 
 /// Where this machine has the systemd that the second half of the checks runs under.
 const SYSTEMD: &str = "/lib/systemd/systemd";
+/// What it starts services by, from version 255 on.
+const EXECUTOR: &str = "/lib/systemd/systemd-executor";
 
 /// Writes the archive with the product, busybox, modules and the scripts.
 pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) -> Result<()> {
@@ -48,7 +50,11 @@ pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) ->
         files.insert(format!("bin/{program}"), path);
     }
     if Path::new(SYSTEMD).exists() {
-        files.insert(relative(Path::new(SYSTEMD)), SYSTEMD.into());
+        for program in [SYSTEMD, EXECUTOR].map(Path::new) {
+            if program.exists() {
+                files.insert(relative(program), program.into());
+            }
+        }
         let systemctl = which("systemctl").context("systemctl is not installed")?;
         files.insert("bin/systemctl".to_owned(), systemctl);
     }

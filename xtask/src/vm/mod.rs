@@ -1,7 +1,9 @@
 //! `cargo xtask vm 6.1|6.12|newest`: the product on another kernel, in a virtual machine of
 //! its own: QEMU without KVM, a kernel and modules of Debian's, and an initramfs
 //! with busybox, the netbpf binary and [`init.sh`](../../vm/init.sh), which does
-//! the checks and says on the serial console what came out.
+//! the checks and says on the serial console what came out. Where this machine has systemd,
+//! it becomes the first process then, and [`systemd.sh`](../../vm/systemd.sh) checks the
+//! product in the sandbox of its own unit.
 
 mod boot;
 mod cpio;

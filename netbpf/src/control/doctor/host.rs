@@ -143,7 +143,6 @@ pub fn store(
 
 #[cfg(test)]
 mod tests {
-
     use super::{super::findings::tests::short, *};
     use crate::{
         control::plan::{self, tests as plans},

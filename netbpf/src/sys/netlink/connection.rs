@@ -1,9 +1,10 @@
 //! A netlink socket of any protocol: requests, and what the kernel answers.
 
-use std::{io, os::fd::AsRawFd};
+use std::{convert::Infallible, io, os::fd::AsRawFd};
 
 use netlink_packet_core::{
-    NetlinkBuffer, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -37,14 +38,15 @@ impl Connection {
     /// Sends a dump request and gathers what is wanted of the answers, which are some
     /// kilobytes each once they are read. Asks anew when the kernel says that the table
     /// changed meanwhile.
-    pub fn dump<M, T>(
+    pub fn dump<M, A, T>(
         &mut self,
         message: &M,
         flags: u16,
-        wanted: impl Fn(M) -> Option<T>,
+        wanted: impl Fn(A) -> Option<T>,
     ) -> io::Result<Vec<T>>
     where
-        M: Clone + NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>>,
+        M: Clone + NetlinkSerializable + Into<NetlinkPayload<M>>,
+        A: NetlinkDeserializable,
     {
         // Twice interrupted, the third answer is taken as it is: events follow.
         for attempt in 0.. {
@@ -109,6 +111,17 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+/// An answer that may say whatever it likes, also what cannot be read: there is one.
+pub struct Anything;
+
+impl NetlinkDeserializable for Anything {
+    type Error = Infallible;
+
+    fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, Self::Error> {
+        Ok(Anything)
     }
 }
 

@@ -1,6 +1,10 @@
 //! What changes in the namespace: devices, addresses, routes.
 
-use std::{io, os::fd::AsRawFd, time::Duration};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
+};
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkPayload, NlasIterator};
 use netlink_packet_route::{
@@ -8,7 +12,10 @@ use netlink_packet_route::{
     link::LinkAttribute,
     route::{RouteMessage, RouteProtocol, RouteType},
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{getsockopt, setsockopt, sockopt},
+};
 use rtnetlink::{
     MulticastGroup,
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
@@ -31,11 +38,14 @@ pub enum Event {
     Address { ifindex: u32 },
     /// A route of others came, changed or went.
     Route,
-    /// A device is said not to forward, as it is new or as somebody has switched it off.
+    /// Somebody has switched forwarding off on a device.
     NotForwarding { ifindex: u32 },
     /// The kernel had more to say than the socket could hold: list anew.
     Overrun,
 }
+
+/// What the socket is to hold unread, in bytes: a thousand devices that go at once fit in.
+const BUFFER: usize = 4 * 1024 * 1024;
 
 /// What is heard of besides devices and addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +65,7 @@ impl Events {
     pub fn open(besides: Hear) -> Result<Events> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
-            // A thousand devices that go at once fit in.
-            let _ = socket.set_rx_buf_sz(4 * 1024 * 1024_u32);
+            grow(borrowed(&socket));
             let mut groups = vec![
                 MulticastGroup::Link,
                 MulticastGroup::Ipv4Ifaddr,
@@ -81,9 +90,7 @@ impl Events {
     /// Waits for the next changes; none when the time is up.
     pub fn wait(&mut self, timeout: Duration) -> Result<Vec<Event>> {
         let what = "wait for netlink events";
-        // SAFETY: the descriptor is the socket's, which outlives the call.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
-        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(borrowed(&self.socket), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
@@ -104,37 +111,60 @@ impl Events {
     }
 }
 
+/// The socket's descriptor, for as long as it is borrowed.
+fn borrowed(socket: &Socket) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is the socket's, which outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+/// Gives the socket a buffer of [`BUFFER`]: beyond `net.core.rmem_max` where we may, which
+/// needs CAP_NET_ADMIN over the namespace. A smaller one is overrun sooner, and that is seen.
+fn grow(socket: BorrowedFd<'_>) {
+    let done = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER));
+    // The kernel answers with twice of what it was asked for (socket(7)).
+    match done.and_then(|()| getsockopt(&socket, sockopt::RcvBuf)) {
+        Ok(got) if got >= BUFFER => {}
+        Ok(got) => tracing::warn!(got, wanted = BUFFER, "small buffer for netlink events"),
+        Err(error) => tracing::warn!(%error, "buffer for netlink events"),
+    }
+}
+
 /// What a message of the kernel tells.
 fn event(message: &[u8]) -> Option<Event> {
-    match not_forwarding(message) {
-        Some(ifindex) => Some(Event::NotForwarding { ifindex }),
-        None => parse(read(message)?),
+    /// `RTM_NEWNETCONF` and `RTM_DELNETCONF` (`linux/rtnetlink.h`); the crate knows neither.
+    const RTM_NEWNETCONF: u16 = 80;
+    const RTM_DELNETCONF: u16 = 81;
+    let raw = NetlinkBuffer::new_checked(message).ok()?;
+    match raw.message_type() {
+        RTM_NEWNETCONF => not_forwarding(raw.payload()),
+        RTM_DELNETCONF => None,
+        _ => parse(read(message)?),
     }
 }
 
 /// The device that a message of the kind `RTM_NEWNETCONF` (`linux/netconf.h`) says not to
-/// forward in one of the families; the crate does not know these.
-fn not_forwarding(message: &[u8]) -> Option<u32> {
-    const RTM_NEWNETCONF: u16 = 80;
+/// forward any more in one of the families. What changes is told alone; a new device is told
+/// of with all its settings, and is set up by whoever made it.
+fn not_forwarding(payload: &[u8]) -> Option<Event> {
     const NETCONFA_IFINDEX: u16 = 1;
     const NETCONFA_FORWARDING: u16 = 2;
     /// The family, and what fills it up to four bytes.
     const HEADER: usize = 4;
 
-    let message = NetlinkBuffer::new_checked(message).ok()?;
-    if message.message_type() != RTM_NEWNETCONF {
-        return None;
+    let (mut ifindex, mut forwarding) = (None, None);
+    for attribute in NlasIterator::new(payload.get(HEADER..)?) {
+        let attribute = attribute.ok()?;
+        let value = i32::from_ne_bytes(attribute.value().try_into().ok()?);
+        match attribute.kind() {
+            NETCONFA_IFINDEX => ifindex = Some(value),
+            NETCONFA_FORWARDING => forwarding = Some(value),
+            _ => return None,
+        }
     }
-    let attributes = message.payload().get(HEADER..)?;
-    let number = |kind| {
-        let mut attributes = NlasIterator::new(attributes).flatten();
-        let found = attributes.find(|attribute| attribute.kind() == kind)?;
-        Some(i32::from_ne_bytes(found.value().try_into().ok()?))
-    };
-    let is_off = number(NETCONFA_FORWARDING)? == 0;
     // Negative for `all` and `default`, behind which each device follows.
-    let ifindex = u32::try_from(number(NETCONFA_IFINDEX)?).ok()?;
-    is_off.then_some(ifindex)
+    let ifindex = u32::try_from(ifindex?).ok()?;
+    (forwarding? == 0).then_some(Event::NotForwarding { ifindex })
 }
 
 fn parse(message: netlink_packet_core::NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
@@ -197,8 +227,8 @@ mod tests {
         let heard = |kind, attributes: &[_]| event(&netconf(kind, attributes));
         let off = Some(Event::NotForwarding { ifindex: 7 });
         assert_eq!(heard(80, &[(1, 7), (2, 0)]), off);
-        assert_eq!(heard(80, &[(1, 7), (3, 1), (2, 0)]), off);
-        // On again, `all`, another setting, gone.
+        // A new device, on again, `all`, another setting, gone.
+        assert_eq!(heard(80, &[(1, 7), (2, 0), (3, 1)]), None);
         assert_eq!(heard(80, &[(1, 7), (2, 1)]), None);
         assert_eq!(heard(80, &[(1, -1), (2, 0)]), None);
         assert_eq!(heard(80, &[(1, 7), (3, 0)]), None);

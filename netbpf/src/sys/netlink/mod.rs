@@ -21,7 +21,7 @@ pub use route::{Route, RouteKind, RouteTarget, Rule};
 
 use std::os::fd::AsRawFd;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
@@ -63,11 +63,11 @@ impl Netlink {
     }
 
     /// Sends a dump request and gathers what is wanted of the answers.
-    fn dump<T>(
+    fn dump<A: NetlinkDeserializable, T>(
         &mut self,
         what: impl Fn() -> String,
         message: RouteNetlinkMessage,
-        wanted: impl Fn(RouteNetlinkMessage) -> Option<T>,
+        wanted: impl Fn(A) -> Option<T>,
     ) -> Result<Vec<T>> {
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
         self.connection

@@ -1,11 +1,12 @@
 //! The clsact qdisc, which holds filters where the kernel has no TCX.
 
+use netlink_packet_core::NetlinkDeserializable;
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 
-use super::Netlink;
+use super::{Netlink, connection::Anything};
 use crate::sys::Result;
 
 /// Its handle, `ffff:`.
@@ -51,11 +52,11 @@ impl Netlink {
         })
     }
 
-    fn filter_messages<T>(
+    fn filter_messages<A: NetlinkDeserializable, T>(
         &mut self,
         ifindex: u32,
         side: Side,
-        wanted: impl Fn(RouteNetlinkMessage) -> Option<T>,
+        wanted: impl Fn(A) -> Option<T>,
     ) -> Result<Vec<T>> {
         let mut message = TcMessage::default();
         message.header.index = ifindex as i32;
@@ -91,7 +92,8 @@ impl Netlink {
     pub fn remove_unused_clsact(&mut self, ifindex: u32) -> Result<bool> {
         for side in SIDES {
             // Also one that cannot be read.
-            if !self.filter_messages(ifindex, side, Some)?.is_empty() {
+            let any = self.filter_messages(ifindex, side, |any: Anything| Some(any))?;
+            if !any.is_empty() {
                 return Ok(false);
             }
         }
