@@ -17,6 +17,7 @@ pub const CLIENTS: &str = "clients";
 pub const HOST_CONNS: &str = "host_conns";
 pub const HOST_PEERS: &str = "host_peers";
 pub const HOST_ASKED: &str = "host_asked";
+pub const HANDED: &str = "handed";
 pub const GENERATIONS: &str = "generations";
 pub const VNIS: &str = "vnis";
 pub const NODES: &str = "nodes";
@@ -78,6 +79,7 @@ pub const MAPS: &[&str] = &[
     HOST_CONNS,
     HOST_PEERS,
     HOST_ASKED,
+    HANDED,
     HOST_MARKS,
     TURNS,
     FLOWS4,

@@ -11,11 +11,12 @@ use netbpf_common::{
     event::Event,
     maps::{
         AllowData, Asked, AskedKey, Backend, BackendKey, Client, Config, DropKey, Endpoint,
-        EndpointKey, EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, HostConn, Local,
-        LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer, PeerKey, Pool, Port,
-        PortData, Published, RecordKey, RecordPart, Share, Source, SourceData, Subnet, SubnetData,
-        Tunnel, TunnelData, Uplink, Veth, Vni,
+        EndpointKey, EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, Handed, HandedKey,
+        HostConn, Local, LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer, PeerKey,
+        Pool, Port, PortData, Published, RecordKey, RecordPart, Share, Source, SourceData, Subnet,
+        SubnetData, Tunnel, TunnelData, Uplink, Veth, Vni,
         fragments::FRAGMENTED,
+        host::HANDED as HANDED_ENTRIES,
         overlay::NODES as NODE_ENTRIES,
         pools::{POOL_KINDS, POOLS as POOL_ENTRIES},
         published::PUBLISHED_ENTRIES,
@@ -80,6 +81,9 @@ pub static HOST_PEERS: LruHashMap<PeerKey, Peer, 16384> = LruHashMap::new();
 
 #[btf_map(name = "host_asked")]
 pub static HOST_ASKED: LruHashMap<AskedKey, Asked, 16384> = LruHashMap::new();
+
+#[btf_map(name = "handed")]
+pub static HANDED: LruHashMap<HandedKey, Handed, { HANDED_ENTRIES as usize }> = LruHashMap::new();
 
 /// Not 0 for sockets of the host that have something in [`HOST_CONNS`] or
 /// [`HOST_PEERS`].

@@ -14,10 +14,10 @@ use std::{
 
 use netbpf_tests::{
     lab::{
-        Family, Held, Http, Namespace, SOON, Street, TcpEcho, UdpEcho, Wiretap, ask_with,
-        has_tools,
+        Family, Held, Http, Namespace, SOON, Street, TcpEcho, UdpEcho, Wiretap, answer_of,
+        ask_with, has_tools,
         names::{CLIENT, FRONT, HOST},
-        street_with_networks, street_without_daemon, within,
+        refuses, street_with_networks, street_without_daemon, within, words,
     },
     packets::{Way, has_payload, vlan_tagged},
 };
@@ -234,24 +234,17 @@ fn docker_beside(street: &Street) -> Namespace {
         rule.extend(["-j", "MASQUERADE"]);
         host.run(&rule).ok();
         let to = if tool == "iptables" {
-            "172.17.0.2:80"
+            "172.17.0.2"
         } else {
-            "[fd17::2]:80"
+            "[fd17::2]"
         };
-        let publish = [
-            "-t",
-            "nat",
-            "-A",
-            "PREROUTING",
-            "-p",
-            "tcp",
-            "--dport",
-            "8888",
-        ];
-        let mut rule = vec![tool];
-        rule.extend(publish);
-        rule.extend(["-j", "DNAT", "--to-destination", to]);
-        host.run(&rule).ok();
+        for (protocol, from, to_port) in [("tcp", 8888, 80), ("udp", 8889, 53), ("udp", 8890, 54)] {
+            let rule = format!(
+                "{tool} -t nat -A PREROUTING -m addrtype --dst-type LOCAL -p {protocol} \
+                 --dport {from} -j DNAT --to-destination {to}:{to_port}"
+            );
+            host.run(&words(&rule)).ok();
+        }
     }
     foreign
 }
@@ -292,6 +285,62 @@ fn docker_beside_us() {
         let drops = street.host.drops();
         foreign.cannot_fetch(web.addr(family), 80);
         assert!(!drops.since().is_empty(), "dropped without a count");
+    }
+}
+
+/// The kernel translates what a container asks the host for, and the answer back: that it
+/// forwards, and nothing else.
+#[test]
+fn what_docker_publishes_is_reached_from_our_containers() {
+    let test = "docker_published";
+    if !has_tools(test, &["iptables", "ip6tables"]) {
+        return;
+    }
+    let street = street_without_daemon(test);
+    let foreign = docker_beside(&street);
+    let host = &street.host;
+    host.start(&[]);
+    host.network(&FRONT, &[]);
+    let web = street.front("web", &[]);
+    let (_http, _echo) = (Http::start(&foreign, 80), UdpEcho::start(&foreign, 53));
+    let (_own, _open) = (Http::start(&web, 80), UdpEcho::start(&web, 5000));
+    for (family, gateway) in Family::BOTH.into_iter().zip(FRONT.gateways) {
+        let drops = host.drops();
+        let gateway = gateway.parse().expect("an address");
+        for at in [family.ip(HOST), gateway] {
+            let seen = web.fetch(at, 8888);
+            assert_eq!(seen.server, "foreign", "{at}");
+            assert_eq!(seen.peer, web.addr(family), "{at}");
+            web.fetch_big(at, 8888);
+            let socket = web.bind_udp(SocketAddr::new(family.any(), 0));
+            let connected = web.enter(|| socket.connect((at, 8889)));
+            connected.expect("a route");
+            assert_eq!(answer_of(&socket).ip(), web.addr(family), "{at}");
+            // In fragments, there and back.
+            let seen = ask_with(&socket, &[b'x'; 4000], SOON);
+            assert_eq!(seen.expect("an answer").ip(), web.addr(family), "{at}");
+            // Nobody listens there: the error comes back as well.
+            let connected = web.enter(|| socket.connect((at, 8890)));
+            connected.expect("a route");
+            refuses(&socket);
+        }
+        drops.none();
+        // Docker's masquerade gives what comes unasked an address of the host, too: neither
+        // to what listens nor to who has asked somebody else, from whatever port.
+        let asking = web.bind_udp(SocketAddr::new(family.any(), 5001));
+        let asked = SocketAddr::new(family.ip(HOST), 8889);
+        asking.set_read_timeout(Some(SOON)).expect("a time-out");
+        asking.send_to(b"hello", asked).expect("sent");
+        let (_, from) = asking.recv_from(&mut [0; 64]).expect("an answer");
+        assert_eq!(from, asked);
+        for (port, reason) in [(5000, "container_address"), (5001, "kernel_forwarded")] {
+            let drops = host.drops();
+            foreign.cannot_ask_udp(web.addr(family), port);
+            drops.only(&[reason]);
+        }
+        let drops = host.drops();
+        foreign.cannot_fetch(web.addr(family), 80);
+        drops.only(&["container_address"]);
     }
 }
 

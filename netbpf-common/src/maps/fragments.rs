@@ -2,7 +2,11 @@
 //! first one said, which alone has the ports (LRU). `fragment_id`: identifications given
 //! to the fragments of masqueraded datagrams.
 
-use crate::{assert_layout, maps::FlowKey, time::Ticks};
+use crate::{
+    assert_layout,
+    maps::FlowKey,
+    time::{TICKS_PER_SECOND, Ticks},
+};
 
 /// Key: what all fragments of a datagram have in common (RFC 791, RFC 8200 section 4.5),
 /// and the side that they arrive from.
@@ -14,8 +18,8 @@ pub struct FragmentKey<A> {
     /// Identification as it arrives: of IPv4 16 bits.
     pub id: u32,
     pub protocol: u8,
-    /// Explicit padding, 0.
-    pub reserved: u8,
+    /// 1 of answers to what stands in `handed`, which belong to no flow; else 0.
+    pub handed: u8,
     /// As in [`FlowKey`].
     pub arrival: u16,
 }
@@ -37,6 +41,6 @@ assert_layout!(FragmentOf<_>, 24, 48);
 /// Entries of `fragments*`: datagrams whose fragments are on the way at a time.
 pub const FRAGMENTED: u32 = 8192;
 
-/// Seconds after its first fragment in which the others are followed (as
-/// `net.ipv4.ipfrag_time`).
-pub const FRAGMENT_SECONDS: u32 = 30;
+/// So long after its first fragment the others are followed: 30 seconds, as
+/// `net.ipv4.ipfrag_time`.
+pub const FRAGMENT_TICKS: Ticks = 30 * (TICKS_PER_SECOND + 1);

@@ -6,9 +6,11 @@
 //! both directions; LRU.
 //! `host_asked`: at which address of the host, other than its gateway's, a container has
 //! asked a program of the host by UDP; LRU.
+//! `handed`: what containers have asked the host for that is not ours to answer, so that an
+//! answer that others translate (Docker's DNAT) is told from what they forward unasked; LRU.
 
 use crate::{
-    addr::Addr,
+    addr::{self, Addr},
     assert_layout,
     time::{TICKS_PER_SECOND, Ticks},
 };
@@ -93,6 +95,49 @@ pub struct Asked {
     pub seen: Ticks,
 }
 assert_layout!(Asked, 20);
+
+/// Key of `handed`. Each question has two entries: of its answer as it arrives, and of its
+/// answer as others make it, which comes from the address and port that were asked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HandedKey {
+    /// The container's address and port.
+    pub addr: Addr,
+    /// The host's address that was asked; unspecified: of whom the answer is from is not
+    /// known yet.
+    pub host: Addr,
+    pub port: u16,
+    /// 0 with an unspecified address.
+    pub host_port: u16,
+    pub protocol: u8,
+    /// Explicit padding, 0.
+    pub reserved: [u8; 3],
+}
+assert_layout!(HandedKey, 40);
+
+impl HandedKey {
+    /// Of the answer to the same question before it is translated.
+    #[inline(always)]
+    pub fn from_anybody(self) -> HandedKey {
+        HandedKey {
+            host: addr::ANY,
+            host_port: 0,
+            ..self
+        }
+    }
+}
+
+/// Value of `handed`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// When it was asked last.
+    pub seen: Ticks,
+}
+assert_layout!(Handed, 4);
+
+/// Entries of `handed`.
+pub const HANDED: u32 = 16384;
 
 /// An answer may come for so long, as of a flow (RFC 4787 REQ-5).
 pub const ASKED_TICKS: Ticks = 120 * TICKS_PER_SECOND;

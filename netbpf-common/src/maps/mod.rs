@@ -27,7 +27,7 @@ pub use counters::{DropKey, EndpointStats};
 pub use endpoints::{Endpoint, EndpointKey, Veth};
 pub use flows::{Flow, FlowKey};
 pub use fragments::{FragmentKey, FragmentOf};
-pub use host::{Asked, AskedKey, HostConn, Peer, PeerKey};
+pub use host::{Asked, AskedKey, Handed, HandedKey, HostConn, Peer, PeerKey};
 pub use locals::{Local, LocalKey};
 pub use mappings::{Mapping, MappingKey, Outside, OutsideKey};
 pub use overlay::{Node, Tunnel, TunnelData, TunnelKey, Vni};

@@ -20,7 +20,10 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
-    stage::{Step, antispoof, asked, deliver, local, masquerade, nd, overlay, port::Client, route},
+    stage::{
+        Step, antispoof, asked, deliver, handed, local, masquerade, nd, overlay, port::Client,
+        route,
+    },
 };
 
 #[classifier]
@@ -74,6 +77,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
         if verdict == Coded::PASS {
             verdict = if veth.flags & NETWORK_SHADOWED == 0 {
                 asked::note::<F>(skb, veth);
+                handed::note::<F>();
                 Coded::TO_HOST
             } else {
                 Coded::drop(DropReason::Isolated)

@@ -17,7 +17,7 @@ use crate::{
     emit,
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
-        Step, deliver, local, nd, overlay,
+        Step, deliver, handed, local, nd, overlay,
         port::{self, Client},
         route,
     },
@@ -159,6 +159,10 @@ fn rest<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> 
         return Ok(Coded::PASS);
     };
     if !local::is_routed(subnet.flags) {
+        // Others translate it back to what the container has asked: `to_container` judges.
+        if local::host::<F>(room, ip.src).is_none() && handed::is_answer::<F>(skb, 0) != 0 {
+            return Ok(Coded::PASS);
+        }
         return Err(DropReason::ContainerAddress);
     }
     let Some(to) = local::endpoint::<F>(room, ip.dst, 0) else {

@@ -6,9 +6,9 @@ use netbpf_common::{
     maps::{
         FragmentKey, FragmentOf,
         flows::{FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_MASQUERADE},
-        fragments::FRAGMENT_SECONDS,
+        fragments::FRAGMENT_TICKS,
     },
-    time::{TICKS_PER_SECOND, since},
+    time::since,
     verdict::Coded,
 };
 
@@ -68,7 +68,7 @@ pub fn follow<F: Family>(
     room.fragment = unsafe { *entry };
     let time = now();
     if F::fragments().get_ptr(&room.fragment_key) != Some(entry)
-        || since(time, room.fragment.seen) > FRAGMENT_SECONDS * (TICKS_PER_SECOND + 1)
+        || since(time, room.fragment.seen) > FRAGMENT_TICKS
     {
         return Ok(Coded::NOT_FOLLOWED);
     }
@@ -89,8 +89,9 @@ pub fn follow<F: Family>(
     Ok(verdict)
 }
 
+/// What all fragments of the packet's datagram have in common.
 #[inline(always)]
-fn key<F: Family>(p: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
+pub fn key<F: Family>(p: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
     FragmentKey {
         src: p.ip.src,
         dst: p.ip.dst,
@@ -98,7 +99,7 @@ fn key<F: Family>(p: &Packet<F::Addr>) -> FragmentKey<F::Addr> {
         // Of IPv6, only the first fragment may have the extension headers that lead to
         // the protocol (RFC 8200 section 4.5).
         protocol: if F::IS_V6 { 0 } else { p.ip.protocol },
-        reserved: 0,
+        handed: 0,
         arrival: p.key.arrival,
     }
 }

@@ -7,6 +7,7 @@ pub mod deliver;
 pub mod displaced;
 pub mod flow;
 pub mod fragment;
+pub mod handed;
 pub mod icmp_error;
 pub mod local;
 pub mod masquerade;

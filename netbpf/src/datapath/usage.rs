@@ -60,6 +60,7 @@ impl Datapath {
                 (names::HOST_CONNS, t.host_conns.count()?),
                 (names::HOST_PEERS, t.host_peers.count()?),
                 (names::HOST_ASKED, t.host_asked.count()?),
+                (names::HANDED, t.handed.count()?),
                 (
                     names::ENDPOINT_DROPS,
                     t.endpoint_drops.keys().flatten().count(),

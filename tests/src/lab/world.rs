@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Host, Namespace, sysctls};
 
 /// Maps whose entries come with traffic, and the one that copies also what was noted once.
-const NOT_COMPARED: [&str; 16] = [
+const NOT_COMPARED: [&str; 17] = [
     names::RECORDS,
     names::FLOWS4,
     names::FLOWS6,
@@ -26,6 +26,7 @@ const NOT_COMPARED: [&str; 16] = [
     names::HOST_CONNS,
     names::HOST_PEERS,
     names::HOST_ASKED,
+    names::HANDED,
     names::ENDPOINT_DROPS,
 ];
 

@@ -60,6 +60,13 @@ pub fn is_local(address: IpAddr) -> bool {
         .any(|text| text.parse() == Ok(address))
 }
 
+/// TCP, UDP or SCTP, as the network header says itself.
+pub fn has_ports(frame: &[u8]) -> bool {
+    let at = ends(frame).map(|ends| ETHERNET + ends.family.of([9, 6]));
+    let protocol = at.and_then(|at| frame.get(at));
+    matches!(protocol, Some(6 | 17 | 132))
+}
+
 /// Nobody on a wire has such an address.
 pub fn is_nobodys(address: IpAddr) -> bool {
     match address {

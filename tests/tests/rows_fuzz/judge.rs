@@ -9,7 +9,7 @@ use netbpf_tests::{
 
 use crate::{
     frame::{
-        Answer, ETHERNET, Ends, answer, both, ends, is_inside, is_link_local, is_local,
+        Answer, ETHERNET, Ends, answer, both, ends, has_ports, is_inside, is_link_local, is_local,
         is_loopback, is_nd, is_nobodys,
     },
     range::{Lane, Outcome, Range},
@@ -125,13 +125,20 @@ impl Range<'_> {
                 // For others, or not to be routed by anybody.
                 let for_us = packet[0] & 1 != 0 || packet[..6] == self.rig.uplink.mac;
                 let aside = is_nobodys(came.from) || is_link_local(came.from) || is_nd(packet);
+                // Others may have made it of what the container has asked the host.
+                let aside = aside || !is_local(came.from) && self.has_asked(came.to, None);
                 hold!(
                     !for_us || aside || !is_inside(came.to),
                     "to {} passes",
                     came.to
                 );
             }
-            Lane::ToContainer { forwarded: true } => return Err("forwarded".into()),
+            Lane::ToContainer { forwarded: true } => {
+                let came = ends(packet).ok_or("what is no packet is forwarded")?;
+                // Any router may send an error.
+                let from = Some(came.from).filter(|_| has_ports(packet));
+                hold!(self.has_asked(came.to, from), "forwarded");
+            }
             _ => (),
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Who throws, and the programs that are thrown at.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr};
 
 use netbpf::datapath::GATEWAY_MAC;
 use netbpf_common::names::{
@@ -12,7 +12,7 @@ use netbpf_tests::{
         names::{BACK, CLIENT, FAR, FRONT, HOST, NOBODY, NOWHERE},
     },
     packets::{BROADCAST, Mac},
-    rows::{Member, Opened, Rig},
+    rows::{Action, Member, Opened, Rig},
 };
 
 use crate::{
@@ -84,6 +84,8 @@ pub struct Range<'a> {
     pub seeds: Vec<(Lane, Vec<u8>)>,
     pub macs: Vec<Mac>,
     pub addresses: Vec<IpAddr>,
+    /// Containers, and the addresses of the host at which they have asked its stack.
+    asked: RefCell<BTreeSet<(IpAddr, IpAddr)>>,
 }
 
 /// What a program made of a packet.
@@ -144,6 +146,7 @@ impl<'a> Range<'a> {
             seeds: Vec::new(),
             macs,
             addresses,
+            asked: RefCell::default(),
         };
         range.seeds = Family::BOTH
             .iter()
@@ -190,11 +193,23 @@ impl<'a> Range<'a> {
         let (program, came_by, ifindex) = self.lane(lane);
         let before = self.drops();
         let (code, out) = program.run(came_by, ifindex, packet)?;
+        if let (Lane::Container(_), Some(sent)) = (lane, ends(packet))
+            && Action::from_code(code) == Some(Action::Pass)
+        {
+            self.asked.borrow_mut().insert((sent.from, sent.to));
+        }
         Some(Outcome {
             code,
             out,
             counted: self.drops() - before,
         })
+    }
+
+    /// Has a container asked the host's stack for anything, at this address?
+    pub fn has_asked(&self, container: IpAddr, at: Option<IpAddr>) -> bool {
+        let asked = self.asked.borrow();
+        let mut asked = asked.iter().filter(|(from, _)| *from == container);
+        asked.any(|(_, to)| at.is_none_or(|at| *to == at))
     }
 
     /// Begins flows of every kind anew.

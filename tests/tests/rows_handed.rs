@@ -1,0 +1,166 @@
+//! Answers to what a container has asked the host, where somebody beside us has the kernel
+//! translate and forward them: known by what was asked, to the port, and all else dropped.
+//! The surroundings are drawn at [`netbpf_tests::rows::Rig`].
+
+use std::net::IpAddr;
+
+use netbpf_common::{
+    drop::DropReason,
+    names::{FROM_CONTAINER, FROM_UPLINK, TO_CONTAINER},
+};
+use netbpf_tests::{
+    lab::{
+        Family,
+        names::{CLIENT, FAR, FRONT, HOST},
+    },
+    packets::{Way, fragments},
+    rows::{Action, Rig, Row, with_rig},
+};
+
+/// What the kernel forwards to a member, or is about to translate, and what is made of it.
+struct Forwarded<'a> {
+    rig: &'a Rig,
+    family: Family,
+}
+
+impl Forwarded<'_> {
+    /// Web asks the host's stack.
+    #[track_caller]
+    fn asks(&self, at: IpAddr, packet: impl FnOnce(&Way) -> Vec<u8>) {
+        let web = &self.rig.web;
+        let packet = packet(&self.rig.from(web, at));
+        let name = format!("asked, {:?}", self.family);
+        Row::new(name, FROM_CONTAINER, web.ifindex(), packet, Action::Pass).check(self.rig);
+    }
+
+    /// As it leaves by the veth.
+    fn leaves(&self, from: IpAddr, packet: impl FnOnce(&Way) -> Vec<u8>) -> Result<(), String> {
+        let (rig, web) = (self.rig, &self.rig.web);
+        let packet = packet(&rig.into(web, from));
+        let came_by = rig.uplink.entry.device.ifindex;
+        let program = rig.open(TO_CONTAINER);
+        self.is_dropped(DropReason::KernelForwarded, || {
+            program.run(came_by, web.ifindex(), &packet)
+        })
+    }
+
+    /// As it arrives, by whatever device.
+    fn arrives(&self, from: IpAddr, packet: impl FnOnce(&Way) -> Vec<u8>) -> Result<(), String> {
+        let (rig, to) = (self.rig, self.rig.web.ip(self.family));
+        let packet = packet(&rig.by_uplink(from, to));
+        let uplink = rig.uplink.entry.device.ifindex;
+        let program = rig.open(FROM_UPLINK);
+        self.is_dropped(DropReason::ContainerAddress, || {
+            program.run(uplink, uplink, &packet)
+        })
+    }
+
+    /// `Err` where it is dropped, and counted for this reason.
+    fn is_dropped(
+        &self,
+        reason: DropReason,
+        run: impl FnOnce() -> Option<(u32, Vec<u8>)>,
+    ) -> Result<(), String> {
+        let count = || {
+            let counts = self.rig.drop_counts();
+            counts.get(reason.label()).copied().unwrap_or(0)
+        };
+        let before = count();
+        let (code, _) = run().expect("a packet");
+        match (Action::from_code(code), count() - before) {
+            (Some(Action::Pass), 0) => Ok(()),
+            // An answer says why.
+            (Some(Action::Drop | Action::Redirect), 1) => Err(reason.label().into()),
+            (action, counted) => panic!("{action:?}, {counted} counted"),
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_known_by_what_was_asked() {
+    with_rig("answers_are_known", |rig| {
+        for family in Family::BOTH {
+            let forwarded = Forwarded { rig, family };
+            let (host, gateway) = (family.ip(HOST), family.ip(FRONT.gateways));
+            let (client, far) = (family.ip(CLIENT), family.ip(FAR));
+            let answers = |way: &Way| way.tcp(8888, 4000, "SA", b"");
+            assert!(forwarded.leaves(host, answers).is_err(), "not asked yet");
+            assert!(forwarded.arrives(far, answers).is_err(), "not asked yet");
+
+            forwarded.asks(host, |way| way.tcp(4000, 8888, "S", b""));
+            assert_eq!(
+                forwarded.arrives(far, |way| way.tcp(80, 4000, "SA", b"")),
+                Ok(())
+            );
+            assert_eq!(forwarded.leaves(host, answers), Ok(()));
+            // Of the next packets, too, whatever they are.
+            forwarded.asks(host, |way| way.tcp(4000, 8888, "A", b"x"));
+            assert_eq!(
+                forwarded.leaves(host, |way| way.tcp(8888, 4000, "A", b"x")),
+                Ok(())
+            );
+
+            type Made = fn(&Way) -> Vec<u8>;
+            let others: [(&str, IpAddr, Made); 6] = [
+                ("another port", host, |way| way.tcp(8889, 4000, "SA", b"")),
+                ("to another port", host, |way| {
+                    way.tcp(8888, 4001, "SA", b"")
+                }),
+                ("another protocol", host, |way| way.udp(8888, 4000, b"x")),
+                ("another address", gateway, |way| {
+                    way.tcp(8888, 4000, "SA", b"")
+                }),
+                ("who was made to answer", far, |way| {
+                    way.tcp(8888, 4000, "SA", b"")
+                }),
+                ("no ports", host, |way| way.echo_request(1, 1, b"x")),
+            ];
+            for (what, from, packet) in others {
+                assert!(
+                    forwarded.leaves(from, packet).is_err(),
+                    "{what}, {family:?}"
+                );
+            }
+            let others: [(&str, IpAddr, Made); 4] = [
+                ("to another port", far, |way| way.tcp(80, 4001, "SA", b"")),
+                ("another protocol", far, |way| way.udp(80, 4000, b"x")),
+                ("the host's address on a wire", host, |way| {
+                    way.tcp(8888, 4000, "SA", b"")
+                }),
+                ("no ports", client, |way| way.echo_request(1, 1, b"x")),
+            ];
+            for (what, from, packet) in others {
+                assert!(
+                    forwarded.arrives(from, packet).is_err(),
+                    "{what}, {family:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn fragments_follow_the_first_one() {
+    with_rig("answers_in_fragments", |rig| {
+        for family in Family::BOTH {
+            let forwarded = Forwarded { rig, family };
+            let (host, far) = (family.ip(HOST), family.ip(FAR));
+            forwarded.asks(host, |way| way.udp(4000, 8889, b"x"));
+            let pieces =
+                |way: &Way, from: u16, id| fragments(&way.udp(from, 4000, &[b'x'; 900]), 400, id);
+            for number in 0..3 {
+                let arrived = forwarded.arrives(far, |way| pieces(way, 53, 7)[number].clone());
+                assert_eq!(arrived, Ok(()), "{number}, {family:?}");
+                let left = forwarded.leaves(host, |way| pieces(way, 8889, 7)[number].clone());
+                assert_eq!(left, Ok(()), "{number}, {family:?}");
+            }
+            // Of another datagram, and of one whose first was refused.
+            let other = forwarded.leaves(host, |way| pieces(way, 8889, 8)[1].clone());
+            assert!(other.is_err(), "{family:?}");
+            for number in 0..3 {
+                let other = forwarded.leaves(host, |way| pieces(way, 8890, 9)[number].clone());
+                assert!(other.is_err(), "{number}, {family:?}");
+            }
+        }
+    });
+}
