@@ -9,6 +9,7 @@
 //! - [`plugins`]: CNI plug-ins, ours and the reference ones.
 //! - [`size`]: what becomes of it with a thousand containers.
 //! - [`flows`]: and with a million flows.
+//! - [`rows`]: a packet's cost in each program.
 //! - [`report`]: table, JSON, Markdown.
 //!
 //! A new alternative is a file of `worlds`, a new measure a file of `load`; both
@@ -28,6 +29,7 @@ pub mod options;
 pub mod plugins;
 pub mod report;
 pub mod rounds;
+pub mod rows;
 pub mod size;
 pub mod stats;
 pub mod worlds;
@@ -39,7 +41,10 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use self::{flows::Flows, lifecycle::Lifecycle, machine::Machine, rounds::Comparison, size::Size};
+use self::{
+    flows::Flows, lifecycle::Lifecycle, machine::Machine, rounds::Comparison, rows::Rows,
+    size::Size,
+};
 
 /// Everything that a run has found.
 #[derive(Debug, Serialize)]
@@ -51,6 +56,11 @@ pub struct Results {
     pub lifecycle: Vec<Lifecycle>,
     pub sizes: Vec<Size>,
     pub flows: Vec<Flows>,
+    /// Where these alone were asked for.
+    pub rows: Option<Rows>,
+    /// Those of before, of `--against`.
+    #[serde(skip)]
+    pub before: Option<Rows>,
 }
 
 /// Runs what the options ask for.
@@ -58,19 +68,28 @@ pub fn run(options: &Options) -> Result<Results> {
     let began = Instant::now();
     let machine = Machine::look(options.cpu());
     raise_priority();
-    let comparisons = rounds::run(options)?;
-    let lifecycle = lifecycle::run(options);
-    let sizes = size::run(options);
-    let flows = flows::run(options);
-    Ok(Results {
-        machine: machine.at_end(),
+    // Before half a minute is spent.
+    let before = options.against.as_deref().map(rows::before).transpose()?;
+    let mut results = Results {
+        machine,
         rounds: options.rounds(),
-        seconds: began.elapsed().as_secs(),
-        comparisons,
-        lifecycle,
-        sizes,
-        flows,
-    })
+        seconds: 0,
+        comparisons: Vec::new(),
+        lifecycle: Vec::new(),
+        sizes: Vec::new(),
+        flows: Vec::new(),
+        rows: rows::run(options),
+        before,
+    };
+    if !options.rows {
+        results.comparisons = rounds::run(options)?;
+        results.lifecycle = lifecycle::run(options);
+        results.sizes = size::run(options);
+        results.flows = flows::run(options);
+    }
+    results.machine = results.machine.at_end();
+    results.seconds = began.elapsed().as_secs();
+    Ok(results)
 }
 
 /// Other programs of the machine shall not stand between two packets. What

@@ -20,6 +20,12 @@ pub struct Options {
     /// Write the page for docs/performance.md there
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// Only a packet's cost in each program, and the size of the programs: half a minute
+    #[arg(long)]
+    pub rows: bool,
+    /// Show rows against those of a file that --json wrote
+    #[arg(long, value_name = "FILE", requires = "rows")]
+    pub against: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
     /// masquerade, overlay, host, round-trip, set-up, stream, attach, size, flows
     #[arg(long, value_name = "PATTERN")]

@@ -2,16 +2,20 @@
 
 use std::fmt::Write as _;
 
-use super::{by_flows, by_size, noisy, p99, ratio, value};
+use super::{by_flows, by_size, noisy, of_programs, of_rows, p99, ratio, value};
 use crate::bench::{
     Results,
     load::Measure,
     rounds::Comparison,
+    rows::Rows,
     worlds::{Kind, Way},
 };
 
 /// The page.
 pub fn markdown(results: &Results) -> String {
+    if let Some(rows) = &results.rows {
+        return rows_page(results, rows);
+    }
     let mut page = head(results);
     for way in Way::ALL {
         section(&mut page, results, way);
@@ -20,6 +24,55 @@ pub fn markdown(results: &Results) -> String {
     sizes(&mut page, results);
     flows(&mut page, results);
     page
+}
+
+/// docs/rows.md.
+fn rows_page(results: &Results, rows: &Rows) -> String {
+    let mut page = String::from(
+        "# A packet's cost in each program\n\n\
+         Made by `cargo xtask bench --rows --markdown docs/rows.md`, and made anew with each change\n\
+         of a program, so that what it costs is seen in review. `--json FILE` writes the figures,\n\
+         and `--against FILE` shows what has become of those of before; more than 5 % is marked.\n\n\
+         The real programs by the kernel's test-run, with the flows of before alive; nanoseconds by\n\
+         its run statistics, which take some 20 of them. Cost: as a part of the time of a loop over\n\
+         4,096 bytes that takes its turn with each row, as nanoseconds differ from hour to hour; the\n\
+         median of the rounds. What a redirect costs is not among it, as it comes behind a program.\n\n",
+    );
+    let machine = &results.machine;
+    _ = writeln!(
+        page,
+        "{}, kernel {}; the loop takes {:.0} ns; load average {:.1} before, {:.1} after.\n",
+        machine.processor, machine.kernel, rows.loop_ns, machine.load_before, machine.load_after
+    );
+    let before = results.before.as_ref();
+    table(&mut page, &of_rows(rows, before));
+    page.push_str(
+        "\nThe programs themselves: instructions as the kernel has rewritten them, those that its\n\
+         check went through on all ways together (it gives up at a million), machine code.\n\n",
+    );
+    table(&mut page, &of_programs(rows, before));
+    page
+}
+
+/// The first line is the head, and a column without anything is left out.
+fn table<const N: usize>(page: &mut String, lines: &[[String; N]]) {
+    let is_used = |column: &usize| lines.iter().skip(1).any(|line| !line[*column].is_empty());
+    let used: Vec<usize> = (0..N).filter(is_used).collect();
+    for (number, line) in lines.iter().enumerate() {
+        let cells: Vec<&str> = used.iter().map(|&column| line[column].as_str()).collect();
+        _ = writeln!(page, "| {} |", cells.join(" | "));
+        if number == 0 {
+            let is_number = |column: usize| {
+                let value = lines.get(1).map_or("", |line| line[column].as_str());
+                value.starts_with(|first: char| first.is_ascii_digit())
+            };
+            let rules = used.iter().map(|&column| match is_number(column) {
+                true => "---:",
+                false => "---",
+            });
+            _ = writeln!(page, "|{}|", rules.collect::<Vec<_>>().join("|"));
+        }
+    }
 }
 
 fn head(results: &Results) -> String {

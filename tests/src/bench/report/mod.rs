@@ -14,6 +14,7 @@ use super::{
     flows::Flows,
     load::Measure,
     rounds::{Comparison, Figures},
+    rows::{Rows, change},
     size::Size,
     worlds::Kind,
 };
@@ -48,6 +49,38 @@ fn noisy(comparison: &Comparison) -> bool {
     let pair = comparison.of(Kind::NetbpfAgain);
     pair.and_then(|figures| figures.ratio)
         .is_some_and(|ratio| (ratio.median - 1.0).abs() > TOO_NOISY)
+}
+
+/// Names, and a line for each row.
+fn of_rows(rows: &Rows, before: Option<&Rows>) -> Vec<[String; 6]> {
+    let head = ["packet", "program", "", "ns", "cost", "change"].map(str::to_owned);
+    let lines = rows.rows.iter().map(|row| {
+        [
+            row.name.clone(),
+            row.program.clone(),
+            row.family.clone(),
+            format!("{:.0}", row.ns),
+            format!("{:.3}", row.cost),
+            change(row.cost, before.and_then(|before| before.cost_of(row))),
+        ]
+    });
+    std::iter::once(head).chain(lines).collect()
+}
+
+/// Names, and a line for each program.
+fn of_programs(rows: &Rows, before: Option<&Rows>) -> Vec<[String; 5]> {
+    let head = ["program", "instructions", "verified", "change", "bytes"].map(str::to_owned);
+    let lines = rows.programs.iter().map(|program| {
+        let before = before.and_then(|before| before.verified(&program.name));
+        [
+            program.name.clone(),
+            program.instructions.to_string(),
+            program.verified.to_string(),
+            change(program.verified.into(), before.map(f64::from)),
+            program.bytes.to_string(),
+        ]
+    });
+    std::iter::once(head).chain(lines).collect()
 }
 
 /// A line for each figure, a column for each number of flows; the first line is the numbers.

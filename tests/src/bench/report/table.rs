@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{by_flows, by_size, noisy, p99, ratio, value};
+use super::{by_flows, by_size, noisy, of_programs, of_rows, p99, ratio, value};
 use crate::bench::{Results, rounds::Comparison};
 
 pub fn table(results: &Results) -> String {
@@ -41,6 +41,23 @@ pub fn table(results: &Results) -> String {
             _ = writeln!(
                 text,
                 "  too noisy to conclude: netbpf differs from itself by more than 5 %"
+            );
+        }
+    }
+    if let Some(rows) = &results.rows {
+        for line in of_rows(rows, results.before.as_ref()) {
+            let [name, program, family, ns, cost, change] = &line;
+            _ = writeln!(
+                text,
+                "{name:<36} {program:<16} {family:<5} {ns:>6} {cost:>6} {change:>9}"
+            );
+        }
+        text.push('\n');
+        for line in of_programs(rows, results.before.as_ref()) {
+            let [name, instructions, verified, change, bytes] = &line;
+            _ = writeln!(
+                text,
+                "{name:<16} {instructions:>12} {verified:>9} {change:>9} {bytes:>9}"
             );
         }
     }
