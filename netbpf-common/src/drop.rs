@@ -87,7 +87,7 @@ reasons! {
     24 SpoofedSubnet "spoofed_subnet" "from an uplink with a source within our subnets"
         "somebody on the wire uses our subnet: choose another with --subnet, or look for the sender";
     25 KernelForwarded "kernel_forwarded" "the kernel tried to forward it into a container"
-        "another program routes into our subnets (ip_forward with a route or DNAT of its own): publish the port instead";
+        "another program routes into our subnets (ip_forward with a route or DNAT of its own): publish the port instead; or an answer to what the container asked the host too long ago";
     26 NotUplink "not_uplink" "the route leads out by a device that is no uplink"
         "give the device an address and bring it up, or add it to --uplink; see the uplinks in `netbpf status`";
     27 NoSourceAddress "no_source_address" "the way out has no address of this family to masquerade to"

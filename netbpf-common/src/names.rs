@@ -18,6 +18,7 @@ pub const HOST_CONNS: &str = "host_conns";
 pub const HOST_PEERS: &str = "host_peers";
 pub const HOST_ASKED: &str = "host_asked";
 pub const HANDED: &str = "handed";
+pub const HANDED_UDP: &str = "handed_udp";
 pub const GENERATIONS: &str = "generations";
 pub const VNIS: &str = "vnis";
 pub const NODES: &str = "nodes";
@@ -35,6 +36,7 @@ pub const POOLS: &str = "pools";
 pub const IDLE: &str = "idle";
 pub const RESERVED: &str = "reserved";
 pub const DISPLACED: &str = "displaced";
+pub const ARRIVALS: &str = "arrivals";
 pub const FRAGMENTS4: &str = "fragments4";
 pub const FRAGMENTS6: &str = "fragments6";
 pub const FRAGMENT_ID: &str = "fragment_id";
@@ -80,6 +82,7 @@ pub const MAPS: &[&str] = &[
     HOST_PEERS,
     HOST_ASKED,
     HANDED,
+    HANDED_UDP,
     HOST_MARKS,
     TURNS,
     FLOWS4,
@@ -94,6 +97,7 @@ pub const MAPS: &[&str] = &[
     IDLE,
     RESERVED,
     DISPLACED,
+    ARRIVALS,
     FRAGMENTS4,
     FRAGMENTS6,
     FRAGMENT_ID,

@@ -18,7 +18,7 @@ use netbpf_common::{
         fragments::FRAGMENTED,
         host::HANDED as HANDED_ENTRIES,
         overlay::NODES as NODE_ENTRIES,
-        pools::{POOL_KINDS, POOLS as POOL_ENTRIES},
+        pools::{ARRIVALS as ARRIVAL_ENTRIES, POOL_KINDS, POOLS as POOL_ENTRIES},
         published::PUBLISHED_ENTRIES,
     },
 };
@@ -82,8 +82,13 @@ pub static HOST_PEERS: LruHashMap<PeerKey, Peer, 16384> = LruHashMap::new();
 #[btf_map(name = "host_asked")]
 pub static HOST_ASKED: LruHashMap<AskedKey, Asked, 16384> = LruHashMap::new();
 
+pub type Questions = LruHashMap<HandedKey, Handed, { HANDED_ENTRIES as usize }>;
+
 #[btf_map(name = "handed")]
-pub static HANDED: LruHashMap<HandedKey, Handed, { HANDED_ENTRIES as usize }> = LruHashMap::new();
+pub static HANDED: Questions = LruHashMap::new();
+
+#[btf_map(name = "handed_udp")]
+pub static HANDED_UDP: Questions = LruHashMap::new();
 
 /// Not 0 for sockets of the host that have something in [`HOST_CONNS`] or
 /// [`HOST_PEERS`].
@@ -130,6 +135,8 @@ pub static IDLE: Array<Pool, { POOL_ENTRIES as usize }> = Array::new();
 pub static RESERVED: Array<Pool, { POOL_KINDS as usize }> = Array::new();
 #[btf_map(name = "displaced")]
 pub static DISPLACED: Array<Pool, { POOL_KINDS as usize }> = Array::new();
+#[btf_map(name = "arrivals")]
+pub static ARRIVALS: Array<Pool, { ARRIVAL_ENTRIES as usize }> = Array::new();
 
 pub type Fragments<A> = LruHashMap<FragmentKey<A>, FragmentOf<A>, { FRAGMENTED as usize }>;
 

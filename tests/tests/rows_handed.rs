@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use netbpf::datapath::{EndpointEntry, NetworkFlags};
 use netbpf_common::{
     drop::DropReason,
     names::{FROM_CONTAINER, FROM_UPLINK, TO_CONTAINER},
@@ -14,7 +15,7 @@ use netbpf_tests::{
         names::{CLIENT, FAR, FRONT, HOST},
     },
     packets::{Way, fragments},
-    rows::{Action, Rig, Row, with_rig},
+    rows::{Action, OPEN, Rig, Row, with_rig},
 };
 
 /// What the kernel forwards to a member, or is about to translate, and what is made of it.
@@ -69,8 +70,7 @@ impl Forwarded<'_> {
         let (code, _) = run().expect("a packet");
         match (Action::from_code(code), count() - before) {
             (Some(Action::Pass), 0) => Ok(()),
-            // An answer says why.
-            (Some(Action::Drop | Action::Redirect), 1) => Err(reason.label().into()),
+            (Some(Action::Drop), 1) => Err(reason.label().into()),
             (action, counted) => panic!("{action:?}, {counted} counted"),
         }
     }
@@ -93,7 +93,7 @@ fn an_answer_is_known_by_what_was_asked() {
                 Ok(())
             );
             assert_eq!(forwarded.leaves(host, answers), Ok(()));
-            // Of the next packets, too, whatever they are.
+            // Of the next packets, too, which are not noted.
             forwarded.asks(host, |way| way.tcp(4000, 8888, "A", b"x"));
             assert_eq!(
                 forwarded.leaves(host, |way| way.tcp(8888, 4000, "A", b"x")),
@@ -135,6 +135,98 @@ fn an_answer_is_known_by_what_was_asked() {
                     "{what}, {family:?}"
                 );
             }
+        }
+    });
+}
+
+/// An address may be another's by then, and a port may listen.
+#[test]
+fn nothing_begins_by_an_old_question() {
+    with_rig("old_questions", |rig| {
+        for family in Family::BOTH {
+            let forwarded = Forwarded { rig, family };
+            let (host, far) = (family.ip(HOST), family.ip(FAR));
+            forwarded.asks(host, |way| way.tcp(4000, 8888, "S", b""));
+            forwarded.asks(host, |way| way.udp(4000, 8889, b"x"));
+            let begins = |way: &Way| way.tcp(8888, 4000, "S", b"");
+            assert!(forwarded.leaves(host, begins).is_err(), "{family:?}");
+            assert!(forwarded.arrives(far, begins).is_err(), "{family:?}");
+            // What a container answers the host with is no question.
+            forwarded.asks(host, |way| way.tcp(80, 9999, "SA", b""));
+            forwarded.asks(host, |way| way.tcp(80, 9999, "A", b"x"));
+            let came = forwarded.arrives(far, |way| way.tcp(9999, 80, "A", b"x"));
+            assert!(came.is_err(), "{family:?}");
+            let left = forwarded.leaves(host, |way| way.tcp(9999, 80, "A", b"x"));
+            assert!(left.is_err(), "{family:?}");
+
+            // Another endpoint behind the same device has asked nobody.
+            let web = &rig.web;
+            let next = EndpointEntry {
+                index: 60,
+                ..web.entry.clone()
+            };
+            rig.datapath.set_endpoint(&next).expect("another endpoint");
+            for packet in [
+                (|way| way.tcp(8888, 4000, "SA", b"")) as fn(&Way) -> Vec<u8>,
+                |way| way.udp(8889, 4000, b"x"),
+            ] {
+                assert!(forwarded.leaves(host, packet).is_err(), "{family:?}");
+            }
+            // Once it has, it is answered.
+            forwarded.asks(host, |way| way.udp(4000, 8889, b"x"));
+            let answer = forwarded.leaves(host, |way| way.udp(8889, 4000, b"x"));
+            assert_eq!(answer, Ok(()), "{family:?}");
+            rig.datapath.set_endpoint(&web.entry).expect("web again");
+        }
+    });
+}
+
+/// The kernel makes the source of an error the address that was asked, whoever sends it.
+#[test]
+fn an_error_is_about_what_was_asked() {
+    with_rig("errors_about_questions", |rig| {
+        for family in Family::BOTH {
+            let forwarded = Forwarded { rig, family };
+            let (host, far) = (family.ip(HOST), family.ip(FAR));
+            let web = rig.web.ip(family);
+            forwarded.asks(host, |way| way.udp(4000, 8889, b"x"));
+            let unreachable = |about: IpAddr, ports: (u16, u16)| {
+                move |way: &Way| {
+                    let asked = Way::new([2; 6], [2; 6], web, about);
+                    let quoted = asked.udp(ports.0, ports.1, b"x")[14..].to_vec();
+                    let (kind, code) = family.of([(3, 3), (1, 4)]);
+                    way.icmp(kind, code, [0; 4], &quoted)
+                }
+            };
+            let (right, other) = ((4000, 8889), (4000, 8890));
+            assert_eq!(forwarded.leaves(host, unreachable(host, right)), Ok(()));
+            assert_eq!(forwarded.arrives(far, unreachable(far, (4000, 53))), Ok(()));
+            for (from, about, ports) in [(far, host, right), (host, host, other), (far, far, right)]
+            {
+                let left = forwarded.leaves(from, unreachable(about, ports));
+                assert!(left.is_err(), "from {from} about {about}, {ports:?}");
+            }
+            let arrived = forwarded.arrives(far, unreachable(far, (4001, 53)));
+            assert!(arrived.is_err(), "{family:?}");
+        }
+    });
+}
+
+#[test]
+fn a_network_without_a_way_out_gets_no_answer() {
+    with_rig("internal_questions", |rig| {
+        rig.set_network_flags(NetworkFlags {
+            internal: true,
+            ..OPEN
+        });
+        for family in Family::BOTH {
+            let forwarded = Forwarded { rig, family };
+            let (host, far) = (family.ip(HOST), family.ip(FAR));
+            forwarded.asks(host, |way| way.tcp(4000, 8888, "S", b""));
+            let arrived = forwarded.arrives(far, |way| way.tcp(80, 4000, "SA", b""));
+            assert!(arrived.is_err(), "{family:?}");
+            let left = forwarded.leaves(host, |way| way.tcp(8888, 4000, "SA", b""));
+            assert!(left.is_err(), "{family:?}");
         }
     });
 }

@@ -2,10 +2,12 @@
 //! test-run, each row for both families. The surroundings are drawn at
 //! [`netbpf_tests::rows::Rig`].
 
+use aya::maps::{Array, Map, MapData};
 use netbpf::datapath::NetworkFlags;
 use netbpf_common::{
     drop::DropReason,
-    names::{FROM_CONTAINER, FROM_UPLINK},
+    maps::{Config, Pool, pools::ARRIVALS},
+    names::{self, FROM_CONTAINER, FROM_UPLINK},
 };
 use netbpf_tests::{
     lab::{
@@ -250,5 +252,65 @@ fn an_error_message_is_not_taken_for_the_answer_to_an_echo() {
             .by_uplink(client, host)
             .protocol(1, &[3, 1, 0, 0, 0, 0, 0, 0]);
         came(rig, "unreachable", Family::V4, unreachable, Action::Pass).check(rig);
+    });
+}
+
+/// As after programs of a version that set no marks in `arrivals`.
+fn forget_marks(rig: &Rig) {
+    let open = |name| Map::Array(MapData::from_pin(rig.bpffs().join(name)).expect(name));
+    let mut marks: Array<_, Pool> = open(names::ARRIVALS).try_into().expect("bit maps");
+    for index in 0..ARRIVALS {
+        marks.set(index, Pool::EMPTY, 0).expect("no marks");
+    }
+    let mut config: Array<_, Config> = open(names::CONFIG).try_into().expect("the config");
+    let value = config.get(&0, 0).expect("the config");
+    let value = Config {
+        arrivals: 0,
+        ..value
+    };
+    config.set(0, value, 0).expect("the config");
+}
+
+#[test]
+fn flows_that_were_not_marked_are_found() {
+    with_rig("flows_without_marks", |rig| {
+        rig.publish(1, TCP, 8080, &rig.web, 80);
+        for family in Family::BOTH {
+            let (client, host) = (family.ip(CLIENT), family.ip(HOST));
+            let (out, back) = (rig.from(&rig.web, client), rig.by_uplink(client, host));
+            let sent = |packet| {
+                let web = rig.web.ifindex();
+                Row::new("sent", FROM_CONTAINER, web, packet, Action::Redirect)
+                    .out(Out::Any)
+                    .check(rig);
+            };
+            let came_for_us = |packet| {
+                came(rig, "for us", family, packet, Action::Redirect)
+                    .out(Out::Any)
+                    .check(rig);
+            };
+            let came_for_others = |packet| {
+                came(rig, "for others", family, packet, Action::Pass).check(rig);
+            };
+            sent(out.udp(5000, 53, b"x"));
+            came_for_us(back.tcp(6000, 8080, "S", b""));
+            sent(out.tcp(80, 6000, "SA", b""));
+            let all = || {
+                came_for_us(back.udp(53, 5000, b"x"));
+                came_for_us(back.tcp(6000, 8080, "A", b"x"));
+                came_for_others(back.udp(53, 5001, b"x"));
+                came_for_others(back.tcp(6000, 8081, "A", b"x"));
+            };
+            all();
+            forget_marks(rig);
+            all();
+            // The next start finds them.
+            let next = rig.another_daemon();
+            next.trust_arrivals().expect("marked");
+            all();
+            // And one that begins has its mark.
+            sent(out.udp(5002, 53, b"x"));
+            came_for_us(back.udp(53, 5002, b"x"));
+        }
     });
 }

@@ -29,21 +29,18 @@ ip netns add web
 ip -n web link set lo up
 # The wire of the first half goes with its namespace, sooner or later.
 ip -n out link del eth0 2>/dev/null
-check unit-wire ip -batch - <<END
-link add up0 type veth peer name eth0 netns out
-addr add $HOST4/24 dev up0
-addr add $HOST6/64 dev up0 nodad
-link set up0 up
-END
-check unit-wire-out ip -n out -batch - <<END
-addr add $OUT4/24 dev eth0
-addr add $OUT6/64 dev eth0 nodad
-link set eth0 up
-END
-check unit-routes ip -batch - <<END
-route add default via $OUT4
-route add default via $OUT6
-END
+# By a shell: `timeout` of busybox would run its own `ip`.
+check unit-wire bash -ec "
+ip link add up0 type veth peer name eth0 netns out
+ip addr add $HOST4/24 dev up0
+ip addr add $HOST6/64 dev up0 nodad
+ip link set up0 up
+ip -n out addr add $OUT4/24 dev eth0
+ip -n out addr add $OUT6/64 dev eth0 nodad
+ip -n out link set eth0 up
+ip route add default via $OUT4
+ip route add default via $OUT6
+"
 mkdir -p /run/www/web
 echo "page of web" >/run/www/web/index.html
 in_space web httpd -h /run/www/web -p "[::]:80"

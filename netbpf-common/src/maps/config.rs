@@ -27,8 +27,10 @@ pub struct Config {
     pub gateway_mac: [u8; 6],
     /// Not 0 of a daemon that copies its store to `records`; older versions write 0.
     pub copies: u8,
+    /// Not 0 while each flow by an uplink has its mark in `arrivals`; older versions write 0.
+    pub arrivals: u8,
     /// Explicit padding, 0.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
     /// New flows that one client may begin by published ports in
     /// [`CLIENT_WINDOW_SHIFT`]'s time; 0: any number.
     pub client_rate: u32,

@@ -6,8 +6,10 @@
 //! both directions; LRU.
 //! `host_asked`: at which address of the host, other than its gateway's, a container has
 //! asked a program of the host by UDP; LRU.
-//! `handed`: what containers have asked the host for that is not ours to answer, so that an
-//! answer that others translate (Docker's DNAT) is told from what they forward unasked; LRU.
+//! `handed`, `handed_udp`: what containers have asked the host for that is not ours to answer,
+//! so that an answer that others translate (Docker's DNAT) is told from what they forward
+//! unasked; LRU. UDP has a table of its own: its questions are many, and push out only their
+//! like.
 
 use crate::{
     addr::{self, Addr},
@@ -96,7 +98,7 @@ pub struct Asked {
 }
 assert_layout!(Asked, 20);
 
-/// Key of `handed`. Each question has two entries: of its answer as it arrives, and of its
+/// Key of both. Each question has two entries: of its answer as it arrives, and of its
 /// answer as others make it, which comes from the address and port that were asked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,17 +129,19 @@ impl HandedKey {
     }
 }
 
-/// Value of `handed`.
+/// Value of both.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handed {
-    /// When it was asked last.
+    /// When it was asked, or answered, last.
     pub seen: Ticks,
+    /// Who has asked: the next one with the address has not.
+    pub endpoint: u32,
 }
-assert_layout!(Handed, 4);
+assert_layout!(Handed, 8);
 
-/// Entries of `handed`.
+/// Entries of each table: two for each question.
 pub const HANDED: u32 = 16384;
 
 /// An answer may come for so long, as of a flow (RFC 4787 REQ-5).
-pub const ASKED_TICKS: Ticks = 120 * TICKS_PER_SECOND;
+pub const ASKED_TICKS: Ticks = 121 * (TICKS_PER_SECOND + 1);

@@ -4,8 +4,14 @@
 //! ports of the host's own packets that leave with another one (see `to_uplink`); a mark
 //! that is no longer needed costs a look-up and no more, so that it stays.
 //!
+//! `arrivals`: ports of the host at which packets of flows may arrive by an uplink, so that what
+//! comes to others is known for the host's own without a look at the flows; their marks stay,
+//! too.
+//!
 //! All are bit maps. The first two are no more than hints: the insert into `outside*`
 //! decides. Their bits are set by the programs and put right by the daemon, every 10 seconds.
+//! Those of `arrivals` are set before the flow is there: half by the programs, half by the
+//! daemon, for flows of programs that knew nothing of it (see [`arrivals_index`]).
 
 use crate::{
     assert_layout,
@@ -24,7 +30,17 @@ pub const POOL_KINDS: u32 = 3;
 /// Entries of `pools` and `idle`.
 pub const POOLS: u32 = POOL_ADDRESSES * POOL_KINDS;
 
-/// Value of all four: bit `n % 64` of word `n / 64` is port `n`.
+/// Entries of `arrivals`.
+pub const ARRIVALS: u32 = 4;
+
+/// The entry of `arrivals` for TCP or UDP, with the marks that programs or the daemon set:
+/// each writes its own, as the daemon writes all bits of one at once.
+#[inline(always)]
+pub const fn arrivals_index(protocol: u8, by_daemon: bool) -> u32 {
+    pool_kind(protocol) + 2 * by_daemon as u32
+}
+
+/// Value of all five: bit `n % 64` of word `n / 64` is port `n`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {

@@ -77,7 +77,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
         if verdict == Coded::PASS {
             verdict = if veth.flags & NETWORK_SHADOWED == 0 {
                 asked::note::<F>(skb, veth);
-                handed::note::<F>();
+                handed::note::<F>(skb, veth);
                 Coded::TO_HOST
             } else {
                 Coded::drop(DropReason::Isolated)

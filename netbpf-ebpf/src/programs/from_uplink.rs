@@ -1,7 +1,7 @@
 //! TC ingress of an uplink: replies to masqueraded flows, published ports, and
 //! the host's own traffic, which passes.
 //!
-//! parse → out of the tunnel, or flow, fragment or ICMP error → local → port, or endpoint of a routed network → the host
+//! parse → out of the tunnel, the host's own, or flow, fragment or ICMP error → local → port, or endpoint of a routed network → the host
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
@@ -89,10 +89,10 @@ fn answer_as_host<F: Family>(skb: &Skb) -> u32 {
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, _)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
+        Ok((p, room)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
             // What cannot be parsed is the kernel's to judge.
             Parsed::Nothing => Coded::PASS,
-            Parsed::Whole | Parsed::Headless => way::<F>(p).unwrap_or_else(Coded::drop),
+            Parsed::Whole | Parsed::Headless => way::<F>(p, room).unwrap_or_else(Coded::drop),
         },
         Err(_) => Coded::PASS,
     };
@@ -100,7 +100,7 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
 }
 
 #[inline(always)]
-fn way<F: Family>(p: &Packet<F::Addr>) -> Step {
+fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
     let ip = &p.ip;
     if F::is_multicast(ip.dst) || F::IS_V6 && nd::is_nd(ip.protocol, &p.t) {
         return Ok(Coded::PASS);
@@ -122,6 +122,10 @@ fn way<F: Family>(p: &Packet<F::Addr>) -> Step {
     }
     if overlay::is_tunnelled::<F>(p) {
         return Ok(Coded::TO_TUNNEL);
+    }
+    // What the host's own traffic costs is the price that everybody pays.
+    if local::is_hosts::<F>(p, room) {
+        return Ok(Coded::PASS);
     }
     Ok(Coded::TO_FLOW)
 }
@@ -160,7 +164,8 @@ fn rest<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> 
     };
     if !local::is_routed(subnet.flags) {
         // Others translate it back to what the container has asked: `to_container` judges.
-        if local::host::<F>(room, ip.src).is_none() && handed::is_answer::<F>(skb, 0) != 0 {
+        let unasked = local::host::<F>(room, ip.src).is_some();
+        if !unasked && handed::is_answer::<F>(skb, handed::UNTRANSLATED) != 0 {
             return Ok(Coded::PASS);
         }
         return Err(DropReason::ContainerAddress);

@@ -24,7 +24,7 @@ pub fn to_container(ctx: TcContext) -> i32 {
     // Something beside us made the host a router: nobody asked it to forward into our
     // networks, past their policy, but for answers to what our containers have asked the
     // host for, and others translate.
-    if skb.ingress_ifindex() != 0 && !is_answer(skb) {
+    if skb.ingress_ifindex() != 0 && !is_answer(skb, endpoint) {
         return emit::dropped(skb, eth::LEN, DropReason::KernelForwarded as u32, endpoint);
     }
     // The device of one that is gone is nobody's.
@@ -35,15 +35,17 @@ pub fn to_container(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn is_answer(skb: &Skb) -> bool {
+fn is_answer(skb: &Skb, endpoint: u32) -> bool {
     match skb.protocol() {
-        eth::TYPE_IPV4 => answers::<V4>(skb),
-        eth::TYPE_IPV6 => answers::<V6>(skb),
+        eth::TYPE_IPV4 => answers::<V4>(skb, endpoint),
+        eth::TYPE_IPV6 => answers::<V6>(skb, endpoint),
         _ => false,
     }
 }
 
 #[inline(always)]
-fn answers<F: Family>(skb: &Skb) -> bool {
-    parse::<F>(skb, eth::LEN, ARRIVAL_HOST) == Parsed::Whole && handed::is_answer::<F>(skb, 1) != 0
+fn answers<F: Family>(skb: &Skb, endpoint: u32) -> bool {
+    endpoint != handed::UNTRANSLATED
+        && parse::<F>(skb, eth::LEN, ARRIVAL_HOST) == Parsed::Whole
+        && handed::is_answer::<F>(skb, endpoint) != 0
 }

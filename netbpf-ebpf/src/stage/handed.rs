@@ -5,36 +5,58 @@
 //! answer, and as it leaves, when it comes from where the container has asked.
 
 use netbpf_common::{
-    maps::{FragmentOf, Handed, HandedKey, fragments::FRAGMENT_TICKS, host::ASKED_TICKS},
+    maps::{
+        FragmentOf, Handed, HandedKey, Veth, endpoints::NETWORK_INTERNAL,
+        fragments::FRAGMENT_TICKS, host::ASKED_TICKS,
+    },
     packet::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, icmp},
     time::{TICKS_PER_SECOND, Ticks, since},
 };
 
-use super::fragment;
+use super::{fragment, port::may_begin, sockets::is_peer_of_host};
 use crate::{
     ctx::{Skb, now},
     family::{Family, Packet, Room, scratch},
-    maps::HANDED,
+    maps::{HANDED, HANDED_UDP, Questions},
 };
 
-/// As long as a connection may rest (RFC 5382 REQ-5).
-const REST: Ticks = 7440 * TICKS_PER_SECOND;
+/// As long as a connection may rest (RFC 5382 REQ-5): not less, though ticks are counted.
+const REST: Ticks = 7440 * (TICKS_PER_SECOND + 1);
 
+/// Instead of an endpoint: the answer is as it arrives.
+pub const UNTRANSLATED: u32 = 0;
+
+/// Where questions of a protocol stand.
 #[inline(always)]
-fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
+fn table(protocol: u8) -> Option<&'static Questions> {
+    match protocol {
+        IPPROTO_TCP | IPPROTO_SCTP => Some(&HANDED),
+        IPPROTO_UDP => Some(&HANDED_UDP),
+        _ => None,
+    }
 }
 
-/// Notes the packet that is worked on, which is for the host's stack.
+/// Notes the packet that is worked on, which is for the host's stack, if it is a question:
+/// nothing that a container answers the host with, and nothing of a network that is to have
+/// no way out. Of TCP and SCTP the first packet is one, and the rest costs nothing.
 #[inline(never)]
-pub fn note<F: Family>() -> u32 {
-    let Ok((p, _)) = scratch::<F>() else {
-        return 0;
-    };
-    let (ip, t) = (&p.ip, &p.t);
-    if ip.later_fragment || !has_ports(ip.protocol) {
-        return 0;
+pub fn note<F: Family>(skb: &Skb, veth: &Veth) -> u32 {
+    if let Ok((p, room)) = scratch::<F>()
+        && veth.flags & NETWORK_INTERNAL == 0
+        && !p.ip.later_fragment
+        && may_begin(&p.t)
+    {
+        ask::<F>(skb, veth, p, room);
     }
+    0
+}
+
+#[inline(always)]
+fn ask<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) {
+    let (ip, t) = (&p.ip, &p.t);
+    let Some(table) = table(ip.protocol) else {
+        return;
+    };
     let key = HandedKey {
         addr: F::mapped(ip.src),
         host: F::mapped(ip.dst),
@@ -43,29 +65,63 @@ pub fn note<F: Family>() -> u32 {
         protocol: ip.protocol,
         reserved: [0; 3],
     };
-    let time = now();
-    if let Some(known) = HANDED.get_ptr_mut(&key) {
-        // SAFETY: readable as long as the program runs; should it have become another's
-        // meanwhile, that one lasts a little longer.
-        let known = unsafe { &mut *known };
-        if since(time, known.seen) < TICKS_PER_SECOND {
-            return 0;
+    let asked = Handed {
+        seen: now(),
+        endpoint: veth.endpoint,
+    };
+    match refresh(table, &key, asked) {
+        Known::JustNow => return,
+        Known::Before => {}
+        Known::Not => {
+            // A datagram may be an answer, too: to a socket of the host that talks to it alone.
+            if ip.protocol == IPPROTO_UDP
+                && is_peer_of_host::<F>(skb, room, (ip.src, t.sport), (ip.dst, t.dport))
+            {
+                return;
+            }
+            let _ = table.insert(&key, &asked, 0);
         }
-        known.seen = time;
-    } else {
-        let _ = HANDED.insert(&key, &Handed { seen: time }, 0);
     }
-    // The one may have been pushed out without the other.
-    let _ = HANDED.insert(&key.from_anybody(), &Handed { seen: time }, 0);
-    0
+    // The one may have been pushed out without the other: seen to once a second.
+    let anybody = key.from_anybody();
+    if matches!(refresh(table, &anybody, asked), Known::Not) {
+        let _ = table.insert(&anybody, &asked, 0);
+    }
 }
 
-/// Is the packet that is worked on an answer, or an error about a question? `translated`: as
-/// it leaves, from the address that was asked.
+/// Whether a question has been asked by the same endpoint.
+enum Known {
+    Not,
+    Before,
+    /// Within the last second.
+    JustNow,
+}
+
+/// From now on it is asked now.
+#[inline(always)]
+fn refresh(table: &Questions, key: &HandedKey, asked: Handed) -> Known {
+    let Some(known) = table.get_ptr_mut(key) else {
+        return Known::Not;
+    };
+    // SAFETY: readable as long as the program runs; should it have become another's
+    // meanwhile, that one lasts a little longer.
+    let known = unsafe { &mut *known };
+    if known.endpoint != asked.endpoint {
+        return Known::Not;
+    }
+    if since(asked.seen, known.seen) < TICKS_PER_SECOND {
+        return Known::JustNow;
+    }
+    known.seen = asked.seen;
+    Known::Before
+}
+
+/// Is the packet that is worked on an answer, or an error about a question? As it leaves for
+/// that endpoint, then from the address that was asked; or [`UNTRANSLATED`].
 #[inline(never)]
-pub fn is_answer<F: Family>(skb: &Skb, translated: u32) -> u32 {
+pub fn is_answer<F: Family>(skb: &Skb, endpoint: u32) -> u32 {
     match scratch::<F>() {
-        Ok((p, room)) => answers::<F>(skb, p, room, translated != 0).into(),
+        Ok((p, room)) => answers::<F>(skb, p, room, endpoint).into(),
         Err(_) => 0,
     }
 }
@@ -75,21 +131,32 @@ fn answers<F: Family>(
     skb: &Skb,
     p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
-    translated: bool,
+    endpoint: u32,
 ) -> bool {
+    let translated = endpoint != UNTRANSLATED;
     if p.ip.later_fragment {
         return is_remembered::<F>(p, room);
     }
-    let (host, port, host_port, protocol) = if icmp::is_about_flow(p.ip.protocol, p.t.flags) {
+    let is_error = icmp::is_about_flow(p.ip.protocol, p.t.flags);
+    let (host, port, host_port, protocol) = if is_error {
         if F::call_parse_quote(skb) == 0 || room.quoted.src != p.ip.dst {
             return false;
         }
         let (quote, t) = (&room.quoted, &room.quoted_t);
+        // Whoever has sent it, the kernel translates its source as that of an answer
+        // (`nf_nat_icmp_reply_translation`).
+        if translated && p.ip.src != quote.dst {
+            return false;
+        }
         (quote.dst, t.sport, t.dport, quote.protocol)
     } else {
         (p.ip.src, p.t.dport, p.t.sport, p.ip.protocol)
     };
-    if !has_ports(protocol) {
+    let Some(table) = table(protocol) else {
+        return false;
+    };
+    // What begins a connection answers nobody.
+    if !is_error && protocol != IPPROTO_UDP && may_begin(&p.t) {
         return false;
     }
     let mut key = HandedKey {
@@ -103,19 +170,24 @@ fn answers<F: Family>(
     if !translated {
         key = key.from_anybody();
     }
-    let Some(known) = HANDED.get_ptr(&key) else {
+    let Some(known) = table.get_ptr_mut(&key) else {
         return false;
     };
-    // SAFETY: readable as long as the program runs.
-    let seen = unsafe { (*known).seen };
+    // SAFETY: as in `refresh`.
+    let known = unsafe { &mut *known };
     let time = now();
     let rest = if protocol == IPPROTO_UDP {
         ASKED_TICKS
     } else {
         REST
     };
-    if since(time, seen) > rest {
+    let rested = since(time, known.seen);
+    if rested > rest || translated && known.endpoint != endpoint {
         return false;
+    }
+    // Of a connection the container's packets are not noted.
+    if protocol != IPPROTO_UDP && !is_error && rested >= TICKS_PER_SECOND {
+        known.seen = time;
     }
     if p.ip.more_fragments {
         remember::<F>(p, room, time);

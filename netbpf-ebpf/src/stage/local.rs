@@ -7,14 +7,16 @@ use netbpf_common::{
     maps::{
         Endpoint, EndpointKey, Local, LocalKey, Subnet, SubnetData, Veth,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE},
+        locals::LOCAL_GATEWAY,
     },
+    packet::tuple::TransportKind,
 };
 
-use super::Step;
+use super::{Step, pool, port::is_published};
 use crate::{
     ctx::Skb,
-    family::{Family, Room},
-    maps::{ENDPOINTS, LOCALS, SUBNETS, VETHS},
+    family::{Family, Packet, Room},
+    maps::{CONFIG, ENDPOINTS, LOCALS, SUBNETS, VETHS},
 };
 
 /// The container behind the device whose hook runs.
@@ -38,6 +40,23 @@ pub fn host<F: Family>(room: &mut Room<F::Addr>, addr: F::Addr) -> Option<&'stat
 #[inline(always)]
 pub fn is_own<F: Family>(room: &mut Room<F::Addr>, addr: F::Addr) -> bool {
     F::is_martian(addr) || host::<F>(room, addr).is_some()
+}
+
+/// Is it certain that a packet from outside is for the host's own stack, whatever flows there
+/// are? It is to one of its addresses, and to a port that nothing of ours has or had, from
+/// nobody who would be refused. `false`: the long way tells.
+#[inline(always)]
+pub fn is_hosts<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> bool {
+    let (protocol, port) = (p.ip.protocol, p.t.dport);
+    if !matches!(p.t.kind, TransportKind::Tcp | TransportKind::Udp)
+        || pool::is_expected(protocol, port)
+        || is_published(protocol, F::VERSION, port)
+        || CONFIG.get(0).is_none_or(|config| config.arrivals == 0)
+    {
+        return false;
+    }
+    host::<F>(room, p.ip.dst).is_some_and(|own| own.flags & LOCAL_GATEWAY == 0)
+        && subnet::<F>(room, p.ip.src).is_none()
 }
 
 #[inline(always)]

@@ -1,14 +1,18 @@
 //! Bit maps of outside ports: where a free one is, or one whose flow is over, found in a
 //! bounded number of steps however many are in use.
 
-use netbpf_common::maps::{
-    Pool,
-    pools::{POOL_WORDS, pool_index, pool_kind},
+use netbpf_common::{
+    maps::{
+        FlowKey, Pool,
+        flows::ARRIVAL_UPLINK,
+        pools::{POOL_WORDS, arrivals_index, pool_index, pool_kind},
+    },
+    packet::{IPPROTO_TCP, IPPROTO_UDP},
 };
 
 use crate::{
     ctx::opaque,
-    maps::{DISPLACED, IDLE, POOLS, RESERVED},
+    maps::{ARRIVALS, DISPLACED, IDLE, POOLS, RESERVED},
 };
 
 const WORD_MASK: u32 = POOL_WORDS as u32 - 1;
@@ -96,6 +100,30 @@ pub fn is_displaced(protocol: u8, port: u16) -> bool {
 #[inline(always)]
 pub fn displace(protocol: u8, port: u16) {
     set(DISPLACED.get_ptr_mut(pool_kind(protocol)), port);
+}
+
+/// Packets with this key may arrive from now on. To be called before the flow is there.
+#[inline(always)]
+pub fn expect<A>(key: &FlowKey<A>) {
+    let (protocol, port) = (key.protocol, key.dport);
+    if key.arrival != ARRIVAL_UPLINK || !matches!(protocol, IPPROTO_TCP | IPPROTO_UDP) {
+        return;
+    }
+    let index = arrivals_index(protocol, false);
+    // Mostly it is marked: no other CPU's cache is disturbed.
+    if !ARRIVALS.get(index).is_some_and(|marked| has(marked, port)) {
+        set(ARRIVALS.get_ptr_mut(index), port);
+    }
+}
+
+/// May packets of a flow arrive at this port of TCP or UDP?
+#[inline(always)]
+pub fn is_expected(protocol: u8, port: u16) -> bool {
+    let marked = |by_daemon| ARRIVALS.get(arrivals_index(protocol, by_daemon));
+    match (marked(false), marked(true)) {
+        (Some(own), Some(daemons)) => has(own, port) || has(daemons, port),
+        _ => true,
+    }
 }
 
 /// Marks a port as in use by a mapping that is not idle, as far as is known.

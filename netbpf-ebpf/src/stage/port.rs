@@ -31,7 +31,7 @@ use netbpf_common::{
 use super::{
     Step, deliver,
     flow::{check_mtu, remember},
-    local, masquerade, route,
+    local, masquerade, pool, route,
     sockets::host_has,
     translate::{self, NewTuple},
 };
@@ -502,6 +502,7 @@ pub fn try_source<F: Family>(
     if taken || own && is_the_hosts::<F>(skb, room) {
         return TAKEN;
     }
+    pool::expect(&room.forward_key);
     // A flow of before may have been established with either key.
     let _ = F::flows().remove(&room.reverse_key);
     let _ = F::flows().remove(&room.forward_key);

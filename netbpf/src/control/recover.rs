@@ -162,9 +162,13 @@ pub fn copies(settings: &Settings, place: &Place) -> Result<Copies> {
         return Ok(Copies::default());
     };
     let copies = records.read()?;
-    match store::place_of(&copies.records).as_ref() == Some(place) {
-        true => Ok(copies),
-        false => {
+    match store::place_of(&copies) {
+        Some(of) if of == *place => Ok(copies),
+        None if !copies.damaged.is_empty() => Err(Error::new(
+            Code::StoreCorrupt,
+            "the kernel's copies of its records are damaged: `netbpf teardown`, then start",
+        )),
+        _ => {
             tracing::warn!(bpffs = %settings.bpffs.display(), "copies of records are of a daemon elsewhere");
             Ok(Copies::default())
         }
@@ -222,7 +226,9 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
 
     let wanted = wanted(state, inner.ipv6);
     let mut apply = inner.apply(&mut state.host);
+    let mut is_whole = true;
     for error in apply.run_to_end(&plan::recover(&wanted, &found)) {
+        is_whole = false;
         tracing::error!(%error, "not brought back");
         state.notes.push(format!("at start: {error}"));
     }
@@ -250,7 +256,12 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     if !state.networks.contains_key(network::DEFAULT) {
         network::create_default(inner, state)?;
     }
-    detach_strangers(inner, state)
+    detach_strangers(inner, state)?;
+    // Where one hangs that is not of this version, flows begin that it does not mark.
+    if is_whole && state.uplinks.iter().all(|uplink| uplink.failed.is_none()) {
+        inner.datapath.trust_arrivals()?;
+    }
+    Ok(())
 }
 
 type Stock = (plan::Found, Vec<EndpointRecord>, Vec<EndpointRecord>);

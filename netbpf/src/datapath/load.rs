@@ -60,7 +60,7 @@ pub(super) fn load(options: &Options, kernel: Kernel) -> Result<Object> {
     pins::make_directories(bpffs)?;
     let is_loaded = kept.is_some();
     let mut object = Object::new(ebpf, kept, digest);
-    set_config(&mut object, options)?;
+    set_config(&mut object, options, is_loaded)?;
     if is_loaded {
         // Another note may be there, of a start that died between the two.
         object::note(bpffs, digest)?;
@@ -298,12 +298,15 @@ pub(super) fn fits(bpffs: &Path, sizes: Sizes) -> Result<Vec<(&'static str, Fit)
     Ok(fits)
 }
 
-fn set_config(ebpf: &mut Ebpf, options: &Options) -> Result<()> {
+/// `is_loaded`: the programs are those of before.
+fn set_config(ebpf: &mut Ebpf, options: &Options, is_loaded: bool) -> Result<()> {
     let value = |before: &Config| Config {
         abi: ABI,
         events: 0,
         gateway_mac: GATEWAY_MAC,
-        reserved: [0; 5],
+        // Others may have begun flows, and go on until they are replaced.
+        arrivals: before.arrivals * u8::from(is_loaded),
+        reserved: [0; 4],
         client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
         timeouts: options.timeouts,
@@ -319,6 +322,13 @@ pub(super) fn config(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Config>> {
         .map_mut(names::CONFIG)
         .ok_or_else(|| DatapathError::other("load", "no map config in the object"))?;
     Array::try_from(map).map_err(|e| DatapathError::other("open config", chain(&e)))
+}
+
+/// Whether programs go by the map `arrivals`.
+pub(super) fn is_trusted(ebpf: &mut Ebpf) -> Result<bool> {
+    let config = config(ebpf)?.get(&0, 0);
+    let config = config.map_err(|e| DatapathError::other("read config", chain(&e)))?;
+    Ok(config.arrivals != 0)
 }
 
 /// Changes it; the programs see it with their next packet. One change at a time: each

@@ -4,6 +4,7 @@
 //! All methods block for microseconds to a few milliseconds (`open`: some
 //! hundred) and may be called from any thread of the daemon's network namespace.
 
+mod arrivals;
 mod attach;
 mod blocks;
 mod collect;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Host, Namespace, sysctls};
 
 /// Maps whose entries come with traffic, and the one that copies also what was noted once.
-const NOT_COMPARED: [&str; 17] = [
+const NOT_COMPARED: [&str; 18] = [
     names::RECORDS,
     names::FLOWS4,
     names::FLOWS6,
@@ -27,6 +27,7 @@ const NOT_COMPARED: [&str; 17] = [
     names::HOST_PEERS,
     names::HOST_ASKED,
     names::HANDED,
+    names::HANDED_UDP,
     names::ENDPOINT_DROPS,
 ];
 

@@ -216,6 +216,7 @@ impl Rig {
         locals.extend(BACK.gateways.map(|ip| local(ip, Some(2))));
         datapath
             .set_locals(&locals)
+            .and_then(|()| datapath.trust_arrivals())
             .unwrap_or_else(|e| panic!("locals: {e}"));
     }
 

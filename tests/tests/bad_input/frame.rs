@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use netbpf::model::StatusInfo;
-use netbpf_tests::lab::{Container, Host, Namespace, Settings, Street, call, until};
+use netbpf_tests::lab::{
+    Container, Host, Namespace, Settings, Street, call, until, words as lab_words,
+};
 use serde_json::{Value, json};
 
 /// One thing that cannot be, said in both ways.
@@ -271,12 +273,16 @@ pub fn by_api(host: &Host, case: &Case) {
 
 /// Web on `front`, app on `back`, and a namespace that waits to be attached.
 pub fn endpoints_of(street: &Street) -> (Container, Container, Namespace) {
-    // What is noted once, by who is first, is noted before anybody compares.
-    street
-        .host
-        .netbpf(&["network", "create", "first", "--ipv6"])
-        .ok();
-    street.host.netbpf(&["network", "rm", "first"]).ok();
     let web = street.front("web", &["--ip", "10.10.1.50", "-p", "8080:80"]);
+    // What is noted once, by who is first, is noted before anybody compares: numbers, the
+    // node's prefix, ports reserved against the kernel's choice.
+    for line in [
+        "network create first --ipv6",
+        "network rm first",
+        "publish web -p 40000:80",
+        "unpublish web -p 40000:80",
+    ] {
+        street.host.netbpf(&lab_words(line)).ok();
+    }
     (web, street.back("app", &[]), street.lab.space("late"))
 }

@@ -164,7 +164,12 @@ fn networks() {
         ),
     ];
     // Of a subnet alone.
-    let subnets: [(Refused, &[&str], &str); 18] = [
+    let subnets: [(Refused, &[&str], &str); 19] = [
+        (
+            INVALID,
+            &["::ffff:192.0.2.0/120", "IPv4-mapped"],
+            "::ffff:192.0.2.0/120",
+        ),
         (
             OVERLAP,
             &["10.10.1.128/25", "network \"front\""],

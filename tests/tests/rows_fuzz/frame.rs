@@ -60,11 +60,20 @@ pub fn is_local(address: IpAddr) -> bool {
         .any(|text| text.parse() == Ok(address))
 }
 
-/// TCP, UDP or SCTP, as the network header says itself.
-pub fn has_ports(frame: &[u8]) -> bool {
-    let at = ends(frame).map(|ends| ETHERNET + ends.family.of([9, 6]));
-    let protocol = at.and_then(|at| frame.get(at));
-    matches!(protocol, Some(6 | 17 | 132))
+/// Protocol and ports of TCP, UDP or SCTP right behind the network header.
+pub fn ports(frame: &[u8]) -> Option<(u8, [u16; 2])> {
+    let packet = frame.get(ETHERNET..)?;
+    let (protocol, length) = match ends(frame)?.family {
+        Family::V4 => (*packet.get(9)?, usize::from(packet[0] & 0xf) * 4),
+        Family::V6 => (*packet.get(6)?, 40),
+    };
+    let is_later = packet[0] >> 4 == 4 && (packet[6] & 0x1f, packet[7]) != (0, 0);
+    let at = |offset: usize| -> Option<u16> {
+        let bytes = packet.get(length + offset..length + offset + 2)?;
+        Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+    };
+    let ports = [at(0)?, at(2)?];
+    (matches!(protocol, 6 | 17 | 132) && !is_later).then_some((protocol, ports))
 }
 
 /// Nobody on a wire has such an address.

@@ -9,7 +9,7 @@ use netbpf_tests::{
 
 use crate::{
     frame::{
-        Answer, ETHERNET, Ends, answer, both, ends, has_ports, is_inside, is_link_local, is_local,
+        Answer, ETHERNET, Ends, answer, both, ends, is_inside, is_link_local, is_local,
         is_loopback, is_nd, is_nobodys,
     },
     range::{Lane, Outcome, Range},
@@ -119,6 +119,13 @@ impl Range<'_> {
                 hold!(is_local(sent.to), "to {} passes", sent.to);
             }
             Lane::Uplink => {
+                let (code, out) = self.the_long_way(packet);
+                let passes = Action::from_code(code) == Some(Action::Pass) && out == packet;
+                hold!(
+                    passes,
+                    "passes the short way, {:?} the long one",
+                    code as i32
+                );
                 let Some(came) = ends(packet) else {
                     return Ok(());
                 };
@@ -126,7 +133,7 @@ impl Range<'_> {
                 let for_us = packet[0] & 1 != 0 || packet[..6] == self.rig.uplink.mac;
                 let aside = is_nobodys(came.from) || is_link_local(came.from) || is_nd(packet);
                 // Others may have made it of what the container has asked the host.
-                let aside = aside || !is_local(came.from) && self.has_asked(came.to, None);
+                let aside = aside || !is_local(came.from) && self.is_answer(packet, false);
                 hold!(
                     !for_us || aside || !is_inside(came.to),
                     "to {} passes",
@@ -134,10 +141,7 @@ impl Range<'_> {
                 );
             }
             Lane::ToContainer { forwarded: true } => {
-                let came = ends(packet).ok_or("what is no packet is forwarded")?;
-                // Any router may send an error.
-                let from = Some(came.from).filter(|_| has_ports(packet));
-                hold!(self.has_asked(came.to, from), "forwarded");
+                hold!(self.is_answer(packet, true), "forwarded");
             }
             _ => (),
         }

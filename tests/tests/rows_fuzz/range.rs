@@ -2,9 +2,11 @@
 
 use std::{cell::RefCell, collections::BTreeSet, net::IpAddr};
 
+use aya::maps::{Array, Map, MapData};
 use netbpf::datapath::GATEWAY_MAC;
-use netbpf_common::names::{
-    EARLY_DROP, FROM_CONTAINER, FROM_UPLINK, HOST_LOCAL, TO_CONTAINER, TO_UPLINK,
+use netbpf_common::{
+    maps::Config,
+    names::{CONFIG, EARLY_DROP, FROM_CONTAINER, FROM_UPLINK, HOST_LOCAL, TO_CONTAINER, TO_UPLINK},
 };
 use netbpf_tests::{
     lab::{
@@ -16,7 +18,7 @@ use netbpf_tests::{
 };
 
 use crate::{
-    frame::{ends, is_local, is_loopback},
+    frame::{ends, is_local, is_loopback, ports},
     seeds::{publish, seeds, seeds_of_neighbours},
 };
 
@@ -84,9 +86,21 @@ pub struct Range<'a> {
     pub seeds: Vec<(Lane, Vec<u8>)>,
     pub macs: Vec<Mac>,
     pub addresses: Vec<IpAddr>,
-    /// Containers, and the addresses of the host at which they have asked its stack.
-    asked: RefCell<BTreeSet<(IpAddr, IpAddr)>>,
+    config: RefCell<Array<MapData, Config>>,
+    /// What containers have asked the host's stack.
+    asked: RefCell<BTreeSet<Question>>,
 }
+
+/// Who has asked, at which address, and by what.
+type Question = (IpAddr, IpAddr, Ports);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Ports {
+    /// Protocol, and ports from and to.
+    Read(u8, [u16; 2]),
+    Unread,
+}
+use Ports::{Read, Unread};
 
 /// What a program made of a packet.
 pub struct Outcome {
@@ -135,6 +149,8 @@ impl<'a> Range<'a> {
         for family in Family::BOTH {
             addresses.extend([&rig.web, &rig.app, &rig.other].map(|member| member.ip(family)));
         }
+        let config = MapData::from_pin(rig.bpffs().join(CONFIG)).expect("the config");
+        let config = Array::try_from(Map::Array(config)).expect("an array");
         let mut range = Range {
             rig,
             from_container: rig.open(FROM_CONTAINER),
@@ -146,6 +162,7 @@ impl<'a> Range<'a> {
             seeds: Vec::new(),
             macs,
             addresses,
+            config: RefCell::new(config),
             asked: RefCell::default(),
         };
         range.seeds = Family::BOTH
@@ -196,7 +213,9 @@ impl<'a> Range<'a> {
         if let (Lane::Container(_), Some(sent)) = (lane, ends(packet))
             && Action::from_code(code) == Some(Action::Pass)
         {
-            self.asked.borrow_mut().insert((sent.from, sent.to));
+            // Behind extension headers, whatever is there.
+            let ports = ports(packet).map_or(Unread, |(protocol, ports)| Read(protocol, ports));
+            self.asked.borrow_mut().insert((sent.from, sent.to, ports));
         }
         Some(Outcome {
             code,
@@ -205,11 +224,38 @@ impl<'a> Range<'a> {
         })
     }
 
-    /// Has a container asked the host's stack for anything, at this address?
-    pub fn has_asked(&self, container: IpAddr, at: Option<IpAddr>) -> bool {
+    /// What becomes of a packet by the uplink where the programs do not go by `arrivals`.
+    pub fn the_long_way(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+        let switch = |arrivals| {
+            let mut config = self.config.borrow_mut();
+            let value = config.get(&0, 0).expect("the config");
+            let value = Config { arrivals, ..value };
+            config.set(0, value, 0).expect("the config");
+        };
+        switch(0);
+        let (program, came_by, ifindex) = self.lane(Lane::Uplink);
+        let done = program.run(came_by, ifindex, packet);
+        switch(1);
+        done.expect("a packet")
+    }
+
+    /// Has a container asked the host's stack what this may answer? `translated`: from the
+    /// address that was asked, and not from anybody. What can be read of an answer counts.
+    pub fn is_answer(&self, packet: &[u8], translated: bool) -> bool {
+        let Some(came) = ends(packet) else {
+            return false;
+        };
+        let answered = ports(packet);
         let asked = self.asked.borrow();
-        let mut asked = asked.iter().filter(|(from, _)| *from == container);
-        asked.any(|(_, to)| at.is_none_or(|at| *to == at))
+        let mut asked = asked.iter().filter(|(container, host, _)| {
+            *container == came.to && (!translated || *host == came.from)
+        });
+        asked.any(|(_, _, question)| match (question, answered) {
+            (Read(protocol, [own, at]), Some((answers, [from, to]))) => {
+                *protocol == answers && *own == to && (!translated || *at == from)
+            }
+            (Unread, _) | (_, None) => true,
+        })
     }
 
     /// Begins flows of every kind anew.

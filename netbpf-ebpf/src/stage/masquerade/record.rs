@@ -29,6 +29,7 @@ use crate::{
 use super::{
     HAIRPIN, OF_HOST, OUTWARD,
     outside::{FULL, TAKEN},
+    pool,
 };
 
 /// Outcome of [`record`].
@@ -175,6 +176,7 @@ pub fn record<F: Family>(
     if F::call_clear() == 0 {
         return TAKEN;
     }
+    pool::expect(&room.reverse_key);
     let transient = F::transient();
     let flags = u64::from(BPF_NOEXIST);
     if transient

@@ -1,0 +1,71 @@
+//! `arrivals`: at which ports of the host packets of flows may arrive by an uplink. Programs
+//! mark the port of each flow that they begin; those of flows that are there already, begun by
+//! a version that knew nothing of it, are marked here.
+
+use aya::maps::{Array, MapData};
+use netbpf_common::{
+    maps::{
+        FlowKey, Pool,
+        flows::ARRIVAL_UPLINK,
+        pools::{ARRIVALS, arrivals_index},
+    },
+    names,
+    packet::{IPPROTO_TCP, IPPROTO_UDP},
+};
+
+use super::{
+    Datapath, Result,
+    flows::Address,
+    load,
+    pages::Page,
+    tables::{self, FlowTables, Written},
+};
+
+impl Datapath {
+    /// Lets the programs go by `arrivals`. To be called once each program that begins flows
+    /// is of this version, on all devices.
+    pub fn trust_arrivals(&self) -> Result<()> {
+        if load::is_trusted(&mut self.inner().ebpf)? {
+            return Ok(());
+        }
+        let mut marks = [IPPROTO_TCP, IPPROTO_UDP].map(|protocol| (protocol, Pool::EMPTY));
+        {
+            let tables = self.flow_tables();
+            tables.v4.mark(&mut marks)?;
+            tables.v6.mark(&mut marks)?;
+        }
+        let ebpf = &mut self.inner().ebpf;
+        let mut map: Array<MapData, Pool> = tables::take(ebpf, names::ARRIVALS)?;
+        for (protocol, pool) in marks {
+            map.set(arrivals_index(protocol, true), pool, 0)
+                .written(names::ARRIVALS, ARRIVALS)?;
+        }
+        load::change_config(&mut load::config(ebpf)?, |config| config.arrivals = 1)
+    }
+}
+
+impl<A: Address> FlowTables<A> {
+    /// Marks where packets of flows arrive by an uplink. Those that are established come
+    /// first and last: one that moves meanwhile is seen wherever it goes.
+    fn mark(&self, marks: &mut [(u8, Pool); 2]) -> Result<()> {
+        for table in [&self.flows, &self.transient, &self.flows] {
+            let mut page = Page::new();
+            while page.read(table)? {
+                for (key, _) in page.entries() {
+                    mark(&key, marks);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mark<A>(key: &FlowKey<A>, marks: &mut [(u8, Pool); 2]) {
+    if key.arrival != ARRIVAL_UPLINK {
+        return;
+    }
+    let mut marks = marks.iter_mut();
+    if let Some((_, pool)) = marks.find(|(protocol, _)| *protocol == key.protocol) {
+        pool.put(key.dport, true);
+    }
+}
