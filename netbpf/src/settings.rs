@@ -21,6 +21,30 @@ pub struct Pool {
     pub size: u8,
 }
 
+/// Ranges that no network can have (RFC 6890): what there is between containers and the host
+/// would be taken for something else, and mapped addresses for those of IPv4.
+const RESERVED: [(&str, &str); 11] = [
+    ("0.0.0.0/8", "addresses of this host (0.0.0.0/8)"),
+    ("127.0.0.0/8", "loopback addresses (127.0.0.0/8)"),
+    ("169.254.0.0/16", "link-local addresses (169.254.0.0/16)"),
+    ("224.0.0.0/4", "multicast addresses (224.0.0.0/4)"),
+    ("240.0.0.0/4", "reserved addresses (240.0.0.0/4)"),
+    ("::/96", "loopback and reserved addresses (::/96)"),
+    ("::ffff:0:0/96", "IPv4-mapped addresses (::ffff:0:0/96)"),
+    ("64:ff9b::/96", "IPv4-translated addresses (64:ff9b::/96)"),
+    ("2002::/16", "6to4 addresses (2002::/16)"),
+    ("fe80::/10", "link-local addresses (fe80::/10)"),
+    ("ff00::/8", "multicast addresses (ff00::/8)"),
+];
+
+/// What range a subnet has something of that no network can have.
+pub fn reserved(subnet: &IpNet) -> Option<&'static str> {
+    let overlaps = |range: &IpNet| range.contains(subnet) || subnet.contains(range);
+    let mut ranges = RESERVED.iter();
+    let found = ranges.find(|(range, _)| range.parse().is_ok_and(|range| overlaps(&range)));
+    found.map(|(_, what)| *what)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub socket: PathBuf,

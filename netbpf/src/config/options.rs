@@ -14,7 +14,7 @@ use netbpf_common::flow::Timeouts;
 use super::cluster::ClusterOptions;
 use crate::{
     cli::{LogFormat, args::duration},
-    settings::{Pool, Release},
+    settings::{Pool, Release, reserved},
 };
 
 /// The least important lines that are logged.
@@ -217,6 +217,10 @@ impl FromStr for Pool {
             Err(bad(&format!(
                 "the size must be from {} to {longest}",
                 net.prefix_len()
+            )))
+        } else if let Some(range) = reserved(&net) {
+            Err(bad(&format!(
+                "it overlaps {range}, which have a meaning of their own"
             )))
         } else {
             Ok(Pool { net, size })

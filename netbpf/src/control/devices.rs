@@ -52,8 +52,14 @@ impl Watch {
     }
 }
 
-/// Endpoints whose devices are no longer there.
+/// Endpoints and uplinks as the devices are that are there.
 pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
+    let gone = missing(inner, state);
+    uplinks::refresh(inner, state).and(gone)
+}
+
+/// Endpoints whose devices are no longer there.
+pub fn missing(inner: &Inner, state: &mut State) -> Result<()> {
     let present: BTreeSet<u32> = state.host.links()?.iter().map(|l| l.ifindex).collect();
     let missing: BTreeSet<u32> = state
         .endpoints
@@ -61,8 +67,7 @@ pub fn check(inner: &Inner, state: &mut State) -> Result<()> {
         .filter(|e| !present.contains(&e.host_ifindex))
         .map(|e| e.index)
         .collect();
-    let gone = detach::gone(inner, state, &missing);
-    uplinks::refresh(inner, state).and(gone)
+    detach::gone(inner, state, &missing)
 }
 
 /// Writing `net.ipv4.ip_forward`, as engines beside us do, resets the setting of

@@ -68,6 +68,18 @@ enum Look {
     AtAll,
 }
 
+impl Look {
+    fn and(self, more: Look) -> Look {
+        match (self, more) {
+            (Look::At(mut devices), Look::At(more)) => {
+                devices.extend(more);
+                Look::At(devices)
+            }
+            _ => Look::AtAll,
+        }
+    }
+}
+
 /// Hands on what the kernel tells, in a thread as the socket blocks.
 fn listen(
     mut events: Events,
@@ -79,12 +91,13 @@ fn listen(
         match events.wait(Duration::from_secs(1)) {
             Ok(mut batch) => {
                 batch.retain(concerns_us);
-                if let Some(look) = take_not_forwarding(&mut batch)
-                    && forwarding.blocking_send(look).is_err()
-                {
+                let look = take_not_forwarding(&mut batch);
+                if !batch.is_empty() && sender.blocking_send(batch).is_err() {
                     return;
                 }
-                if !batch.is_empty() && sender.blocking_send(batch).is_err() {
+                if let Some(look) = look
+                    && forwarding.blocking_send(look).is_err()
+                {
                     return;
                 }
             }
@@ -129,7 +142,10 @@ async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
         }
         let done = Inner::change(inner, move |inner, state| match overruns {
             0 => take_up(inner, state, &batch),
-            _ => with_gateways(inner, state, devices::check),
+            _ => {
+                let gone = devices::missing(inner, state);
+                with_gateways(inner, state).and(gone)
+            }
         });
         report("following changes", done.await);
         next = Instant::now() + DEBOUNCE;
@@ -161,19 +177,15 @@ fn take_up(inner: &Inner, state: &mut State, batch: &[Event]) -> Result<()> {
     }
     let gone = detach::gone(inner, state, &endpoints);
     match others {
-        true => with_gateways(inner, state, uplinks::refresh).and(gone),
+        true => with_gateways(inner, state).and(gone),
         false if routes => sources::refresh(inner, state).and(gone),
         false => gone,
     }
 }
 
-/// Gateway addresses are looked at behind a list of addresses that was read anew.
-fn with_gateways(
-    inner: &Inner,
-    state: &mut State,
-    list: impl FnOnce(&Inner, &mut State) -> Result<()>,
-) -> Result<()> {
-    list(inner, state)?;
+/// Uplinks and addresses; and gateway addresses behind these, if they could be read anew.
+fn with_gateways(inner: &Inner, state: &mut State) -> Result<()> {
+    uplinks::refresh(inner, state)?;
     repair::gateways(inner, state);
     Ok(())
 }
@@ -197,7 +209,14 @@ fn take_not_forwarding(batch: &mut Vec<Event>) -> Option<Look> {
 
 /// Switches forwarding on again. The only place that does: nothing is counted twice.
 async fn keep_forwarding(inner: Weak<Inner>, mut receiver: Receiver<Look>) {
-    while let Some(look) = receiver.recv().await {
+    let mut next = Instant::now();
+    while let Some(mut look) = receiver.recv().await {
+        // As with all that is followed: at once what comes alone, the rest together.
+        sleep_until(next).await;
+        next = Instant::now() + DEBOUNCE;
+        while let Ok(more) = receiver.try_recv() {
+            look = look.and(more);
+        }
         let Some(inner) = inner.upgrade() else { return };
         let done = blocking(move || {
             let heard_of = match &look {
@@ -218,7 +237,7 @@ async fn check(inner: Weak<Inner>, watch: Watch, forwarding: Sender<Look>) {
     loop {
         ticks.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        // It is being looked at already where there is no room.
+        // Where there is no room, the next look finds it.
         let _ = forwarding.try_send(Look::AtAll);
         let (looking, eye) = (inner.clone(), watch.clone());
         let differs = blocking(move || lock(&eye).differs(&looking));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     model::{Driver, NetworkInfo, NetworkSpec, SubnetInfo},
-    settings::Pool,
+    settings::{self, Pool},
     store::{Meta, NetworkRecord},
     sys::process,
 };
@@ -313,19 +313,12 @@ fn check_subnet(subnet: &IpNet) -> Result<()> {
             sizes.end()
         )));
     }
-    let special = match subnet.addr() {
-        IpAddr::V4(a) => {
-            a.is_loopback() || a.is_multicast() || a.is_link_local() || a.octets()[0] == 0
-        }
-        IpAddr::V6(a) => {
-            a.is_multicast() || a.is_unicast_link_local() || a.is_loopback() || a.is_unspecified()
-        }
-    };
-    match special {
-        true => Err(Error::invalid(format!(
-            "subnet {subnet} is of a range with a meaning of its own"
+    match settings::reserved(subnet) {
+        Some(range) => Err(Error::invalid(format!(
+            "subnet {subnet} overlaps {range}, which have a meaning of their own: choose another, \
+             such as one out of 10.0.0.0/8 or fd00::/8"
         ))),
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -523,6 +516,13 @@ mod tests {
             "ff00::/16",
             "fd00::1/64",
             "fd00::/127",
+            "240.0.0.0/8",
+            "::ffff:192.0.2.0/120",
+            "::ffff:0:0/96",
+            "::fffe:0:0/95",
+            "::/64",
+            "::1:0/112",
+            "2002::/48",
         ] {
             let error = check_subnet(&bad.parse().unwrap()).expect_err(bad);
             assert_eq!(error.code, Code::InvalidArgument);

@@ -38,8 +38,8 @@ pub struct Copies {
     pub records: Vec<RecordCopy>,
     /// Records that are not whole: the daemon was killed while it wrote them.
     pub torn: usize,
-    /// Records that are not what was written, whoever changed them.
-    pub damaged: usize,
+    /// The tables of records that are not what was written, whoever changed them.
+    pub damaged: Vec<u32>,
     /// It is all that there was: no copy has failed.
     pub complete: bool,
 }
@@ -186,7 +186,7 @@ impl Records {
             match together(*table, *record, parts) {
                 Found::Whole(copy) => copies.records.push(copy),
                 Found::Torn => copies.torn += 1,
-                Found::Damaged => copies.damaged += 1,
+                Found::Damaged => copies.damaged.push(*table),
             }
         }
         Ok(copies)
@@ -240,11 +240,20 @@ fn together(table: u32, record: u64, parts: &BTreeMap<u32, RecordPart>) -> Found
         (part.digest, part.length, part.key_length) == (head.digest, head.length, head.key_length)
     };
     let (length, key_length) = (head.length as usize, head.key_length as usize);
-    let mut bytes = Vec::new();
-    for number in 0..length.div_ceil(RECORD_BYTES) as u32 {
-        let Some(part) = parts.get(&number).filter(is_of_head) else {
-            return Found::Torn;
+    let numbers = 0..length.div_ceil(RECORD_BYTES) as u32;
+    let of_head = |number: &u32| parts.get(number).filter(is_of_head);
+    if let Some(other) = numbers.clone().find(|number| of_head(number).is_none()) {
+        // They are written in order: behind one of before there is none that is new.
+        return match numbers
+            .skip(other as usize)
+            .any(|number| of_head(&number).is_some())
+        {
+            true => Found::Damaged,
+            false => Found::Torn,
         };
+    }
+    let mut bytes: Vec<u8> = Vec::new();
+    for part in numbers.filter_map(|number| of_head(&number)) {
         bytes.extend_from_slice(&part.bytes);
     }
     bytes.truncate(length);
@@ -295,7 +304,12 @@ mod tests {
             assert_eq!(found(&parts(KEY, record)), whole(record));
         }
         let mut mixed = parts(KEY, &long);
-        mixed.insert(1, parts(KEY, &vec![b'y'; RECORD_BYTES * 2])[&1]);
+        let before = parts(KEY, &vec![b'y'; RECORD_BYTES * 2]);
+        for part in [2, 1] {
+            mixed.insert(part, before[&part]);
+            assert_eq!(found(&mixed), Found::Torn);
+        }
+        mixed.remove(&2);
         assert_eq!(found(&mixed), Found::Torn);
         mixed.remove(&1);
         assert_eq!(found(&mixed), Found::Torn);
@@ -314,6 +328,17 @@ mod tests {
         assert_eq!(damaged(&|part| part.length = 4), Found::Damaged);
         assert_eq!(damaged(&|part| part.key_length = 2), Found::Damaged);
         assert_eq!(damaged(&|part| part.key_length = 9), Found::Damaged);
+        // In the middle of several.
+        let long = vec![b'x'; RECORD_BYTES * 3];
+        let within = |change: &dyn Fn(&mut RecordPart)| {
+            let mut parts = parts(KEY, &long);
+            change(parts.get_mut(&1).unwrap());
+            found(&parts)
+        };
+        assert_eq!(within(&|part| part.digest ^= 1), Found::Damaged);
+        assert_eq!(within(&|part| part.length += 1), Found::Damaged);
+        assert_eq!(within(&|part| part.key_length = 2), Found::Damaged);
+        assert_eq!(within(&|part| part.bytes[4] ^= 1), Found::Damaged);
         // Whole, and of another key.
         let of_another = together(7, hash(b"app"), &parts(KEY, b"{}"));
         assert_eq!(of_another, Found::Damaged);

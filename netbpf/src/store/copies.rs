@@ -45,12 +45,12 @@ impl Kind {
         }
     }
 
-    fn has(self, copy: &RecordCopy) -> bool {
+    fn has(self, table: u32) -> bool {
         let numbers = match self {
             Kind::Durable => [number::NETWORKS, number::META_DURABLE],
             Kind::Volatile => [number::ENDPOINTS, number::META_VOLATILE],
         };
-        numbers.contains(&copy.table)
+        numbers.contains(&table)
     }
 }
 
@@ -88,31 +88,29 @@ pub(super) fn open(
         path: path.into(),
         reason: format!("it {what}, and {}", error.message),
     })?;
-    let Copies {
-        complete,
-        torn,
-        damaged,
-        ..
-    } = copies;
+    let (complete, torn) = (copies.complete, copies.torn);
+    let damaged = copies.damaged.iter().filter(|&&table| kind.has(table));
+    let damaged = damaged.count();
     let copies: Vec<RecordCopy> = copies
         .records
         .into_iter()
-        .filter(|copy| kind.has(copy))
+        .filter(|copy| kind.has(copy.table))
         .collect();
     match &condition {
         Condition::Corrupt(why) if copies.is_empty() => return Err(corrupt(why.clone())),
-        _ if copies.is_empty() => return Ok((Table::open(path.into(), opener, kind)?, None)),
         // Containers that have no copy would lose their network.
-        _ if !complete => {
-            return Err(corrupt(format!(
-                "it {what}, and the kernel has not a copy of each record: \
-                 `netbpf teardown`, then start"
-            )));
-        }
         _ if damaged > 0 => {
             return Err(corrupt(format!(
                 "it {what}, and so are {damaged} of the copies that the kernel has of its \
                  records: `netbpf teardown`, then start"
+            )));
+        }
+        _ if copies.is_empty() => return Ok((Table::open(path.into(), opener, kind)?, None)),
+        // The same.
+        _ if !complete => {
+            return Err(corrupt(format!(
+                "it {what}, and the kernel has not a copy of each record: \
+                 `netbpf teardown`, then start"
             )));
         }
         _ => {}
@@ -309,9 +307,13 @@ pub(super) fn beside(durable: &Table, copies: Copies) -> Result<Copies> {
         .iter()
         .filter(|copy| copy.table == number::NETWORKS);
     let mut copied: Vec<Row> = copied.map(|c| (c.key.clone(), c.record.clone())).collect();
+    let damaged = copies.damaged.iter();
+    let damaged = damaged.filter(|table| **table == number::NETWORKS).count();
     networks.sort();
     copied.sort();
-    match networks == copied {
+    let is_known = |row: &Row| networks.binary_search(row).is_ok();
+    // Which ones are damaged cannot be told; all others are the same.
+    match copied.iter().all(is_known) && copied.len() + damaged == networks.len() {
         true => Ok(copies),
         false => {
             tracing::warn!("the kernel's copies of records are of another store");
@@ -321,10 +323,10 @@ pub(super) fn beside(durable: &Table, copies: Copies) -> Result<Copies> {
 }
 
 /// Of the daemon that copied them; `None` where they do not say.
-pub fn place_of(copies: &[RecordCopy]) -> Option<Place> {
+pub fn place_of(copies: &Copies) -> Option<Place> {
     let key = Meta::Place.key().as_bytes();
     let is_it = |copy: &&RecordCopy| copy.table == number::META_DURABLE && copy.key == key;
-    serde_json::from_slice(&copies.iter().find(is_it)?.record).ok()
+    serde_json::from_slice(&copies.records.iter().find(is_it)?.record).ok()
 }
 
 impl super::Store {

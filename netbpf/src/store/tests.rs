@@ -372,19 +372,21 @@ fn a_file_that_is_damaged_or_lost_is_made_anew_of_copies() {
     );
 
     // Nor where some of it is not what was written.
-    let damaged = || {
-        Ok(Copies {
-            records: whole.to_vec(),
-            damaged: 2,
-            complete: true,
-            ..Copies::default()
-        })
-    };
-    let opened = Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &damaged);
-    let error = Error::from(opened.unwrap_err());
-    assert_eq!(error.code, Code::StoreCorrupt);
-    let says = "so are 2 of the copies";
-    assert!(error.message.contains(says), "{}", error.message);
+    for kept in [whole.to_vec(), Vec::new()] {
+        let damaged = || {
+            Ok(Copies {
+                records: kept.clone(),
+                damaged: vec![1, 2, 1],
+                complete: true,
+                ..Copies::default()
+            })
+        };
+        let opened = Store::open(&dirs.state(), &dirs.dir.path().join("run"), "a", &damaged);
+        let error = Error::from(opened.unwrap_err());
+        assert_eq!(error.code, Code::StoreCorrupt);
+        let says = "so are 2 of the copies";
+        assert!(error.message.contains(says), "{}", error.message);
+    }
 
     // Of what cannot be read nothing is thrown away: neither the file nor the copies.
     for (record, says) in [(&b"{"[..], "corrupt"), (br#"{"version":99}"#, "99")] {

@@ -11,7 +11,10 @@ use std::{
     thread,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Result, SysError, capabilities};
@@ -27,7 +30,10 @@ pub struct NamespaceId {
 /// tell its sockets from others.
 pub fn cookie() -> Result<u64> {
     let failed = |e: io::Error| SysError::io("ask for the cookie of the network namespace", e);
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
+    // Not bound: there may be no port left.
+    let (family, kind) = (AddressFamily::Unix, SockType::Datagram);
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None);
+    let socket = socket.map_err(|e| failed(e.into()))?;
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the kernel writes `length` bytes at most.

@@ -1,7 +1,7 @@
 //! Against the real kernel: each test in a thread with a namespace of its own,
 //! which ends with the thread.
 
-use std::{io::Write as _, path::Path, thread, time::Duration};
+use std::{io::Write as _, net::UdpSocket, path::Path, thread, time::Duration};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -10,7 +10,7 @@ use super::{
     netlink::{
         AddressKind, Event, Events, Hear, Netlink, Route, RouteKind, RouteTarget, Rule, VethPair,
     },
-    netns::Namespace,
+    netns::{self, Namespace},
     sockets::{self, Transport},
     sysctl::Sysctls,
 };
@@ -211,6 +211,17 @@ fn a_long_list_of_ports_is_read_whole() {
             ipv4.write(&name, &list).unwrap();
             assert_eq!(ipv4.read(&name).unwrap().unwrap(), list);
         }
+    });
+}
+
+#[test]
+fn a_namespace_without_a_free_port_has_its_cookie() {
+    isolated("the cookie", || {
+        let ipv4 = Sysctls::open().unwrap().ipv4;
+        let reserved = ["ip_local_reserved_ports"];
+        ipv4.write(&reserved, "1024-65535").unwrap();
+        UdpSocket::bind("127.0.0.1:0").expect_err("there is no port");
+        assert_ne!(netns::cookie().unwrap(), 0);
     });
 }
 

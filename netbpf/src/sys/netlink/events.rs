@@ -124,7 +124,7 @@ fn grow(socket: BorrowedFd<'_>) {
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER));
     // The kernel answers with twice of what it was asked for (socket(7)).
     match done.and_then(|()| getsockopt(&socket, sockopt::RcvBuf)) {
-        Ok(got) if got >= BUFFER => {}
+        Ok(got) if got >= 2 * BUFFER => {}
         Ok(got) => tracing::warn!(got, wanted = BUFFER, "small buffer for netlink events"),
         Err(error) => tracing::warn!(%error, "buffer for netlink events"),
     }
