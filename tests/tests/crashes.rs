@@ -254,6 +254,21 @@ fn detaching() {
     });
 }
 
+/// The one with the default route gets rules, too, and loses them.
+#[test]
+fn attaching_to_a_second_network() {
+    let mut scene = Scene::new("dies_attaching_again");
+    let space = scene.space("app");
+    let on = |network: &str, v4: &str, v6: &str| {
+        format!("attach --name app --netns {space} --network {network} --ip {v4} --ip {v6}")
+    };
+    run(scene.host(), &[&on("front", "10.10.1.20", "fd10:1::20")]);
+    scene.dies_in(&Change {
+        to: &[&on("back", "10.10.2.20", "fd10:2::20")],
+        back: &["detach app --network back"],
+    });
+}
+
 /// On two networks: the default routes change hands.
 #[test]
 fn detaching_of_two_networks() {

@@ -8,7 +8,7 @@
 
 use netbpf_tests::{
     lab::{
-        Family, Http, UdpEcho, Wiretap, address_of,
+        Container, Family, Http, UdpEcho, Wiretap, address_of,
         names::{BACK, CLIENT, FRONT, HOST},
         street, street_with, street_with_networks,
     },
@@ -80,10 +80,18 @@ fn networks_are_isolated_from_one_another() {
     }
 }
 
+fn rules_of(container: &Container) -> [String; 2] {
+    ["-4", "-6"].map(|family| {
+        container.ip(&format!("{family} rule show"))
+            + &container.ip(&format!("{family} route show table all"))
+    })
+}
+
 #[test]
 fn a_container_in_several_networks_answers_on_each() {
     let street = street_with_networks("several_networks", &[]);
     let web = street.front("web", &["-p", "8080:80"]);
+    let alone = rules_of(&web);
     let second = web.attach(&["--network", "back", "-p", "8081:80"]);
     assert_eq!(
         (second.ifname.as_str(), web.info.ifname.as_str()),
@@ -102,7 +110,24 @@ fn a_container_in_several_networks_answers_on_each() {
         assert_eq!(street.client.fetch(host, 8080).peer, family.ip(CLIENT));
         assert_eq!(street.client.fetch(host, 8081).peer, family.ip(CLIENT));
         web.ping(family.ip(CLIENT));
+        // Asked by its port on the other network, it does not answer by the interface there.
+        let gateways = [FRONT, BACK].map(|net| family.ip(net.gateways));
+        for at in [host, gateways[0], gateways[1]] {
+            for port in [8080, 8081] {
+                for asking in [&app, &db] {
+                    let seen = asking.fetch(at, port);
+                    assert_eq!(seen.peer, asking.addr(family), "{at} {port}");
+                }
+                street.host.fetch(at, port);
+            }
+        }
     }
+    street
+        .host
+        .netbpf(&["detach", "web", "--network", "back"])
+        .ok();
+    assert_eq!(rules_of(&web), alone, "with one network it needs no rule");
+    web.attach(&["--network", "back", "-p", "8081:80"]);
     let all: Vec<netbpf::model::EndpointInfo> = street.host.json(&["inspect", "web"]);
     assert_eq!(all.len(), 2);
 

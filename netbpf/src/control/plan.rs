@@ -69,8 +69,9 @@ pub fn is_host_ifname(name: &str) -> bool {
     })
 }
 
-/// Number of the routing table, in containers, of a network's endpoint.
-pub fn table_of(network_index: u32) -> u32 {
+/// Number of the routing table, in containers, of a network's endpoint. No network has the
+/// number 0: its table is of the endpoint with the default route.
+pub const fn table_of(network_index: u32) -> u32 {
     0x6e62_0000 + network_index
 }
 

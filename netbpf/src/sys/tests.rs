@@ -260,7 +260,7 @@ fn bound_ports_are_seen_as_programs_bind_them() {
         assert!(sockets::is_free(Transport::Udp, any, port));
         let bound = sockets::bound(Transport::Tcp).unwrap();
         assert_eq!(bound, [(listener.local_addr().unwrap().ip(), port)]);
-        let both = std::net::UdpSocket::bind("[::]:0").unwrap();
+        let both = UdpSocket::bind("[::]:0").unwrap();
         let port = both.local_addr().unwrap().port();
         assert!(!sockets::is_free(Transport::Udp, any, port));
         assert!(!sockets::is_free(Transport::Udp, any6, port));

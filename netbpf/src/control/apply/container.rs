@@ -24,6 +24,10 @@ use crate::{
 /// Before the rules for the main table (32766), after those for the local one.
 const RULE_PRIORITY: u32 = 28_000;
 
+/// Of the endpoint with the default route, in containers where others have rules: what leaves
+/// from its address would go by their interfaces to their subnets else, and not be let in.
+const FIRST_TABLE: u32 = plan::table_of(0);
+
 /// Open namespaces of containers.
 pub struct Open(HashMap<NamespaceId, Container>);
 
@@ -50,10 +54,7 @@ impl Apply<'_> {
         let links = container.netlink.links()?;
         found.devices = links.into_iter().map(|l| l.name).collect();
         for route in container.netlink.routes()? {
-            if route.destination.prefix_len() == 0
-                && route.table.is_none()
-                && matches!(route.kind, RouteKind::Unicast(_))
-            {
+            if route.is_default() && matches!(route.kind, RouteKind::Unicast(_)) {
                 match route.destination {
                     IpNet::V4(_) => found.default4 = true,
                     IpNet::V6(_) => found.default6 = true,
@@ -112,7 +113,10 @@ impl Apply<'_> {
                 netlink.wait_local(address, READY_TIMEOUT)?;
             }
         }
-        Ok(())
+        match record.rules {
+            true => add_first_rules(netlink, ifindex),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn set_mtu(&mut self, record: &EndpointRecord) -> Result<()> {
@@ -126,7 +130,12 @@ impl Apply<'_> {
     }
 
     pub(super) fn leave_container(&mut self, record: &EndpointRecord, heirs: &Heirs) -> Result<()> {
-        let device = self.host_device(record).map_or(0, |d| d.ifindex);
+        // Its number is not in the record of an attach that was cut short; its name is.
+        let device = match self.host_device(record) {
+            Ok(device) => Some(device.ifindex),
+            Err(_) => self.host.link(&record.host_ifname)?.map(|l| l.ifindex),
+        };
+        let device = device.unwrap_or(0);
         // A namespace that is gone took rules and routes along.
         let Ok(container) = open(&mut self.containers, record, self.trust_paths) else {
             return Ok(());
@@ -169,7 +178,74 @@ impl Apply<'_> {
                 }
             }
         }
+        if is_the_container && let Err(e) = remove_first_rules(netlink, record) {
+            failed = Some(e);
+        }
         failed.map_or(Ok(()), |e| Err(e.into()))
+    }
+}
+
+/// Rules for the endpoint with the default route, which had none as long as it was the only
+/// one: they cost every packet a look-up. `newcomer`: the interface that is the next one.
+fn add_first_rules(netlink: &mut Netlink, newcomer: u32) -> Result<()> {
+    let routes = netlink.routes()?;
+    let addresses = netlink.addresses()?;
+    let defaults = routes.iter().filter_map(|route| match route.kind {
+        RouteKind::Unicast(target) if route.ours && route.is_default() => Some(target),
+        _ => None,
+    });
+    for target in defaults.filter(|target| target.ifindex != newcomer) {
+        let on_device = addresses.iter().filter(|a| a.ifindex == target.ifindex);
+        for (address, gateway) in on_device.zip(std::iter::repeat(target.gateway)) {
+            let subnet = address.subnet().map(|subnet| subnet.trunc());
+            let (Some(gateway), Some(subnet)) = (gateway, subnet) else {
+                continue;
+            };
+            if !subnet.contains(&gateway) {
+                continue;
+            }
+            let directly = RouteTarget {
+                ifindex: target.ifindex,
+                ..Default::default()
+            };
+            for route in [
+                Route::via_device(subnet, directly),
+                Route::default_via(gateway, target.ifindex),
+            ] {
+                netlink.set_route(&route.in_table(FIRST_TABLE))?;
+            }
+            netlink.add_rule(&first_rule(address.address))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the rules away that the one with the default route had, of the one that leaves, and
+/// of whoever is left alone.
+fn remove_first_rules(netlink: &mut Netlink, record: &EndpointRecord) -> crate::sys::Result<()> {
+    for (address, _) in record.addresses() {
+        netlink.delete_rule(&first_rule(address.addr()))?;
+    }
+    let rules = netlink.rules()?;
+    if rules.iter().any(|rule| rule.table != FIRST_TABLE) {
+        return Ok(());
+    }
+    for rule in &rules {
+        netlink.delete_rule(rule)?;
+    }
+    for route in netlink.routes()? {
+        if route.table == Some(FIRST_TABLE) {
+            netlink.delete_route(&route)?;
+        }
+    }
+    Ok(())
+}
+
+fn first_rule(source: IpAddr) -> Rule {
+    Rule {
+        source,
+        table: FIRST_TABLE,
+        priority: RULE_PRIORITY,
     }
 }
 

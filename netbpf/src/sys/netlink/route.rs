@@ -78,6 +78,11 @@ impl Route {
         Route::via_device(destination, target)
     }
 
+    /// To everywhere, in the main table.
+    pub fn is_default(&self) -> bool {
+        self.destination.prefix_len() == 0 && self.table.is_none()
+    }
+
     pub fn in_table(self, table: u32) -> Route {
         Route {
             table: Some(table),
@@ -230,6 +235,32 @@ impl Netlink {
         }
     }
 
+    /// The rules of ours, of both families.
+    pub fn rules(&mut self) -> Result<Vec<Rule>> {
+        let mut rules = Vec::new();
+        for any in [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ] {
+            let mut message = RuleMessage::default();
+            message.header.family = family(any);
+            let found = self.dump(
+                || "list rules".into(),
+                RouteNetlinkMessage::GetRule(message),
+                |answer| match answer {
+                    RouteNetlinkMessage::NewRule(m) => parse_rule(&m),
+                    _ => None,
+                },
+            );
+            match found {
+                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EAFNOSUPPORT) => {}
+                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EOPNOTSUPP) => {}
+                found => rules.extend(found?),
+            }
+        }
+        Ok(rules)
+    }
+
     /// Adds a rule, or leaves it as it is where it is already.
     pub fn add_rule(&mut self, rule: &Rule) -> Result<()> {
         let done = self.request(
@@ -255,6 +286,27 @@ impl Netlink {
             other => other,
         }
     }
+}
+
+fn parse_rule(message: &RuleMessage) -> Option<Rule> {
+    let (mut source, mut priority, mut ours) = (None, 0, false);
+    let mut table = u32::from(message.header.table);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(address) => source = Some(*address),
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::Protocol(protocol) => {
+                ours = *protocol == RouteProtocol::Other(RTM_PROTOCOL);
+            }
+            _ => {}
+        }
+    }
+    ours.then_some(Rule {
+        source: source?,
+        table,
+        priority,
+    })
 }
 
 fn parse(message: &RouteMessage, any: IpAddr) -> Option<Route> {
