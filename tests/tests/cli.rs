@@ -77,6 +77,9 @@ fn subnets_come_from_the_pools_and_avoid_what_the_host_routes() {
         .host
         .netbpf(&["network", "create", "six", "--ipv6"])
         .ok();
+    // A subnet of IPv6 implies that, and is beside one of IPv4, not in its place.
+    let given = ["network", "create", "given", "--subnet", "fd77::/64"];
+    street.host.netbpf(&given).ok();
     let networks: Vec<NetworkInfo> = street.host.json(&["network", "ls"]);
     let mut subnets: Vec<String> = Vec::new();
     for network in &networks {
@@ -92,15 +95,15 @@ fn subnets_come_from_the_pools_and_avoid_what_the_host_routes() {
             .all(|s| s.starts_with("172.2") && s.ends_with("/20")),
         "{subnets:?}"
     );
-    assert_eq!(v4.len(), 3, "{subnets:?}");
+    assert_eq!(v4.len(), 4, "{subnets:?}");
     let v6: Vec<&String> = subnets.iter().filter(|s| s.contains(':')).collect();
     assert!(
         v6.iter().all(|s| s.starts_with("fd") && s.ends_with("/64")),
         "{subnets:?}"
     );
-    assert_eq!(v6.len(), 2, "{subnets:?}");
+    assert_eq!(v6.len(), 3, "{subnets:?}");
     let removed: Vec<String> = street.host.json(&["network", "prune"]);
-    assert_eq!(removed.len(), 2, "{removed:?}");
+    assert_eq!(removed.len(), 3, "{removed:?}");
 }
 
 #[test]

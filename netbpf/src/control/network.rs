@@ -242,7 +242,8 @@ fn choose_subnets(inner: &Inner, state: &mut State, spec: &NetworkSpec) -> Resul
     check_overlap(inner, state, &spec.name, spec.driver, &wanted)?;
     let taken = taken(inner, state, &spec.name)?;
     let mut taken: Vec<IpNet> = taken.into_iter().map(|(net, ..)| net).collect();
-    if nets.is_empty() {
+    // Of IPv4 there is always one: `--ipv6`, which a subnet of IPv6 implies, adds to it.
+    if !nets.iter().any(|s| s.addr().is_ipv4()) {
         let pools = pools(inner, false)?;
         // Where other nodes have their own networks, from the other end, is less likely.
         let subnet = match spec.driver {
@@ -251,7 +252,7 @@ fn choose_subnets(inner: &Inner, state: &mut State, spec: &NetworkSpec) -> Resul
         };
         let subnet = subnet.ok_or_else(|| exhausted(&pools))?;
         taken.push(subnet);
-        nets.push(subnet);
+        nets.insert(0, subnet);
     }
     if spec.ipv6 && !nets.iter().any(|s| s.addr().is_ipv6()) {
         let pools = pools(inner, true)?;

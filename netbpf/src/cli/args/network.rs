@@ -90,7 +90,7 @@ pub struct CreateNetwork {
     #[arg(long, value_enum, default_value = "bridge")]
     pub driver: Driver,
     /// Its addresses, IPv4 /8 to /30 or IPv6; once for each family
-    /// [default: the next free of the pools]
+    /// [default of IPv4: the next free of the pools]
     #[arg(long = "subnet", value_name = "CIDR", value_parser = cidr)]
     pub subnets: Vec<IpNet>,
     /// Gateway of a subnet; once for each family [default: its first address]
