@@ -121,6 +121,10 @@ fn a_container_in_several_networks_answers_on_each() {
                 street.host.fetch(at, port);
             }
         }
+        // Itself, by either port: as the gateway of that network.
+        for (port, gateway) in [8080, 8081].into_iter().zip(gateways) {
+            assert_eq!(web.fetch(host, port).peer, gateway, "{port}");
+        }
     }
     street
         .host

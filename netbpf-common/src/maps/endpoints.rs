@@ -25,6 +25,18 @@ pub const NETWORK_MASQUERADE: u32 = 1 << 2;
 /// what the host's own programs answered would go there.
 pub const NETWORK_SHADOWED: u32 = 1 << 3;
 
+/// Behind the flags, of `veths` alone: the number of the container's network namespace, so
+/// that one on several networks is known for the same. A namespace's inode is
+/// `PROC_DYNAMIC_FIRST` (`fs/proc/generic.c`, 0xf0000000) or above, so that what is cut off is
+/// the same of all. 0: older versions have not said it.
+pub const CONTAINER_SHIFT: u32 = 4;
+
+/// Are two endpoints of one container, by their `flags` in `veths`?
+#[inline(always)]
+pub const fn is_one_container(one: u32, other: u32) -> bool {
+    (one ^ other) >> CONTAINER_SHIFT == 0 && one >> CONTAINER_SHIFT != 0
+}
+
 /// Value of `endpoints`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +62,7 @@ assert_layout!(Endpoint, 24);
 pub struct Veth {
     pub endpoint: u32,
     pub network: u32,
-    /// `NETWORK_*`.
+    /// `NETWORK_*`, and the container from [`CONTAINER_SHIFT`] on.
     pub flags: u32,
     /// As in [`EndpointKey`].
     pub scope: u32,

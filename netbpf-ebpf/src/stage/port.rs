@@ -9,7 +9,7 @@ use netbpf_common::{
     maps::{
         AllowData, Backend, BackendKey, Client as Known, FlowKey, Port, PortData,
         config::CLIENT_WINDOW_SHIFT,
-        endpoints::NETWORK_INTERNAL,
+        endpoints::{NETWORK_INTERNAL, is_one_container},
         flows::{
             ARRIVAL_HOST, Expects, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST, KIND_LOCAL,
             KIND_PUBLISH, arrival_container,
@@ -334,15 +334,15 @@ pub fn begin<F: Family>(
         // A container that reaches itself would see its own address as a stranger's
         // and answer past us.
         src = F::gateway(veth);
-    } else if let Some(veth) = container
-        && veth.scope != 0
-        && to.scope != 0
-        && veth.scope != u32::from(to.scope)
-    {
-        // Two overlay networks: another of the backend's own may have the client's address.
+    } else if let Some(veth) = container {
         // SAFETY: entries are replaced whole by the daemon; a reader sees either.
         let backend = unsafe { VETHS.get(&to.ifindex) }.ok_or(DropReason::UnknownEndpoint)?;
-        src = F::gateway(backend);
+        // Two overlay networks: another of the backend's own may have the client's address.
+        let apart = veth.scope != 0 && to.scope != 0 && veth.scope != u32::from(to.scope);
+        // The same container on another network: the address is its own there as well.
+        if apart || is_one_container(veth.flags, backend.flags) {
+            src = F::gateway(backend);
+        }
     }
     let time = now();
     room.forward_key = p.key;

@@ -19,7 +19,9 @@ use netbpf_common::{
         EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, Handed, HandedKey, HostConn, Local,
         LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData,
         PortKey, Published, Share, Source, SourceData, Subnet, SubnetData, Uplink, Veth,
-        endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED},
+        endpoints::{
+            CONTAINER_SHIFT, NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED,
+        },
         locals::LOCAL_GATEWAY,
         uplinks::{UPLINK_EARLY_DROP, UPLINK_ETHERNET},
     },
@@ -247,7 +249,7 @@ pub(super) fn veth(e: &EndpointEntry) -> Veth {
     Veth {
         endpoint: e.index,
         network: e.network,
-        flags: flags(e.flags),
+        flags: flags(e.flags) | (e.container as u32) << CONTAINER_SHIFT,
         scope: scope(e),
         ipv4: v4(e.ipv4),
         ipv6: v6(e.ipv6),

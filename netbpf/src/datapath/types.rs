@@ -80,6 +80,8 @@ pub struct EndpointEntry {
     pub index: u32,
     pub network: u32,
     pub flags: NetworkFlags,
+    /// Inode of the container's network namespace.
+    pub container: u64,
     /// Host-side veth.
     pub device: Device,
     pub mac: [u8; 6],

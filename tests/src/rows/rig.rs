@@ -448,6 +448,7 @@ fn member(lab: &Lab, host: &Host, index: u32, network: u32, net: &Net, number: u
             index,
             network,
             flags: OPEN,
+            container: index.into(),
             device: device(host, &name),
             mac: space.mac("eth0"),
             ipv4: Some(Ipv4Addr::from_bits(ipv4)),

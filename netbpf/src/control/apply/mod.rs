@@ -433,6 +433,7 @@ fn entry(endpoint: &Endpoint, device: Device) -> EndpointEntry {
         index: record.index,
         network: record.network_index,
         flags: endpoint.flags,
+        container: record.namespace.inode,
         device,
         mac: record.mac,
         ipv4: record.ipv4.map(|net| net.addr()),
