@@ -81,7 +81,7 @@ reasons! {
     21 Fragment "fragment" "a fragment whose connection is not known, or VXLAN in fragments"
         "lower the MTU in the container so that it sends no fragments; of VXLAN, raise that of the wire between the nodes";
     22 ContainerAddress "container_address" "from an uplink straight to a container's address"
-        "publish the port, or make the network with --no-masquerade where it is to be reached by address";
+        "publish the port, or make the network with --no-masquerade where it is to be reached by address; or an answer by Docker's DNAT to what the container asked the host too long ago";
     23 GatewayAddress "gateway_address" "from an uplink to a network's gateway address"
         "reach the host under its own addresses";
     24 SpoofedSubnet "spoofed_subnet" "from an uplink with a source within our subnets"

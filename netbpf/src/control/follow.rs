@@ -92,12 +92,13 @@ fn listen(
             Ok(mut batch) => {
                 batch.retain(concerns_us);
                 let look = take_not_forwarding(&mut batch);
-                if !batch.is_empty() && sender.blocking_send(batch).is_err() {
-                    return;
-                }
+                // First, as it waits for no change.
                 if let Some(look) = look
                     && forwarding.blocking_send(look).is_err()
                 {
+                    return;
+                }
+                if !batch.is_empty() && sender.blocking_send(batch).is_err() {
                     return;
                 }
             }

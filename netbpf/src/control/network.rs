@@ -296,7 +296,7 @@ fn exhausted(pools: &[Pool]) -> Error {
     )
 }
 
-fn check_subnet(subnet: &IpNet) -> Result<()> {
+pub fn check_subnet(subnet: &IpNet) -> Result<()> {
     if subnet.trunc() != *subnet {
         return Err(Error::invalid(format!(
             "subnet {subnet} has host bits set: {} is meant?",

@@ -258,8 +258,16 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     }
     detach_strangers(inner, state)?;
     // Where one hangs that is not of this version, flows begin that it does not mark.
-    if is_whole && state.uplinks.iter().all(|uplink| uplink.failed.is_none()) {
-        inner.datapath.trust_arrivals()?;
+    let is_whole = is_whole && state.uplinks.iter().all(|uplink| uplink.failed.is_none());
+    let trusted = match is_whole {
+        true => inner.datapath.trust_arrivals(),
+        false => Ok(tracing::debug!(
+            "older programs may hang: the host's own takes the long way"
+        )),
+    };
+    if let Err(error) = trusted {
+        // Slower, and right all the same.
+        tracing::warn!(%error, "the host's own packets take the long way");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 use redb::TableHandle;
 
 use super::{
-    EndpointRecord, Meta, NetworkRecord, Place, Result, StoreError,
+    Code, EndpointRecord, Meta, NetworkRecord, Place, Result, StoreError,
     table::{ENDPOINTS, META, NETWORKS, NO_SENSE, Opener, Row, Table},
 };
 use crate::{
@@ -84,9 +84,12 @@ pub(super) fn open(
         path: path.into(),
         reason,
     };
-    let copies = read().map_err(|error| StoreError::Unavailable {
-        path: path.into(),
-        reason: format!("it {what}, and {}", error.message),
+    let copies = read().map_err(|error| {
+        let (path, reason) = (path.into(), format!("it {what}, and {}", error.message));
+        match error.code {
+            Code::StoreCorrupt => StoreError::Corrupt { path, reason },
+            _ => StoreError::Unavailable { path, reason },
+        }
     })?;
     let (complete, torn) = (copies.complete, copies.torn);
     let damaged = copies.damaged.iter().filter(|&&table| kind.has(table));

@@ -189,7 +189,10 @@ impl Apply<'_> {
 /// one: they cost every packet a look-up. `newcomer`: the interface that is the next one.
 fn add_first_rules(netlink: &mut Netlink, newcomer: u32) -> Result<()> {
     let routes = netlink.routes()?;
-    let addresses = netlink.addresses()?;
+    let mut addresses = netlink.addresses()?;
+    // One that was not the first has rules already.
+    let rules = netlink.rules()?;
+    addresses.retain(|a| rules.iter().all(|rule| rule.source != a.address));
     let defaults = routes.iter().filter_map(|route| match route.kind {
         RouteKind::Unicast(target) if route.ours && route.is_default() => Some(target),
         _ => None,

@@ -67,6 +67,10 @@ pub fn adopt(inner: &Inner, state: &mut State, network: &of_cluster::Network) ->
     let subnets = network.subnets.iter();
     let usable = subnets.filter(|s| inner.ipv6 || s.gateway.is_ipv4());
     let subnets: Vec<SubnetInfo> = usable.cloned().collect();
+    // Another node's version may not have looked.
+    subnets
+        .iter()
+        .try_for_each(|s| network::check_subnet(&s.subnet))?;
     network::check_overlap(inner, state, &network.name, Driver::Overlay, &subnets)?;
     // The first that is on this host has its routes.
     let shadowed = state.networks.values().any(|other| {
