@@ -18,7 +18,7 @@ pub const HOST_CONNS: &str = "host_conns";
 pub const HOST_PEERS: &str = "host_peers";
 pub const HOST_ASKED: &str = "host_asked";
 pub const HANDED: &str = "handed";
-pub const HANDED_UDP: &str = "handed_udp";
+pub const ANSWERED: &str = "answered";
 pub const GENERATIONS: &str = "generations";
 pub const VNIS: &str = "vnis";
 pub const NODES: &str = "nodes";
@@ -82,7 +82,7 @@ pub const MAPS: &[&str] = &[
     HOST_PEERS,
     HOST_ASKED,
     HANDED,
-    HANDED_UDP,
+    ANSWERED,
     HOST_MARKS,
     TURNS,
     FLOWS4,

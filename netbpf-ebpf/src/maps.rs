@@ -87,8 +87,8 @@ pub type Questions = LruHashMap<HandedKey, Handed, { HANDED_ENTRIES as usize }>;
 #[btf_map(name = "handed")]
 pub static HANDED: Questions = LruHashMap::new();
 
-#[btf_map(name = "handed_udp")]
-pub static HANDED_UDP: Questions = LruHashMap::new();
+#[btf_map(name = "answered")]
+pub static ANSWERED: Questions = LruHashMap::new();
 
 /// Not 0 for sockets of the host that have something in [`HOST_CONNS`] or
 /// [`HOST_PEERS`].

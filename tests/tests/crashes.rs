@@ -31,6 +31,11 @@ struct Change<'a> {
     back: &'a [&'a str],
 }
 
+/// `attach` of that namespace as app, with addresses of its own choice.
+fn app_on(space: &str, network: &str, v4: &str, v6: &str) -> String {
+    format!("attach --name app --netns {space} --network {network} --ip {v4} --ip {v6}")
+}
+
 fn run(host: &Host, commands: &[&str]) {
     for command in commands {
         host.netbpf(&words(command)).ok();
@@ -259,12 +264,12 @@ fn detaching() {
 fn attaching_to_a_second_network() {
     let mut scene = Scene::new("dies_attaching_again");
     let space = scene.space("app");
-    let on = |network: &str, v4: &str, v6: &str| {
-        format!("attach --name app --netns {space} --network {network} --ip {v4} --ip {v6}")
-    };
-    run(scene.host(), &[&on("front", "10.10.1.20", "fd10:1::20")]);
+    run(
+        scene.host(),
+        &[&app_on(&space, "front", "10.10.1.20", "fd10:1::20")],
+    );
     scene.dies_in(&Change {
-        to: &[&on("back", "10.10.2.20", "fd10:2::20")],
+        to: &[&app_on(&space, "back", "10.10.2.20", "fd10:2::20")],
         back: &["detach app --network back"],
     });
 }
@@ -274,18 +279,15 @@ fn attaching_to_a_second_network() {
 fn detaching_of_two_networks() {
     let mut scene = Scene::new("dies_handing_over");
     let space = scene.space("app");
-    let on = |network: &str, v4: &str, v6: &str| {
-        format!("attach --name app --netns {space} --network {network} --ip {v4} --ip {v6}")
-    };
-    let front = on("front", "10.10.1.20", "fd10:1::20");
+    let front = app_on(&space, "front", "10.10.1.20", "fd10:1::20");
     run(
         scene.host(),
-        &[&front, &on("back", "10.10.2.20", "fd10:2::20")],
+        &[&front, &app_on(&space, "back", "10.10.2.20", "fd10:2::20")],
     );
     let all = [
         "detach app",
         &front,
-        &on("back", "10.10.2.20", "fd10:2::20"),
+        &app_on(&space, "back", "10.10.2.20", "fd10:2::20"),
     ];
     scene.dies_in(&Change {
         to: &["detach app --network front"],

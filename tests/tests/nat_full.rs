@@ -28,7 +28,7 @@ const SPARED: [&str; 8] = [
     names::HOST_PEERS,
     names::HOST_ASKED,
     names::HANDED,
-    names::HANDED_UDP,
+    names::ANSWERED,
     names::FRAGMENTS4,
     names::FRAGMENTS6,
 ];

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use netbpf::datapath::{EndpointEntry, NetworkFlags};
 use netbpf_common::{
     drop::DropReason,
+    maps::host::HANDED,
     names::{FROM_CONTAINER, FROM_UPLINK, TO_CONTAINER},
 };
 use netbpf_tests::{
@@ -227,6 +228,47 @@ fn a_network_without_a_way_out_gets_no_answer() {
             assert!(arrived.is_err(), "{family:?}");
             let left = forwarded.leaves(host, |way| way.tcp(8888, 4000, "SA", b""));
             assert!(left.is_err(), "{family:?}");
+        }
+    });
+}
+
+/// Whatever else is asked of the host, and by whom, pushes out none that was answered.
+#[test]
+fn others_push_out_no_connection() {
+    with_rig("questions_of_others", |rig| {
+        for family in Family::BOTH {
+            let forwarded = Forwarded { rig, family };
+            let host = family.ip(HOST);
+            let (far, app) = (family.ip(FAR), &rig.app);
+            for packet in [
+                (|way| way.tcp(4000, 8888, "S", b"")) as fn(&Way) -> Vec<u8>,
+                |way| way.udp(4000, 8889, b"x"),
+                |way| way.tcp(4001, 8888, "S", b""),
+            ] {
+                forwarded.asks(host, packet);
+            }
+            let answered = || {
+                let tcp = forwarded.leaves(host, |way| way.tcp(8888, 4000, "A", b"x"));
+                let udp = forwarded.leaves(host, |way| way.udp(8889, 4000, b"x"));
+                let tcp_came = forwarded.arrives(far, |way| way.tcp(80, 4000, "A", b"x"));
+                let udp_came = forwarded.arrives(far, |way| way.udp(53, 4000, b"x"));
+                [tcp, udp, tcp_came, udp_came]
+            };
+            assert_eq!(answered(), [const { Ok(()) }; 4], "{family:?}");
+            let program = rig.open(FROM_CONTAINER);
+            let way = rig.from(app, host);
+            for number in 0..2 * HANDED {
+                let (from, to) = (1024 + number as u16 % 60_000, 22 + (number / 60_000) as u16);
+                let packet = match number % 2 {
+                    0 => way.tcp(from, to, "S", b""),
+                    _ => way.udp(from, to, b"x"),
+                };
+                program.run(app.ifindex(), app.ifindex(), &packet);
+            }
+            assert_eq!(answered(), [const { Ok(()) }; 4], "{family:?}");
+            // One that nobody has answered is forgotten.
+            let other = forwarded.leaves(host, |way| way.tcp(8888, 4001, "SA", b""));
+            assert!(other.is_err(), "{family:?}");
         }
     });
 }

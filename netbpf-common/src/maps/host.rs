@@ -6,10 +6,10 @@
 //! both directions; LRU.
 //! `host_asked`: at which address of the host, other than its gateway's, a container has
 //! asked a program of the host by UDP; LRU.
-//! `handed`, `handed_udp`: what containers have asked the host for that is not ours to answer,
-//! so that an answer that others translate (Docker's DNAT) is told from what they forward
-//! unasked; LRU. UDP has a table of its own: its questions are many, and push out only their
-//! like.
+//! `handed`: what containers have asked the host for that is not ours to answer, so that an
+//! answer that others translate (Docker's DNAT) is told from what they forward unasked; LRU.
+//! `answered`: the same of what was answered so. Most questions never are, as the host answers
+//! itself; they are many, and push out only their like.
 
 use crate::{
     addr::{self, Addr},
@@ -133,7 +133,7 @@ impl HandedKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handed {
-    /// When it was asked, or answered, last.
+    /// When it was asked last; in `answered`, when it was answered.
     pub seen: Ticks,
     /// Who has asked: the next one with the address has not.
     pub endpoint: u32,
@@ -143,5 +143,9 @@ assert_layout!(Handed, 8);
 /// Entries of each table: two for each question.
 pub const HANDED: u32 = 16384;
 
-/// An answer may come for so long, as of a flow (RFC 4787 REQ-5).
+/// An answer may come for so long, as of a flow (RFC 4787 REQ-5). Not less, although a tick is
+/// no whole part of a second, and that a question was asked is noted once a second.
 pub const ASKED_TICKS: Ticks = 121 * (TICKS_PER_SECOND + 1);
+
+/// The same of what is no datagram (RFC 5382 REQ-5).
+pub const CONNECTION_TICKS: Ticks = 7441 * (TICKS_PER_SECOND + 1);

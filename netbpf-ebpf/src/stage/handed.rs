@@ -6,8 +6,10 @@
 
 use netbpf_common::{
     maps::{
-        FragmentOf, Handed, HandedKey, Veth, endpoints::NETWORK_INTERNAL,
-        fragments::FRAGMENT_TICKS, host::ASKED_TICKS,
+        FragmentOf, Handed, HandedKey, Veth,
+        endpoints::NETWORK_INTERNAL,
+        fragments::FRAGMENT_TICKS,
+        host::{ASKED_TICKS, CONNECTION_TICKS},
     },
     packet::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, icmp},
     time::{TICKS_PER_SECOND, Ticks, since},
@@ -17,23 +19,15 @@ use super::{fragment, port::may_begin, sockets::is_peer_of_host};
 use crate::{
     ctx::{Skb, now},
     family::{Family, Packet, Room, scratch},
-    maps::{HANDED, HANDED_UDP, Questions},
+    maps::{ANSWERED, HANDED, Questions},
 };
-
-/// As long as a connection may rest (RFC 5382 REQ-5): not less, though ticks are counted.
-const REST: Ticks = 7440 * (TICKS_PER_SECOND + 1);
 
 /// Instead of an endpoint: the answer is as it arrives.
 pub const UNTRANSLATED: u32 = 0;
 
-/// Where questions of a protocol stand.
 #[inline(always)]
-fn table(protocol: u8) -> Option<&'static Questions> {
-    match protocol {
-        IPPROTO_TCP | IPPROTO_SCTP => Some(&HANDED),
-        IPPROTO_UDP => Some(&HANDED_UDP),
-        _ => None,
-    }
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
 }
 
 /// Notes the packet that is worked on, which is for the host's stack, if it is a question:
@@ -54,9 +48,9 @@ pub fn note<F: Family>(skb: &Skb, veth: &Veth) -> u32 {
 #[inline(always)]
 fn ask<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) {
     let (ip, t) = (&p.ip, &p.t);
-    let Some(table) = table(ip.protocol) else {
+    if !has_ports(ip.protocol) {
         return;
-    };
+    }
     let key = HandedKey {
         addr: F::mapped(ip.src),
         host: F::mapped(ip.dst),
@@ -69,7 +63,7 @@ fn ask<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F
         seen: now(),
         endpoint: veth.endpoint,
     };
-    match refresh(table, &key, asked) {
+    match refresh(&key, asked) {
         Known::JustNow => return,
         Known::Before => {}
         Known::Not => {
@@ -79,13 +73,13 @@ fn ask<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F
             {
                 return;
             }
-            let _ = table.insert(&key, &asked, 0);
+            let _ = HANDED.insert(&key, &asked, 0);
         }
     }
     // The one may have been pushed out without the other: seen to once a second.
     let anybody = key.from_anybody();
-    if matches!(refresh(table, &anybody, asked), Known::Not) {
-        let _ = table.insert(&anybody, &asked, 0);
+    if matches!(refresh(&anybody, asked), Known::Not) {
+        let _ = HANDED.insert(&anybody, &asked, 0);
     }
 }
 
@@ -99,8 +93,8 @@ enum Known {
 
 /// From now on it is asked now.
 #[inline(always)]
-fn refresh(table: &Questions, key: &HandedKey, asked: Handed) -> Known {
-    let Some(known) = table.get_ptr_mut(key) else {
+fn refresh(key: &HandedKey, asked: Handed) -> Known {
+    let Some(known) = HANDED.get_ptr_mut(key) else {
         return Known::Not;
     };
     // SAFETY: readable as long as the program runs; should it have become another's
@@ -152,14 +146,14 @@ fn answers<F: Family>(
     } else {
         (p.ip.src, p.t.dport, p.t.sport, p.ip.protocol)
     };
-    let Some(table) = table(protocol) else {
+    if !has_ports(protocol) {
         return false;
-    };
+    }
     // What begins a connection answers nobody.
     if !is_error && protocol != IPPROTO_UDP && may_begin(&p.t) {
         return false;
     }
-    let mut key = HandedKey {
+    let question = HandedKey {
         addr: F::mapped(p.ip.dst),
         host: F::mapped(host),
         port,
@@ -167,32 +161,52 @@ fn answers<F: Family>(
         protocol,
         reserved: [0; 3],
     };
-    if !translated {
-        key = key.from_anybody();
-    }
-    let Some(known) = table.get_ptr_mut(&key) else {
-        return false;
-    };
-    // SAFETY: as in `refresh`.
-    let known = unsafe { &mut *known };
-    let time = now();
-    let rest = if protocol == IPPROTO_UDP {
-        ASKED_TICKS
+    let key = if translated {
+        question
     } else {
-        REST
+        question.from_anybody()
     };
-    let rested = since(time, known.seen);
-    if rested > rest || translated && known.endpoint != endpoint {
+    let time = now();
+    if let Some(known) = find(&ANSWERED, &key, endpoint, time) {
+        // Of a connection the container's packets are not noted.
+        if protocol != IPPROTO_UDP && !is_error && since(time, known.seen) >= TICKS_PER_SECOND {
+            known.seen = time;
+        }
+    } else if find(&HANDED, &key, endpoint, time).is_none() {
         return false;
-    }
-    // Of a connection the container's packets are not noted.
-    if protocol != IPPROTO_UDP && !is_error && rested >= TICKS_PER_SECOND {
-        known.seen = time;
+    } else if translated && !is_error {
+        let answered = Handed {
+            seen: time,
+            endpoint,
+        };
+        // Where there is no room, it may be pushed out by other questions.
+        let _ = ANSWERED.insert(&question, &answered, 0);
+        let _ = ANSWERED.insert(&question.from_anybody(), &answered, 0);
     }
     if p.ip.more_fragments {
         remember::<F>(p, room, time);
     }
     true
+}
+
+/// A question that may be answered still; of that endpoint, if the answer is translated.
+#[inline(always)]
+fn find(
+    table: &Questions,
+    key: &HandedKey,
+    endpoint: u32,
+    time: Ticks,
+) -> Option<&'static mut Handed> {
+    let known = table.get_ptr_mut(key)?;
+    // SAFETY: as in `refresh`.
+    let known = unsafe { &mut *known };
+    let rest = if key.protocol == IPPROTO_UDP {
+        ASKED_TICKS
+    } else {
+        CONNECTION_TICKS
+    };
+    let is_its = endpoint == UNTRANSLATED || known.endpoint == endpoint;
+    (is_its && since(time, known.seen) <= rest).then_some(known)
 }
 
 /// The other fragments have no ports.

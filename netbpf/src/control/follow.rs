@@ -29,6 +29,8 @@ use crate::{
 
 /// Events that come in this time after others are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// That events were lost is said as often at most.
+const TELL: Duration = Duration::from_secs(60);
 /// Events can be lost; a look at everything finds what they did not tell.
 const CHECK: Duration = Duration::from_secs(3);
 /// Nothing is drained, or for longer than that.
@@ -121,9 +123,6 @@ fn concerns_us(event: &Event) -> bool {
         | Event::Overrun => true,
     }
 }
-
-/// What is not to be heard of more often than that.
-const TELL: Duration = Duration::from_secs(60);
 
 async fn follow(inner: Weak<Inner>, mut receiver: Receiver<Vec<Event>>) {
     let mut next = Instant::now();

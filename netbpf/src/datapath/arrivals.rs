@@ -2,7 +2,7 @@
 //! mark the port of each flow that they begin; those of flows that are there already, begun by
 //! a version that knew nothing of it, are marked here.
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, MapError};
 use netbpf_common::{
     maps::{
         FlowKey, Pool,
@@ -18,7 +18,8 @@ use super::{
     flows::Address,
     load,
     pages::Page,
-    tables::{self, FlowTables, Written},
+    tables::{FlowTables, Written},
+    types::DatapathError,
 };
 
 impl Datapath {
@@ -35,7 +36,11 @@ impl Datapath {
             tables.v6.mark(&mut marks)?;
         }
         let ebpf = &mut self.inner().ebpf;
-        let mut map: Array<MapData, Pool> = tables::take(ebpf, names::ARRIVALS)?;
+        let wrong = |e: MapError| DatapathError::other("open map arrivals", load::chain(&e));
+        // Not taken out: programs that are loaded at need refer to it by its descriptor.
+        let map = ebpf.map_mut(names::ARRIVALS);
+        let map = map.ok_or_else(|| DatapathError::other("open maps", "no map arrivals"))?;
+        let mut map: Array<&mut MapData, Pool> = Array::try_from(map).map_err(wrong)?;
         for (protocol, pool) in marks {
             map.set(arrivals_index(protocol, true), pool, 0)
                 .written(names::ARRIVALS, ARRIVALS)?;

@@ -244,10 +244,10 @@ fn together(table: u32, record: u64, parts: &BTreeMap<u32, RecordPart>) -> Found
     let of_head = |number: &u32| parts.get(number).filter(is_of_head);
     if let Some(other) = numbers.clone().find(|number| of_head(number).is_none()) {
         // They are written in order: behind one of before there is none that is new.
-        return match numbers
+        let any_behind = numbers
             .skip(other as usize)
-            .any(|number| of_head(&number).is_some())
-        {
+            .any(|number| of_head(&number).is_some());
+        return match any_behind || is_whole_but_for_its_head(parts) {
             true => Found::Damaged,
             false => Found::Torn,
         };
@@ -270,6 +270,17 @@ fn together(table: u32, record: u64, parts: &BTreeMap<u32, RecordPart>) -> Found
         key: bytes,
         record: value,
     })
+}
+
+/// Do all bytes make the record that the parts behind the first one are of? Then it is the
+/// first one that says something else: it was not written so.
+fn is_whole_but_for_its_head(parts: &BTreeMap<u32, RecordPart>) -> bool {
+    let Some(next) = parts.get(&1) else {
+        return false;
+    };
+    let mut bytes: Vec<u8> = parts.values().flat_map(|part| part.bytes).collect();
+    bytes.truncate(next.length as usize);
+    hash(&bytes) == next.digest
 }
 
 #[cfg(test)]
@@ -339,6 +350,14 @@ mod tests {
         assert_eq!(within(&|part| part.length += 1), Found::Damaged);
         assert_eq!(within(&|part| part.key_length = 2), Found::Damaged);
         assert_eq!(within(&|part| part.bytes[4] ^= 1), Found::Damaged);
+        let head = |change: &dyn Fn(&mut RecordPart)| {
+            let mut parts = parts(KEY, &long);
+            change(parts.get_mut(&0).unwrap());
+            found(&parts)
+        };
+        assert_eq!(head(&|part| part.digest ^= 1), Found::Damaged);
+        assert_eq!(head(&|part| part.length -= 1), Found::Damaged);
+        assert_eq!(head(&|part| part.key_length = 2), Found::Damaged);
         // Whole, and of another key.
         let of_another = together(7, hash(b"app"), &parts(KEY, b"{}"));
         assert_eq!(of_another, Found::Damaged);

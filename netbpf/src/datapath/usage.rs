@@ -61,7 +61,7 @@ impl Datapath {
                 (names::HOST_PEERS, t.host_peers.count()?),
                 (names::HOST_ASKED, t.host_asked.count()?),
                 (names::HANDED, t.handed.count()?),
-                (names::HANDED_UDP, t.handed_udp.count()?),
+                (names::ANSWERED, t.answered.count()?),
                 (
                     names::ENDPOINT_DROPS,
                     t.endpoint_drops.keys().flatten().count(),

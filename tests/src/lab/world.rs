@@ -27,7 +27,7 @@ const NOT_COMPARED: [&str; 18] = [
     names::HOST_PEERS,
     names::HOST_ASKED,
     names::HANDED,
-    names::HANDED_UDP,
+    names::ANSWERED,
     names::ENDPOINT_DROPS,
 ];
 

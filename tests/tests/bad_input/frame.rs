@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use netbpf::model::StatusInfo;
-use netbpf_tests::lab::{
-    Container, Host, Namespace, Settings, Street, call, until, words as lab_words,
-};
+use netbpf_tests::lab::{Container, Host, Namespace, Settings, Street, call, until, words};
 use serde_json::{Value, json};
 
 /// One thing that cannot be, said in both ways.
@@ -54,7 +52,7 @@ pub const EXHAUSTED: Refused = refused(507, "pool_exhausted");
 pub const NO_CLUSTER: Refused = refused(503, "cluster_unavailable");
 pub const NOT_YET: Refused = refused(501, "not_implemented");
 
-pub fn words(line: &[&str]) -> Vec<String> {
+fn owned(line: &[&str]) -> Vec<String> {
     line.iter().map(|&word| word.to_owned()).collect()
 }
 
@@ -65,14 +63,14 @@ pub fn case(
     (method, path, body): (&'static str, &str, Value),
 ) -> Case {
     Case {
-        line: words(line),
+        line: owned(line),
         method,
         path: path.into(),
         body,
         exit: refused.exit,
         status: refused.status,
         code: refused.code,
-        says: words(says),
+        says: owned(says),
     }
 }
 
@@ -282,7 +280,7 @@ pub fn endpoints_of(street: &Street) -> (Container, Container, Namespace) {
         "publish web -p 40000:80",
         "unpublish web -p 40000:80",
     ] {
-        street.host.netbpf(&lab_words(line)).ok();
+        street.host.netbpf(&words(line)).ok();
     }
     (web, street.back("app", &[]), street.lab.space("late"))
 }

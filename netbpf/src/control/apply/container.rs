@@ -15,7 +15,7 @@ use crate::{
     error::{Code, Error, Result},
     store::EndpointRecord,
     sys::{
-        netlink::{AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule},
+        netlink::{Address, AddressKind, Link, Netlink, Route, RouteKind, RouteTarget, Rule},
         netns::{self, Namespace, NamespaceId},
         sysctl::Family,
     },
@@ -100,14 +100,7 @@ impl Apply<'_> {
                 netlink.set_route(&Route::default_via(gateway, ifindex))?;
             } else if record.rules {
                 let table = plan::table_of(record.network_index);
-                let target = RouteTarget {
-                    ifindex,
-                    ..Default::default()
-                };
-                let subnet = Route::via_device(address.trunc(), target).in_table(table);
-                netlink.set_route(&subnet)?;
-                netlink.set_route(&Route::default_via(gateway, ifindex).in_table(table))?;
-                netlink.add_rule(&rule(record, address.addr()))?;
+                route_by_source(netlink, table, address, gateway, ifindex)?;
             }
             if let IpAddr::V6(address) = address.addr() {
                 netlink.wait_local(address, READY_TIMEOUT)?;
@@ -172,8 +165,9 @@ impl Apply<'_> {
         }
         // Numbers of namespaces are used again: in another one is nothing of ours.
         if record.rules && is_the_container {
+            let table = plan::table_of(record.network_index);
             for (address, _) in record.addresses() {
-                if let Err(e) = netlink.delete_rule(&rule(record, address.addr())) {
+                if let Err(e) = netlink.delete_rule(&rule(address.addr(), table)) {
                     failed = Some(e);
                 }
             }
@@ -185,39 +179,44 @@ impl Apply<'_> {
     }
 }
 
+/// What leaves from the address goes by its own interface, to wherever.
+fn route_by_source(
+    netlink: &mut Netlink,
+    table: u32,
+    address: IpNet,
+    gateway: IpAddr,
+    ifindex: u32,
+) -> crate::sys::Result<()> {
+    let target = RouteTarget {
+        ifindex,
+        ..Default::default()
+    };
+    let subnet = Route::via_device(address.trunc(), target);
+    netlink.set_route(&subnet.in_table(table))?;
+    netlink.set_route(&Route::default_via(gateway, ifindex).in_table(table))?;
+    netlink.add_rule(&rule(address.addr(), table))
+}
+
 /// Rules for the endpoint with the default route, which had none as long as it was the only
 /// one: they cost every packet a look-up. `newcomer`: the interface that is the next one.
 fn add_first_rules(netlink: &mut Netlink, newcomer: u32) -> Result<()> {
     let routes = netlink.routes()?;
-    let mut addresses = netlink.addresses()?;
-    // One that was not the first has rules already.
+    let addresses = netlink.addresses()?;
     let rules = netlink.rules()?;
-    addresses.retain(|a| rules.iter().all(|rule| rule.source != a.address));
     let defaults = routes.iter().filter_map(|route| match route.kind {
-        RouteKind::Unicast(target) if route.ours && route.is_default() => Some(target),
+        RouteKind::Unicast(target) if route.ours && route.is_default() => {
+            Some((target.ifindex, target.gateway?))
+        }
         _ => None,
     });
-    for target in defaults.filter(|target| target.ifindex != newcomer) {
-        let on_device = addresses.iter().filter(|a| a.ifindex == target.ifindex);
-        for (address, gateway) in on_device.zip(std::iter::repeat(target.gateway)) {
-            let subnet = address.subnet().map(|subnet| subnet.trunc());
-            let (Some(gateway), Some(subnet)) = (gateway, subnet) else {
-                continue;
-            };
-            if !subnet.contains(&gateway) {
-                continue;
+    for (ifindex, gateway) in defaults.filter(|(ifindex, _)| *ifindex != newcomer) {
+        // One that was not the first has rules already.
+        let is_new = |a: &&Address| rules.iter().all(|rule| rule.source != a.address);
+        let on_device = addresses.iter().filter(|a| a.ifindex == ifindex);
+        for address in on_device.filter(is_new).filter_map(Address::subnet) {
+            if address.contains(&gateway) {
+                route_by_source(netlink, FIRST_TABLE, address, gateway, ifindex)?;
             }
-            let directly = RouteTarget {
-                ifindex: target.ifindex,
-                ..Default::default()
-            };
-            for route in [
-                Route::via_device(subnet, directly),
-                Route::default_via(gateway, target.ifindex),
-            ] {
-                netlink.set_route(&route.in_table(FIRST_TABLE))?;
-            }
-            netlink.add_rule(&first_rule(address.address))?;
         }
     }
     Ok(())
@@ -227,7 +226,7 @@ fn add_first_rules(netlink: &mut Netlink, newcomer: u32) -> Result<()> {
 /// of whoever is left alone.
 fn remove_first_rules(netlink: &mut Netlink, record: &EndpointRecord) -> crate::sys::Result<()> {
     for (address, _) in record.addresses() {
-        netlink.delete_rule(&first_rule(address.addr()))?;
+        netlink.delete_rule(&rule(address.addr(), FIRST_TABLE))?;
     }
     let rules = netlink.rules()?;
     if rules.iter().any(|rule| rule.table != FIRST_TABLE) {
@@ -244,18 +243,10 @@ fn remove_first_rules(netlink: &mut Netlink, record: &EndpointRecord) -> crate::
     Ok(())
 }
 
-fn first_rule(source: IpAddr) -> Rule {
+fn rule(source: IpAddr, table: u32) -> Rule {
     Rule {
         source,
-        table: FIRST_TABLE,
-        priority: RULE_PRIORITY,
-    }
-}
-
-fn rule(record: &EndpointRecord, source: IpAddr) -> Rule {
-    Rule {
-        source,
-        table: plan::table_of(record.network_index),
+        table,
         priority: RULE_PRIORITY,
     }
 }

@@ -177,28 +177,43 @@ impl Netlink {
     /// All routes of the namespace in both families, those of the table of local
     /// addresses aside.
     pub fn routes(&mut self) -> Result<Vec<Route>> {
-        let mut routes = Vec::new();
-        for any in [
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ] {
+        self.of_both_families("list routes", |netlink, what, any| {
             let mut message = RouteMessage::default();
             message.header.address_family = family(any);
-            let found = self.dump(
-                || "list routes".into(),
-                RouteNetlinkMessage::GetRoute(message),
-                |answer| match answer {
-                    RouteNetlinkMessage::NewRoute(m) => parse(&m, any),
-                    _ => None,
-                },
-            );
-            match found {
-                // A kernel without IPv6 has no routes of it.
-                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EOPNOTSUPP) => {}
-                found => routes.extend(found?),
-            }
+            let message = RouteNetlinkMessage::GetRoute(message);
+            netlink.dump(what, message, |answer| match answer {
+                RouteNetlinkMessage::NewRoute(m) => parse(&m, any),
+                _ => None,
+            })
+        })
+    }
+
+    /// Rules of ours, in both families.
+    pub fn rules(&mut self) -> Result<Vec<Rule>> {
+        self.of_both_families("list rules", |netlink, what, any| {
+            let mut message = RuleMessage::default();
+            message.header.family = family(any);
+            let message = RouteNetlinkMessage::GetRule(message);
+            netlink.dump(what, message, |answer| match answer {
+                RouteNetlinkMessage::NewRule(m) => parse_rule(&m),
+                _ => None,
+            })
+        })
+    }
+
+    /// Lists by the unspecified address of each family; a kernel without IPv6 has none of it.
+    fn of_both_families<T>(
+        &mut self,
+        what: &str,
+        list: impl Fn(&mut Netlink, &dyn Fn() -> String, IpAddr) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
+        let what = || what.to_owned();
+        let mut all = list(self, &what, Ipv4Addr::UNSPECIFIED.into())?;
+        match list(self, &what, Ipv6Addr::UNSPECIFIED.into()) {
+            Err(e) if matches!(e.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => {}
+            found => all.extend(found?),
         }
-        Ok(routes)
+        Ok(all)
     }
 
     /// Asks for the route to an address: is it this namespace itself?
@@ -233,32 +248,6 @@ impl Netlink {
             Err(e) if matches!(e.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// The rules of ours, of both families.
-    pub fn rules(&mut self) -> Result<Vec<Rule>> {
-        let mut rules = Vec::new();
-        for any in [
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        ] {
-            let mut message = RuleMessage::default();
-            message.header.family = family(any);
-            let found = self.dump(
-                || "list rules".into(),
-                RouteNetlinkMessage::GetRule(message),
-                |answer| match answer {
-                    RouteNetlinkMessage::NewRule(m) => parse_rule(&m),
-                    _ => None,
-                },
-            );
-            match found {
-                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EAFNOSUPPORT) => {}
-                Err(e) if any.is_ipv6() && e.errno() == Some(libc::EOPNOTSUPP) => {}
-                found => rules.extend(found?),
-            }
-        }
-        Ok(rules)
     }
 
     /// Adds a rule, or leaves it as it is where it is already.
