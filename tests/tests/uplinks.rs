@@ -332,17 +332,38 @@ fn the_daemon_may_be_limited_to_some_uplinks() {
     }
 }
 
-#[test]
-fn a_device_without_ethernet_header_is_an_uplink() {
-    let street = street_without_daemon("a_tun_uplink");
+fn with_tun(street: &Street) {
     street.lab.tunnel(
         (&street.host, "tun0", &HOST_WIRE_B),
         (&street.client, "tun0", &CLIENT_WIRE_B),
     );
+}
+
+#[test]
+fn a_device_without_ethernet_header_is_an_uplink() {
+    let street = street_without_daemon("a_tun_uplink");
+    with_tun(&street);
     street.host.start(&[]);
+    serves_by_tun(&street);
+}
+
+/// Its programs are loaded then, long after all others.
+#[test]
+fn a_device_without_ethernet_header_may_come_later() {
+    let street = street_without_daemon("a_late_tun_uplink");
+    street.host.start(&[]);
+    // Also where all others were taken over of an earlier daemon.
+    street.host.kill();
+    street.host.restart();
+    with_tun(&street);
+    serves_by_tun(&street);
+}
+
+#[track_caller]
+fn serves_by_tun(street: &Street) {
     street.host.network(&FRONT, &[]);
     within(Duration::from_secs(5), "tun0 is an uplink", || {
-        has_uplink(&street, "tun0")
+        has_uplink(street, "tun0")
     });
     let web = street.front("web", &["-p", "8080:80", "-p", "5300:53/udp"]);
     let _inside = Http::start(&web, 80);
