@@ -221,6 +221,7 @@ fn cases<'a>(rig: &'a Rig, programs: &'a Programs, family: Family) -> Vec<Case<'
         came("", back, |way, _| way.tcp(OWN, 8080, "S", b"")),
         sent("", out, |way, _| way.tcp(80, OWN, "SA", b"")),
         came("", back, |way, _| way.tcp(OWN, 8080, "A", b"")),
+        sent("", asks, |way, _| way.tcp(OWN, 22, "S", b"")),
     ];
     for case in &begun {
         case.once(0);
