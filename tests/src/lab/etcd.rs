@@ -217,6 +217,11 @@ impl Etcd {
         }
     }
 
+    /// Where it runs.
+    pub fn space(&self) -> &Namespace {
+        &self.space
+    }
+
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}:{CLIENTS}", self.address)

@@ -8,6 +8,7 @@
 mod api;
 mod command;
 mod container;
+mod crowd;
 mod drops;
 mod etcd;
 mod flood;
@@ -42,6 +43,7 @@ use std::{
 pub use api::{Answer, call};
 pub use command::{Background, Cmd, Output, Refusal, words};
 pub use container::{Container, address_of};
+pub use crowd::Crowd;
 pub use drops::Drops;
 pub use etcd::{Etcd, EtcdPrograms, EtcdTls};
 pub use flood::Flood;

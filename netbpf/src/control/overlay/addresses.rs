@@ -1,24 +1,17 @@
 //! Addresses of overlay networks: given out of this node's blocks, and agreed on with
 //! the others by name and address.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, time::Instant};
 
 use ipnet::IpNet;
 
-use super::{cluster, follow, networks, node::name};
+use super::{cluster, follow, networks, node::name, rest::REST};
 use crate::{
     cluster::{Refusal, View},
     control::{Inner, state::State},
     error::{Code, Error, Result},
     store::EndpointRecord,
 };
-
-/// A released address is not given out for so long, lest somebody takes the new
-/// container for the old one.
-const REST: Duration = Duration::from_secs(60);
 
 /// So often another address is chosen where another node was quicker.
 pub const MOST_TRIES: usize = 256;
@@ -32,10 +25,10 @@ pub fn next_address(
     v6: bool,
     avoid: &[IpAddr],
 ) -> Result<IpAddr> {
-    state
-        .overlay
-        .resting
-        .retain(|_, since| since.elapsed() < REST);
+    if let Some(cluster) = &inner.cluster {
+        // Another node may have given one back a moment ago.
+        follow::look(state, cluster, &inner.settings());
+    }
     if let Some(address) = of_own_blocks(inner, state, network, v6, avoid) {
         return Ok(address);
     }
@@ -45,9 +38,17 @@ pub fn next_address(
         let subnets = place.into_iter().flatten();
         let subnet = subnets.map(|s| s.subnet).find(|s| s.addr().is_ipv6() == v6);
         let subnet = subnet.map_or_else(String::new, |s| format!("subnet {s} of "));
+        let rest = state.overlay.resting.next_end(network, v6, Instant::now());
+        let rest = rest.map_or_else(String::new, |left| {
+            format!(
+                "; those that were given back rest for {} s, the first of them for another {} s",
+                REST.as_secs(),
+                left.as_secs() + 1
+            )
+        });
         Error::new(
             Code::PoolExhausted,
-            format!("no free address in {subnet}network {network:?}"),
+            format!("no free address in {subnet}network {network:?}{rest}"),
         )
     };
     match inner.runtime.block_on(cluster.claim_block(network, v6)) {
@@ -86,9 +87,9 @@ fn of_own_blocks(
         let of = view.as_ref().and_then(|view| view.address(network, ip));
         of.is_some_and(|of| of.node != me)
     };
-    let resting = &state.overlay.resting;
+    let (resting, now) = (&state.overlay.resting, Instant::now());
     let is_free = |ip: IpAddr| {
-        !avoid.contains(&ip) && !elsewhere(ip) && !resting.contains_key(&(network.to_owned(), ip))
+        !avoid.contains(&ip) && !elsewhere(ip) && !resting.is_resting(network, ip, now)
     };
     let ipam = state.networks.get_mut(network)?.ipam_of(v6)?;
     ipam.next_of(&blocks, is_free)
@@ -102,13 +103,11 @@ fn of_others(
     v6: bool,
     avoid: &[IpAddr],
 ) -> Option<IpAddr> {
-    let resting = &state.overlay.resting;
+    let (resting, now) = (&state.overlay.resting, Instant::now());
     let ipam = state.networks.get_mut(network)?.ipam_of(v6)?;
     let mut spare = view.spare_addresses(network, v6);
     spare.find(|ip| {
-        ipam.check(*ip).is_ok()
-            && !avoid.contains(ip)
-            && !resting.contains_key(&(network.to_owned(), *ip))
+        ipam.check(*ip).is_ok() && !avoid.contains(ip) && !resting.is_resting(network, *ip, now)
     })
 }
 
@@ -169,13 +168,11 @@ pub fn left(inner: &Inner, state: &mut State, record: &EndpointRecord) {
     if !super::is_overlay(state, &record.network) {
         return;
     }
+    let (resting, now) = (&mut state.overlay.resting, Instant::now());
     for (address, _) in record.addresses() {
-        let key = (record.network.clone(), address.addr());
-        state.overlay.resting.insert(key, Instant::now());
+        resting.begin(&record.network, address.addr(), now);
     }
     // What etcd does not hear now it hears when it is back.
-    if let Err(error) = follow::write(inner, state) {
-        tracing::warn!(%error, endpoint = record.name, "the tables of the overlay");
-    }
+    follow::tell(inner, state);
     unclaim(inner, state, record);
 }

@@ -1,6 +1,7 @@
 //! Follows the cluster: networks that come and go, nodes, blocks and addresses.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -14,10 +15,11 @@ use super::{
     tunnels,
 };
 use crate::{
-    cluster::{self as of_cluster, Mine, View},
+    cluster::{self as of_cluster, Changed, Cluster, Key, Mine, View},
     control::{Inner, blocking, network, plan, state::State, uplinks::Uplink, view},
     datapath::{self, OverlayNetwork},
     error::{Code, Result},
+    settings::Settings,
     store::{EndpointRecord, Meta, NetworkRecord},
     sys::netlink::Netlink,
 };
@@ -156,17 +158,54 @@ fn repair(inner: &Inner, state: &mut State) -> Result<()> {
 
 /// Brings this host to what the cluster says.
 pub fn sync(inner: &Inner, state: &mut State) -> Result<()> {
-    let Some(cluster) = &inner.cluster else {
+    let Some(cluster) = inner.cluster.clone() else {
         return Ok(());
     };
-    let view = cluster.view();
+    let view = look(state, &cluster, &inner.settings());
     if view.revision > 0 {
         state.overlay.notes.clear();
         follow_networks(inner, state, &view);
         note_narrow(inner, state);
         follow_blocks(inner, state, &view)?;
     }
-    write(inner, state)
+    if state.overlay.stale || state.overlay.told.is_none() {
+        return write(inner, state);
+    }
+    // Most of what happens on other nodes changes no way to them.
+    tell(inner, state);
+    inner
+        .overlay_revision
+        .store(view.revision, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Looks at what is new in the cluster's picture: what was given back rests, and what lives
+/// elsewhere now makes the tables stale.
+pub fn look(state: &mut State, cluster: &Cluster, settings: &Settings) -> Arc<View> {
+    let changed = cluster.changed_since(state.overlay.seen);
+    state.overlay.seen = changed.seen;
+    state.overlay.resting.follow(&changed, Instant::now());
+    state.overlay.stale |= leads_elsewhere(&name(settings), state, &changed);
+    changed.view
+}
+
+/// Whether the tunnels are to be others than the programs were told.
+fn leads_elsewhere(me: &str, state: &State, changed: &Changed) -> bool {
+    let (Some(keys), Some(told)) = (&changed.keys, &state.overlay.told) else {
+        return true;
+    };
+    let mut maps: HashMap<&str, tunnels::Ways> = HashMap::new();
+    keys.iter().any(|key| match key {
+        Key::Network(_) | Key::Vni(_) | Key::Node(_) | Key::Block { .. } => true,
+        Key::Alive(_) | Key::Drained(_) | Key::Endpoint { .. } => false,
+        Key::Address { network, ip } => state.networks.get(network).is_some_and(|of| {
+            let ways = maps
+                .entry(network)
+                .or_insert_with(|| tunnels::Ways::new(&changed.view, me, &of.record));
+            let was = told.tunnels.iter().find(|t| ways.is_of(t, *ip));
+            ways.to(*ip).as_ref() != was
+        }),
+    })
 }
 
 /// The host's devices or addresses have changed.
@@ -219,6 +258,7 @@ fn follow_networks(inner: &Inner, state: &mut State, view: &View) {
         } else if let Err(error) = network::forget(inner, state, name) {
             tracing::warn!(%error, network = name, "not removed");
         } else {
+            state.overlay.stale = true;
             tracing::info!(network = name, "the cluster has removed the network");
         }
     }
@@ -231,7 +271,10 @@ fn follow_networks(inner: &Inner, state: &mut State, view: &View) {
             )),
             Some(_) => {}
             None => match networks::adopt(inner, state, network) {
-                Ok(()) => tracing::info!(network = network.name, "the cluster has a new network"),
+                Ok(()) => {
+                    state.overlay.stale = true;
+                    tracing::info!(network = network.name, "the cluster has a new network");
+                }
                 Err(error) => state.overlay.notes.push(format!(
                     "overlay network {:?} of the cluster is not on this node: {}",
                     network.name, error.message
@@ -310,12 +353,21 @@ fn follow_blocks(inner: &Inner, state: &mut State, view: &View) -> Result<()> {
     Ok(())
 }
 
+/// Tells the cluster what this node has.
+pub fn tell(inner: &Inner, state: &State) {
+    if let Some(cluster) = &inner.cluster {
+        cluster.set_mine(mine(inner, state));
+    }
+}
+
 /// Tells the programs and the cluster what there is.
 pub fn write(inner: &Inner, state: &mut State) -> Result<()> {
     let Some(cluster) = &inner.cluster else {
         return Ok(());
     };
-    cluster.set_mine(mine(inner, state));
+    // Until it is done.
+    state.overlay.stale = true;
+    tell(inner, state);
     let view = cluster.view();
     if view.revision == 0 {
         return Ok(());
@@ -362,6 +414,7 @@ pub fn write(inner: &Inner, state: &mut State) -> Result<()> {
         inner.datapath.set_overlay(&wanted)?;
         state.overlay.told = Some(wanted);
     }
+    state.overlay.stale = false;
     inner
         .overlay_revision
         .store(view.revision, Ordering::Relaxed);

@@ -11,9 +11,10 @@ mod device;
 mod follow;
 mod networks;
 pub mod node;
+mod rest;
 mod tunnels;
 
-use std::{collections::HashMap, net::IpAddr, time::Instant};
+use std::net::IpAddr;
 
 pub use self::{
     addresses::{MOST_TRIES, claim, left, next_address, unclaim},
@@ -44,8 +45,12 @@ pub struct OverlayState {
     shared: Option<bool>,
     /// What `status` is to say.
     pub notes: Vec<String>,
-    /// Addresses that this node gave back, and when: they rest.
-    resting: HashMap<(String, IpAddr), Instant>,
+    /// Addresses that somebody gave back lately.
+    resting: rest::Resting,
+    /// Up to where the changes of the cluster's picture were looked at.
+    seen: u64,
+    /// Something has changed since `told` that leads elsewhere.
+    stale: bool,
 }
 
 /// The cluster, or why there is none.

@@ -1,6 +1,6 @@
 //! This node, as the cluster knows it, and the others.
 
-use std::{net::IpAddr, sync::atomic::Ordering};
+use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering};
 
 use tokio::runtime::Handle;
 
@@ -10,7 +10,7 @@ use crate::{
     control::{Inner, seen::Seen},
     datapath::GATEWAY_MAC,
     error::{Code, Error, Result},
-    model::{ClusterInfo, MemberInfo, NodeInfo, NodeState},
+    model::{BlockInfo, ClusterInfo, MemberInfo, NodeInfo, NodeState},
     settings::Settings,
     store::{Meta, Store},
     sys::{
@@ -109,13 +109,10 @@ pub fn list(inner: &Inner, seen: &Seen) -> Vec<NodeInfo> {
     if !view.nodes.contains_key(&own) {
         // It has not registered yet: etcd was never there.
         let mut all = vec![alone(inner, seen)];
-        all.extend(view.nodes.keys().map(|name| node(inner, &view, name)));
+        all.extend(nodes(&own, &view));
         return all;
     }
-    view.nodes
-        .keys()
-        .map(|name| node(inner, &view, name))
-        .collect()
+    nodes(&own, &view)
 }
 
 pub fn inspect(inner: &Inner, seen: &Seen, name: &str) -> Result<NodeInfo> {
@@ -175,32 +172,36 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-fn node(inner: &Inner, view: &View, name: &str) -> NodeInfo {
-    let own = self::name(&inner.settings());
-    let of = |network: &String| network.clone();
-    let blocks = view.blocks.iter().flat_map(|(network, blocks)| {
-        let its = blocks.iter().filter(|(_, of)| of.node == name);
-        its.map(move |(block, _)| crate::model::BlockInfo {
-            network: of(network),
-            block: *block,
-        })
-    });
-    let endpoints = view.endpoints.values().flat_map(|of| of.values());
-    let node = view.nodes.get(name);
-    NodeInfo {
-        name: name.to_owned(),
-        address: node.map(|n| n.address),
-        state: match node.is_some_and(|n| n.away) {
+/// All nodes, by one look at blocks and endpoints: there may be twenty thousand.
+fn nodes(own: &str, view: &View) -> Vec<NodeInfo> {
+    let mut blocks: HashMap<&str, Vec<BlockInfo>> = HashMap::new();
+    for (network, of_network) in view.blocks.iter() {
+        for (block, of) in of_network.iter() {
+            blocks.entry(&of.node).or_default().push(BlockInfo {
+                network: network.clone(),
+                block: *block,
+            });
+        }
+    }
+    let mut endpoints: HashMap<&str, usize> = HashMap::new();
+    for endpoint in view.endpoints.values().flat_map(|of| of.values()) {
+        *endpoints.entry(&endpoint.node).or_default() += 1;
+    }
+    let nodes = view.nodes.iter().map(|(name, node)| NodeInfo {
+        name: name.clone(),
+        address: Some(node.address),
+        state: match node.away {
             true => NodeState::Away,
             false => NodeState::Alive,
         },
-        drained: node.is_some_and(|n| n.drained),
+        drained: node.drained,
         this: own == name,
-        mtu: node.map(|n| n.mtu),
-        version: node.map_or_else(String::new, |n| n.version.clone()),
-        blocks: blocks.collect(),
-        endpoints: endpoints.filter(|e| e.node == name).count(),
-    }
+        mtu: Some(node.mtu),
+        version: node.version.clone(),
+        blocks: blocks.remove(name.as_str()).unwrap_or_default(),
+        endpoints: endpoints.get(name.as_str()).copied().unwrap_or(0),
+    });
+    nodes.collect()
 }
 
 /// Endpoints of a network on other nodes that are there.

@@ -30,11 +30,8 @@ pub fn nodes(view: &View, me: &str, vtep: IpAddr) -> Vec<NodeEntry> {
 /// What leads where on one network: each block to the node that has it, and single
 /// addresses that do not live where their block is.
 pub fn tunnels(view: &View, me: &str, record: &NetworkRecord) -> Vec<TunnelEntry> {
-    let (name, network) = (record.name.as_str(), record.index);
-    let vtep = |node: &str| match node == me {
-        true => None,
-        false => view.nodes.get(node).map(|node| node.address),
-    };
+    let network = record.index;
+    let ways = Ways::new(view, me, record);
     // Each node has the gateway, in whosever block it is.
     let gateways = record.subnets.iter().map(|subnet| TunnelEntry {
         network,
@@ -42,39 +39,77 @@ pub fn tunnels(view: &View, me: &str, record: &NetworkRecord) -> Vec<TunnelEntry
         node: None,
     });
     let mut entries: Vec<TunnelEntry> = gateways.collect();
-    let mut lengths = BTreeSet::new();
-    if let Some(blocks) = view.blocks.get(name) {
-        for (block, of) in blocks.iter() {
-            lengths.insert((block.addr().is_ipv6(), block.prefix_len()));
-            if of.node != me {
-                entries.push(TunnelEntry {
-                    network,
-                    block: *block,
-                    node: vtep(&of.node),
-                });
-            }
-        }
+    if let Some(blocks) = view.blocks.get(&record.name) {
+        let others = blocks.iter().filter(|(_, of)| of.node != me);
+        entries.extend(others.map(|(block, of)| TunnelEntry {
+            network,
+            block: *block,
+            node: ways.vtep(&of.node),
+        }));
     }
-    let owner = |ip: IpAddr| {
-        let lengths = lengths.iter().filter(|(v6, _)| *v6 == ip.is_ipv6());
-        let mut blocks = lengths.filter_map(|(_, length)| {
-            let block = IpNet::new(ip, *length).ok()?.trunc();
-            view.block(name, &block)
-        });
-        blocks.next().map(|of| of.node.as_str())
-    };
-    if let Some(addresses) = view.addresses.get(name) {
-        for (ip, of) in addresses.iter() {
-            let owner = owner(*ip);
-            if owner == Some(of.node.as_str()) || owner.is_none() && of.node == me {
-                continue;
-            }
-            entries.push(TunnelEntry {
-                network,
-                block: IpNet::from(*ip),
-                node: vtep(&of.node),
-            });
-        }
+    if let Some(addresses) = view.addresses.get(&record.name) {
+        entries.extend(addresses.keys().filter_map(|ip| ways.to(*ip)));
     }
     entries
+}
+
+/// The ways to single addresses of a network.
+pub struct Ways<'a> {
+    view: &'a View,
+    me: &'a str,
+    network: (&'a str, u32),
+    /// Of the blocks, by family.
+    lengths: BTreeSet<(bool, u8)>,
+}
+
+impl<'a> Ways<'a> {
+    pub fn new(view: &'a View, me: &'a str, record: &'a NetworkRecord) -> Ways<'a> {
+        let blocks = view.blocks.get(&record.name);
+        let blocks = blocks.into_iter().flat_map(|blocks| blocks.keys());
+        Ways {
+            view,
+            me,
+            network: (&record.name, record.index),
+            lengths: blocks
+                .map(|block| (block.addr().is_ipv6(), block.prefix_len()))
+                .collect(),
+        }
+    }
+
+    /// The way to an address that does not live where its block is.
+    pub fn to(&self, ip: IpAddr) -> Option<TunnelEntry> {
+        let of = self.view.address(self.network.0, ip)?;
+        let owner = self.owner(ip);
+        if owner == Some(of.node.as_str()) || owner.is_none() && of.node == self.me {
+            return None;
+        }
+        Some(TunnelEntry {
+            network: self.network.1,
+            block: IpNet::from(ip),
+            node: self.vtep(&of.node),
+        })
+    }
+
+    /// Whether an entry is that of this address alone.
+    pub fn is_of(&self, entry: &TunnelEntry, ip: IpAddr) -> bool {
+        entry.network == self.network.1 && entry.block == IpNet::from(ip)
+    }
+
+    /// The node of the block that an address is in.
+    fn owner(&self, ip: IpAddr) -> Option<&'a str> {
+        let lengths = self.lengths.iter();
+        let mut lengths = lengths.filter(|(v6, _)| *v6 == ip.is_ipv6());
+        lengths.find_map(|(_, length)| {
+            let block = IpNet::new(ip, *length).ok()?.trunc();
+            let of = self.view.block(self.network.0, &block)?;
+            Some(of.node.as_str())
+        })
+    }
+
+    fn vtep(&self, node: &str) -> Option<IpAddr> {
+        match node == self.me {
+            true => None,
+            false => self.view.nodes.get(node).map(|node| node.address),
+        }
+    }
 }
