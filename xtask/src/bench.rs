@@ -32,6 +32,7 @@ pub fn run(places: &Places, consent: Consent, arguments: &[OsString]) -> Result<
     .context("cargo built no benchmark")?;
     let variables = [
         ("NETBPF_BIN", binary.as_os_str()),
+        ("NETBPF_TOOLS_DIR", places.tools.as_os_str()),
         // As users run it; the tests log more.
         ("RUST_LOG", OsStr::new("info")),
     ];

@@ -65,17 +65,22 @@ impl Daemon {
             .unwrap_or_else(|e| panic!("detach: {e}"));
     }
 
-    /// Not the lab's own way of running commands: that one polls for the end.
+    /// A command, from start to exit.
     pub fn command(&self, arguments: &[&str]) {
-        let status = Command::new(binary())
-            .arg("--socket")
-            .arg(self.host.socket())
-            .args(arguments)
-            .stdout(Stdio::null())
-            .status()
-            .unwrap_or_else(|e| panic!("netbpf: {e}"));
-        assert!(status.success(), "netbpf {arguments:?}: {status}");
+        command(&self.host, arguments);
     }
+}
+
+/// Not the lab's own way of running commands: that one polls for the end.
+pub fn command(host: &Host, arguments: &[&str]) {
+    let status = Command::new(binary())
+        .arg("--socket")
+        .arg(host.socket())
+        .args(arguments)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap_or_else(|e| panic!("netbpf: {e}"));
+    assert!(status.success(), "netbpf {arguments:?}: {status}");
 }
 
 pub fn milliseconds(work: impl FnOnce()) -> f64 {

@@ -9,6 +9,7 @@
 //! - [`plugins`]: CNI plug-ins, ours and the reference ones.
 //! - [`size`]: what becomes of it with a thousand containers.
 //! - [`flows`]: and with a million flows.
+//! - [`cluster`]: and with two hundred nodes.
 //! - [`rows`]: a packet's cost in each program.
 //! - [`report`]: table, JSON, Markdown.
 //!
@@ -20,6 +21,7 @@
 //! rounds of the ratio within one round.
 
 pub mod bare;
+pub mod cluster;
 pub mod daemon;
 pub mod flows;
 pub mod lifecycle;
@@ -42,8 +44,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use self::{
-    flows::Flows, lifecycle::Lifecycle, machine::Machine, rounds::Comparison, rows::Rows,
-    size::Size,
+    cluster::Nodes, flows::Flows, lifecycle::Lifecycle, machine::Machine, rounds::Comparison,
+    rows::Rows, size::Size,
 };
 
 /// Everything that a run has found.
@@ -56,6 +58,7 @@ pub struct Results {
     pub lifecycle: Vec<Lifecycle>,
     pub sizes: Vec<Size>,
     pub flows: Vec<Flows>,
+    pub clusters: Vec<Nodes>,
     /// Where these alone were asked for.
     pub rows: Option<Rows>,
     /// Those of before, of `--against`.
@@ -78,6 +81,7 @@ pub fn run(options: &Options) -> Result<Results> {
         lifecycle: Vec::new(),
         sizes: Vec::new(),
         flows: Vec::new(),
+        clusters: Vec::new(),
         rows: rows::run(options),
         before,
     };
@@ -86,6 +90,7 @@ pub fn run(options: &Options) -> Result<Results> {
         results.lifecycle = lifecycle::run(options);
         results.sizes = size::run(options);
         results.flows = flows::run(options);
+        results.clusters = cluster::run(options);
     }
     results.machine = results.machine.at_end();
     results.seconds = began.elapsed().as_secs();

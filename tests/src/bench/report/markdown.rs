@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{by_flows, by_size, noisy, of_programs, of_rows, p99, ratio, value};
+use super::{by_flows, by_nodes, by_size, noisy, of_programs, of_rows, p99, ratio, value};
 use crate::bench::{
     Results,
     load::Measure,
@@ -23,6 +23,7 @@ pub fn markdown(results: &Results) -> String {
     lifecycle(&mut page, results);
     sizes(&mut page, results);
     flows(&mut page, results);
+    clusters(&mut page, results);
     page
 }
 
@@ -213,6 +214,19 @@ fn flows(page: &mut String, results: &Results) {
          last one took; of all: when all are over at once.\n\n",
     );
     columns(page, by_flows(&results.flows));
+}
+
+fn clusters(page: &mut String, results: &Results) {
+    if results.clusters.is_empty() {
+        return;
+    }
+    page.push_str(
+        "\n## In a cluster\n\nOne node with a real etcd beside it; the others are in etcd alone, each with a hundred\n\
+         containers on a dual-stack overlay network. All are put into etcd at once. Attach,\n\
+         detach and listings by command, from start to exit; start: of the daemon, until it\n\
+         answers and has all of them. Medians.\n\n",
+    );
+    columns(page, by_nodes(&results.clusters));
 }
 
 fn columns(page: &mut String, lines: Vec<(&str, Vec<String>)>) {

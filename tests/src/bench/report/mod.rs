@@ -11,6 +11,7 @@ pub use progress::Progress;
 pub use table::table;
 
 use super::{
+    cluster::Nodes,
     flows::Flows,
     load::Measure,
     rounds::{Comparison, Figures},
@@ -138,5 +139,36 @@ fn by_size(sizes: &[Size]) -> Vec<(&'static str, Vec<String>)> {
     ];
     lines
         .map(|(name, figure)| (name, sizes.iter().map(figure).collect()))
+        .into()
+}
+
+/// A line for each figure, a column for each number of nodes; the first line is the numbers.
+fn by_nodes(clusters: &[Nodes]) -> Vec<(&'static str, Vec<String>)> {
+    type Figure = fn(&Nodes) -> String;
+    let lines: [(&str, Figure); 13] = [
+        ("other nodes", |n| n.nodes.to_string()),
+        ("their containers", |n| n.endpoints.to_string()),
+        ("entries of `tunnels`", |n| n.map_entries.to_string()),
+        ("written to etcd, ms", |n| format!("{:.0}", n.written_ms)),
+        ("until all is in the tables, ms", |n| {
+            format!("{:.0}", n.catch_up_ms)
+        }),
+        ("the daemon's CPU time, ms", |n| {
+            format!("{:.0}", n.catch_up_cpu_ms)
+        }),
+        ("and for one started anew, ms", |n| {
+            format!("{:.2}", n.anew_cpu_ms)
+        }),
+        ("start, ms", |n| format!("{:.0}", n.start_ms)),
+        ("memory of the daemon, MB", |n| {
+            format!("{:.1}", n.memory_bytes as f64 / 1e6)
+        }),
+        ("attach, ms", |n| format!("{:.1}", n.attach_ms)),
+        ("detach, ms", |n| format!("{:.1}", n.detach_ms)),
+        ("network inspect, ms", |n| format!("{:.1}", n.inspect_ms)),
+        ("node ls, ms", |n| format!("{:.1}", n.node_ls_ms)),
+    ];
+    lines
+        .map(|(name, figure)| (name, clusters.iter().map(figure).collect()))
         .into()
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{by_flows, by_size, noisy, of_programs, of_rows, p99, ratio, value};
+use super::{by_flows, by_nodes, by_size, noisy, of_programs, of_rows, p99, ratio, value};
 use crate::bench::{Results, rounds::Comparison};
 
 pub fn table(results: &Results) -> String {
@@ -84,6 +84,9 @@ pub fn table(results: &Results) -> String {
     }
     if !results.flows.is_empty() {
         columns(&mut text, by_flows(&results.flows));
+    }
+    if !results.clusters.is_empty() {
+        columns(&mut text, by_nodes(&results.clusters));
     }
     text
 }
