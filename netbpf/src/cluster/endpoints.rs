@@ -56,20 +56,30 @@ impl Cluster {
             Some(known) => Some((known.record.clone(), known.revision)),
             None => read_endpoint(live.etcd.get(key.clone()).await?.as_ref())?,
         };
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let Some((endpoint, revision)) = known else {
                 return Ok(());
             };
             if endpoint.node != shared.name {
                 return Ok(());
             }
+            let is_its = |of: &AddressOf| of.node == shared.name && of.endpoint == name;
             let mut when = vec![etcd::unchanged(&key, revision)];
             let mut then = vec![etcd::delete(&key)];
             for ip in &endpoint.addresses {
                 let address = address_key(shared, network, *ip);
-                let entry = live.etcd.get(address.clone()).await?;
-                if let Some(entry) = entry.filter(|entry| is_of(entry, &shared.name, name)) {
-                    when.push(etcd::unchanged(&address, entry.mod_revision()));
+                // The picture will do, unless it has proved wrong.
+                let seen = view.address(network, *ip).filter(|_| attempt == 0);
+                let revision = match seen {
+                    Some(of) => is_its(&of.record).then_some(of.revision),
+                    None => {
+                        let entry = live.etcd.get(address.clone()).await?;
+                        let its = |e: &KeyValue| decode(e.value()).is_ok_and(|of| is_its(&of));
+                        entry.filter(its).map(|entry| entry.mod_revision())
+                    }
+                };
+                if let Some(revision) = revision {
+                    when.push(etcd::unchanged(&address, revision));
                     then.push(etcd::delete(&address));
                 }
             }
@@ -83,10 +93,6 @@ impl Cluster {
             "endpoint {name:?} on network {network:?}"
         )))
     }
-}
-
-fn is_of(entry: &KeyValue, node: &str, endpoint: &str) -> bool {
-    decode::<AddressOf>(entry.value()).is_ok_and(|of| of.node == node && of.endpoint == endpoint)
 }
 
 fn read_endpoint(entry: Option<&KeyValue>) -> Result<Option<(Endpoint, i64)>, Refusal> {

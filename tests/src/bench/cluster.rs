@@ -44,8 +44,11 @@ pub struct Nodes {
     /// Of the daemon, from its start until it answers.
     pub start_ms: f64,
     pub memory_bytes: u64,
-    /// Medians, by command from start to exit.
+    /// Medians, by command from start to exit: on a network of this node alone, and on the
+    /// overlay.
+    pub local_attach_ms: f64,
     pub attach_ms: f64,
+    pub local_detach_ms: f64,
     pub detach_ms: f64,
     pub inspect_ms: f64,
     pub node_ls_ms: f64,
@@ -95,15 +98,20 @@ fn measure(town: &Town, nodes: usize) -> Nodes {
     let anew_cpu_ms = (cpu() - before) / f64::from(anew);
 
     let space = town.lab.space("measured");
-    let (mut attach, mut detach) = (Vec::new(), Vec::new());
-    for number in 0..TIMES {
-        let name = format!("measured{number}");
-        let words = ["attach", "--name", &name, "--netns", space.name()];
-        let words = [&words[..], &["--network", "wide"]].concat();
-        attach.push(milliseconds(|| command(host, &words)));
-        let words = ["detach", &name];
-        detach.push(milliseconds(|| command(host, &words)));
-    }
+    let [local, overlay] = ["default", "wide"].map(|network| {
+        let (mut attach, mut detach) = (Vec::new(), Vec::new());
+        for number in 0..TIMES {
+            let name = format!("measured{number}");
+            let words = ["attach", "--name", &name, "--netns", space.name()];
+            let words = [&words[..], &["--network", network]].concat();
+            attach.push(milliseconds(|| command(host, &words)));
+            let words = ["detach", &name];
+            detach.push(milliseconds(|| command(host, &words)));
+            // Until the kernel has freed the devices.
+            thread::sleep(Duration::from_millis(50));
+        }
+        (median(attach), median(detach))
+    });
     let asked = |words: &[&str]| {
         let times = (0..TIMES).map(|_| milliseconds(|| command(host, words)));
         median(times.collect())
@@ -128,8 +136,10 @@ fn measure(town: &Town, nodes: usize) -> Nodes {
         anew_cpu_ms,
         start_ms,
         memory_bytes: resident(host.pid().expect("it runs")),
-        attach_ms: median(attach),
-        detach_ms: median(detach),
+        local_attach_ms: local.0,
+        attach_ms: overlay.0,
+        local_detach_ms: local.1,
+        detach_ms: overlay.1,
         inspect_ms,
         node_ls_ms,
     }

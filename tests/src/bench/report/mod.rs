@@ -145,7 +145,7 @@ fn by_size(sizes: &[Size]) -> Vec<(&'static str, Vec<String>)> {
 /// A line for each figure, a column for each number of nodes; the first line is the numbers.
 fn by_nodes(clusters: &[Nodes]) -> Vec<(&'static str, Vec<String>)> {
     type Figure = fn(&Nodes) -> String;
-    let lines: [(&str, Figure); 13] = [
+    let lines: [(&str, Figure); 15] = [
         ("other nodes", |n| n.nodes.to_string()),
         ("their containers", |n| n.endpoints.to_string()),
         ("entries of `tunnels`", |n| n.map_entries.to_string()),
@@ -164,7 +164,13 @@ fn by_nodes(clusters: &[Nodes]) -> Vec<(&'static str, Vec<String>)> {
             format!("{:.1}", n.memory_bytes as f64 / 1e6)
         }),
         ("attach, ms", |n| format!("{:.1}", n.attach_ms)),
+        ("on a bridge network", |n| {
+            format!("{:.1}", n.local_attach_ms)
+        }),
         ("detach, ms", |n| format!("{:.1}", n.detach_ms)),
+        ("on a bridge network", |n| {
+            format!("{:.1}", n.local_detach_ms)
+        }),
         ("network inspect, ms", |n| format!("{:.1}", n.inspect_ms)),
         ("node ls, ms", |n| format!("{:.1}", n.node_ls_ms)),
     ];
