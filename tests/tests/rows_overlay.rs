@@ -5,9 +5,7 @@
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use netbpf::datapath::{
-    GATEWAY_MAC, NetworkFlags, NodeEntry, Overlay, OverlayAt, OverlayNetwork, TunnelEntry,
-};
+use netbpf::datapath::{GATEWAY_MAC, NetworkFlags, Overlay};
 use netbpf_common::{
     drop::DropReason,
     names::{FROM_CONTAINER, FROM_UPLINK},
@@ -18,51 +16,21 @@ use netbpf_tests::{
         names::{CLIENT, FRONT, HOST, NOBODY},
     },
     packets::{Way, arp_request, fragments, icmp_type_code, vxlan, with_class},
-    rows::{Action, OPEN, Out, Rig, Row, with_rig},
+    rows::{
+        Action, Out, Rig, Row,
+        overlay::{self, NODE_MAC, PORT, VNI, flags},
+        with_rig,
+    },
 };
-
-const VNI: u32 = 0x01_02_03;
-const PORT: u16 = 4789;
-const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 
 /// A container on the other node.
 const FAR: [&str; 2] = ["10.10.1.70", "fd10:1::f000"];
 const FAR_BLOCKS: [&str; 2] = ["10.10.1.64/26", "fd10:1::f000/122"];
 
-fn flags() -> NetworkFlags {
-    NetworkFlags {
-        overlay: Some(OverlayAt {
-            vni: VNI,
-            scope: 7,
-            shadowed: false,
-        }),
-        ..OPEN
-    }
-}
-
 /// Makes an overlay of the first network, by VTEPs of that family.
-fn overlay(rig: &Rig, outer: Family, change: impl FnOnce(&mut Overlay)) {
+fn make_overlay(rig: &Rig, outer: Family, change: impl FnOnce(&mut Overlay)) {
     rig.set_network_flags(flags());
-    let tunnel = |block: &str| TunnelEntry {
-        network: 1,
-        block: block.parse().expect("a block"),
-        node: Some(outer.ip(CLIENT)),
-    };
-    let mut wanted = Overlay {
-        vtep: Some(outer.ip(HOST)),
-        port: PORT,
-        shared: false,
-        nodes: vec![NodeEntry {
-            vtep: outer.ip(CLIENT),
-            mac: NODE_MAC,
-            port: PORT,
-        }],
-        networks: vec![OverlayNetwork {
-            network: 1,
-            flags: flags(),
-        }],
-        tunnels: FAR_BLOCKS.map(tunnel).into(),
-    };
+    let mut wanted = overlay::overlay(1, outer, &FAR_BLOCKS);
     change(&mut wanted);
     rig.datapath
         .set_overlay(&wanted)
@@ -72,7 +40,7 @@ fn overlay(rig: &Rig, outer: Family, change: impl FnOnce(&mut Overlay)) {
 fn each(rows: impl Fn(&Rig, Family, Family) + Sync, test: &str) {
     with_rig(test, |rig| {
         for outer in Family::BOTH {
-            overlay(rig, outer, |_| ());
+            make_overlay(rig, outer, |_| ());
             for inner in Family::BOTH {
                 rows(rig, outer, inner);
             }
@@ -289,7 +257,7 @@ fn what_is_forged_is_dropped_under_its_reason() {
 #[test]
 fn arp_in_vxlan_is_not_answered() {
     with_rig("arp_in_vxlan", |rig| {
-        overlay(rig, Family::V4, |_| ());
+        make_overlay(rig, Family::V4, |_| ());
         let asks = arp_request(NODE_MAC, FAR[0].parse().unwrap(), rig.web.ipv4());
         let packet = sent(rig, Family::V4, VNI, &asks);
         arrived(rig, "ARP".into(), packet, Action::Drop)
@@ -302,7 +270,7 @@ fn arp_in_vxlan_is_not_answered() {
 #[test]
 fn a_shared_port_leaves_other_networks_to_the_others() {
     with_rig("a_shared_port", |rig| {
-        overlay(rig, Family::V4, |overlay| overlay.shared = true);
+        make_overlay(rig, Family::V4, |overlay| overlay.shared = true);
         let inside = rig.into(&rig.web, Family::V4.ip(FAR)).udp(1, 2, b"x");
         let packet = sent(rig, Family::V4, VNI + 1, &inside);
         arrived(rig, "not ours".into(), packet, Action::Pass).check(rig);
@@ -356,7 +324,7 @@ fn what_is_vxlan_depends_on_the_nodes_port() {
     with_rig("vxlan_ports", |rig| {
         for outer in Family::BOTH {
             for port in [PORT, 8472] {
-                overlay(rig, outer, |overlay| overlay.nodes[0].port = port);
+                make_overlay(rig, outer, |overlay| overlay.nodes[0].port = port);
                 for (to, at, forged) in [
                     (CLIENT, port, true),
                     (CLIENT, PORT + 8472 - port, false),
@@ -389,7 +357,7 @@ fn without_icc_nothing_passes_between_nodes() {
             icc: false,
             ..flags()
         };
-        overlay(rig, Family::V4, |overlay| {
+        make_overlay(rig, Family::V4, |overlay| {
             overlay.networks[0].flags = closed
         });
         rig.set_network_flags(closed);
@@ -505,8 +473,8 @@ fn what_does_not_fit_is_told_so() {
             fits(learned - overhead);
 
             // Forgotten and known anew, it has a way of its own.
-            overlay(rig, outer, |overlay| overlay.nodes.clear());
-            overlay(rig, outer, |_| ());
+            make_overlay(rig, outer, |overlay| overlay.nodes.clear());
+            make_overlay(rig, outer, |_| ());
             fits(1500 - overhead);
         },
         "too_big_for_the_tunnel",

@@ -27,7 +27,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "rows")]
     pub against: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, overlay, host, round-trip, set-up, stream, attach, size, flows, cluster
+    /// masquerade, overlay, host, round-trip, set-up, stream, attach, size, flows, cluster;
+    /// with --rows, a packet's name
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
     /// Only worlds whose name contains this: netbpf, iptables, bridge, vxlan,

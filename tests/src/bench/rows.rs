@@ -12,6 +12,7 @@ use aya::{
     programs::ProgramInfo,
     sys::{Stats, enable_stats},
 };
+use netbpf::datapath::{EndpointEntry, GATEWAY_MAC};
 use netbpf_common::names::{
     EARLY_DROP, FROM_CONTAINER, FROM_UPLINK, HOST_LOCAL, PROGRAMS, TO_CONTAINER, TO_UPLINK,
 };
@@ -23,8 +24,8 @@ use crate::{
         Family,
         names::{CLIENT, FRONT, HOST},
     },
-    packets::Way,
-    rows::{Opened, ROOMY, Rig, with_rig_of},
+    packets::{Way, vxlan},
+    rows::{Opened, ROOMY, Rig, TC_ACT_SHOT, overlay, with_rig_of},
 };
 
 /// Rounds over all rows, and packets of a row in each.
@@ -90,17 +91,19 @@ pub fn run(options: &Options) -> Option<Rows> {
     eprintln!("Rows: a packet's cost in each program");
     let mut rows = None;
     with_rig_of("the benchmark of rows", ROOMY, |rig| {
-        rows = Some(measure(rig));
+        rows = Some(measure(rig, options));
     });
     rows
 }
 
-fn measure(rig: &Rig) -> Rows {
+fn measure(rig: &Rig, options: &Options) -> Rows {
     let opened = Programs::open(rig);
     rig.publish(1, TCP, 8080, &rig.web, 80);
+    make_overlay(rig);
     let cases: Vec<Case> = Family::BOTH
         .into_iter()
         .flat_map(|family| cases(rig, &opened, family))
+        .filter(|case| options.wants(case.name))
         .collect();
     let mut progress = Progress::new(ROUNDS);
     let mut taken: Vec<Vec<(f64, f64)>> = vec![Vec::new(); cases.len()];
@@ -137,6 +140,33 @@ fn measure(rig: &Rig) -> Rows {
         loop_ns: median(loops),
         programs: sizes(rig),
     }
+}
+
+/// A container of another node.
+const FAR: [&str; 2] = ["10.10.2.70", "fd10:2::f000"];
+
+/// The second network is an overlay, with as many blocks as a large one has.
+fn make_overlay(rig: &Rig) {
+    let far = ["10.10.2.64/26", "fd10:2::f000/122"].map(String::from);
+    let others = (0..500_u16).flat_map(|n| {
+        let [high, low] = n.to_be_bytes();
+        [
+            format!("10.{}.{low}.0/26", 64 + high),
+            format!("fd10:2::{n:x}:0/122"),
+        ]
+    });
+    let blocks: Vec<String> = far.into_iter().chain(others).collect();
+    let blocks: Vec<&str> = blocks.iter().map(String::as_str).collect();
+    let member = EndpointEntry {
+        flags: overlay::flags(),
+        ..rig.other.entry.clone()
+    };
+    let made = rig.datapath.set_endpoint(&member);
+    let made = made.and_then(|()| {
+        let overlay = overlay::overlay(rig.other.entry.network, Family::V4, &blocks);
+        rig.datapath.set_overlay(&overlay)
+    });
+    made.unwrap_or_else(|e| panic!("the overlay: {e}"));
 }
 
 /// The least of some turns: nothing else has come between.
@@ -205,12 +235,18 @@ fn cases<'a>(rig: &'a Rig, programs: &'a Programs, family: Family) -> Vec<Case<'
     let left = of(&programs.to_uplink, web.ifindex(), uplink);
     let local = of(&programs.host_local, 0, 1);
     let early = of(&programs.early_drop, 0, 0);
+    let other = &rig.other;
+    let tunnelled = of(&programs.from_container, other.ifindex(), other.ifindex());
     let into = of(&programs.to_container, 0, web.ifindex());
     let routed = of(&programs.to_container, uplink, web.ifindex());
 
     let (out, back) = (rig.from(web, client), rig.by_uplink(client, host));
     let beside = rig.from(web, app.ip(family));
     let (asks, answers) = (rig.from(web, host), rig.into(web, host));
+    let far = family.ip(FAR);
+    let inside = Way::new(overlay::NODE_MAC, GATEWAY_MAC, far, other.ip(family));
+    // Over IPv4, whichever is inside.
+    let outside = rig.by_uplink(Family::V4.ip(CLIENT), Family::V4.ip(HOST));
     // Flows that go on.
     let begun = [
         sent("", out, |way, _| way.tcp(OWN, REMOTE, "S", b"")),
@@ -276,6 +312,16 @@ fn cases<'a>(rig: &'a Rig, programs: &'a Programs, family: Family) -> Vec<Case<'
         local("the host to itself", rig.out(host, host), |way, _| {
             way.tcp(OWN, 22, "A", b"x")
         }),
+        tunnelled("to another node", rig.from(other, far), |way, _| {
+            way.tcp(OWN, 80, "A", b"x")
+        }),
+        Case {
+            packet: Box::new(move |_| {
+                let inside = inside.tcp(80, OWN, "A", b"x");
+                outside.udp(50_000, overlay::PORT, &vxlan(overlay::VNI, &inside))
+            }),
+            ..came("from another node", outside, |way, _| way.udp(1, 1, b""))
+        },
         early("by XDP, passes", back, |way, _| {
             way.tcp(OWN, 8080, "A", b"x")
         }),
@@ -291,7 +337,9 @@ impl Case<'_> {
     fn once(&self, port: u16) {
         let packet = (self.packet)(port);
         let run = self.program.run(self.came_by, self.ifindex, &packet);
-        assert!(run.is_some(), "{}: no packet", self.name);
+        let (code, _) = run.unwrap_or_else(|| panic!("{}: no packet", self.name));
+        let (dropped, expected) = (code == TC_ACT_SHOT, self.name.ends_with("dropped"));
+        assert_eq!(dropped, expected, "{}, {:?}", self.name, self.family);
     }
 
     /// Nanoseconds of a run, over some packets.

@@ -4,14 +4,15 @@
 //!
 //! What test-run cannot show: the device that a redirect leads to (the
 //! destination MAC of the packet tells), VLAN tags (the kernel takes them off on
-//! reception, before TC) and programs of devices without Ethernet header. The packet is for the device's own host (`PACKET_HOST`)
-//! only when its destination MAC is the device's.
+//! reception, before TC) and programs of devices without Ethernet header. The packet is
+//! for the device's own host (`PACKET_HOST`) only when its destination MAC is the device's.
 
+pub mod overlay;
 mod rig;
 mod row;
 
 pub use rig::{
-    Member, OPEN, OPTIONS, Opened, ROOMY, Rig, RigOptions, Uplink, backend, service, with_rig,
-    with_rig_of,
+    Member, OPEN, OPTIONS, Opened, ROOMY, Rig, RigOptions, TC_ACT_SHOT, Uplink, backend, service,
+    with_rig, with_rig_of,
 };
 pub use row::{Action, Out, Row};

@@ -31,7 +31,8 @@ const CTX_SIZE: usize = 192;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_ACT_OK: u32 = 0;
-const TC_ACT_SHOT: u32 = 2;
+/// The verdict of a drop.
+pub const TC_ACT_SHOT: u32 = 2;
 
 /// Room that a program may add to a packet.
 const GROWTH: usize = 256;
