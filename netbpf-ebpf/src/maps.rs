@@ -14,10 +14,10 @@ use netbpf_common::{
         EndpointKey, EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, Handed, HandedKey,
         HostConn, Local, LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer, PeerKey,
         Pool, Port, PortData, Published, RecordKey, RecordPart, Share, Source, SourceData, Subnet,
-        SubnetData, Tunnel, TunnelData, Uplink, Veth, Vni,
+        SubnetData, Tunnel, TunnelKey, Uplink, Veth, Vni,
         fragments::FRAGMENTED,
         host::HANDED as HANDED_ENTRIES,
-        overlay::NODES as NODE_ENTRIES,
+        overlay::{NODES as NODE_ENTRIES, TUNNELS as TUNNEL_ENTRIES},
         pools::{ARRIVALS as ARRIVAL_ENTRIES, POOL_KINDS, POOLS as POOL_ENTRIES},
         published::PUBLISHED_ENTRIES,
     },
@@ -56,7 +56,8 @@ pub static NODES: Array<Node, { NODE_ENTRIES as usize }> = Array::new();
 pub static VTEPS: HashMap<Addr, u32, { NODE_ENTRIES as usize }, NO_PREALLOC> = HashMap::new();
 
 #[btf_map(name = "tunnels")]
-pub static TUNNELS: LpmTrie<TunnelData, Tunnel, 262144> = LpmTrie::new();
+pub static TUNNELS: HashMap<TunnelKey, Tunnel, { TUNNEL_ENTRIES as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 #[btf_map(name = "published")]
 pub static PUBLISHED: Array<Published, { PUBLISHED_ENTRIES as usize }> = Array::new();

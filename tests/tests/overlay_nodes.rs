@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use netbpf::model::{NetworkInfo, NodeInfo, NodeState, StatusInfo};
+use netbpf_common::maps::{Tunnel, TunnelKey};
 use netbpf_tests::lab::{Container, Family, Http, LEASE, Ping, SOON, Town, names::SUBNETS, within};
 
 /// In which a node whose daemon is dead is away, or back: longer than its lease.
@@ -155,15 +156,15 @@ fn what_others_change_in_the_tables_is_put_right() {
     let app = town.container(1, "wide", "app", &[]);
     web.ping(app.addr(Family::V4));
     use aya::maps::{HashMap, Map, MapData};
-    let pin = town.hosts[0].bpffs().join("vteps");
+    let pin = town.hosts[0].bpffs().join("tunnels");
     let data = MapData::from_pin(&pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));
-    let mut vteps: HashMap<_, [u8; 16], u32> = Map::HashMap(data).try_into().unwrap();
+    let mut tunnels: HashMap<_, TunnelKey, Tunnel> = Map::HashMap(data).try_into().unwrap();
     let mut removed = 0;
     // A repair may come between the removal and the question: then once more.
     let is_cut = (0..5).any(|_| {
-        let keys: Vec<[u8; 16]> = vteps.keys().flatten().collect();
+        let keys: Vec<TunnelKey> = tunnels.keys().flatten().collect();
         for key in keys {
-            vteps.remove(&key).unwrap();
+            tunnels.remove(&key).unwrap();
             removed += 1;
         }
         !app.ping_with(web.addr(Family::V4), &[]).status.success()

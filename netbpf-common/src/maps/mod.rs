@@ -30,7 +30,7 @@ pub use fragments::{FragmentKey, FragmentOf};
 pub use host::{Asked, AskedKey, Handed, HandedKey, HostConn, Peer, PeerKey};
 pub use locals::{Local, LocalKey};
 pub use mappings::{Mapping, MappingKey, Outside, OutsideKey};
-pub use overlay::{Node, Tunnel, TunnelData, TunnelKey, Vni};
+pub use overlay::{Node, Tunnel, TunnelKey, Vni};
 pub use pools::Pool;
 pub use ports::{AllowData, AllowKey, Backend, BackendKey, Client, Port, PortData, PortKey, Share};
 pub use published::Published;

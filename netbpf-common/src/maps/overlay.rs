@@ -47,37 +47,66 @@ pub struct Node {
 }
 assert_layout!(Node, 64);
 
+/// Entries of `tunnels`: four million addresses in whole blocks. They cost when they are
+/// there, and 16 bytes each when they are not.
+pub const TUNNELS: u32 = 65_536;
+
 /// How long a path MTU holds, as Linux has it (`net.ipv4.route.mtu_expires`): ten
 /// minutes.
 pub const PATH_MTU_SECONDS: u32 = 600;
 
-/// What a prefix of `tunnels` is made of.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TunnelData {
-    pub network: u32,
-    pub addr: Addr,
-}
-assert_layout!(TunnelData, 20);
-
-/// Key of `tunnels` (`struct bpf_lpm_trie_key_u8`): the network is always compared
-/// whole, so the prefix length is 32 more than the block's (128 for IPv4).
+/// Key of `tunnels`: an area of 64 addresses, or one address, of a network.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TunnelKey {
+    pub network: u32,
+    /// [`AREA_PREFIX`] or [`ADDRESS_PREFIX`].
     pub prefix_len: u32,
-    pub data: TunnelData,
+    /// IPv4 as `::ffff:a.b.c.d`; behind the prefix 0.
+    pub addr: Addr,
 }
 assert_layout!(TunnelKey, 24);
 
-/// Bits of a whole [`TunnelData`].
-pub const TUNNEL_PREFIX: u32 = 160;
+/// The length of all areas, that of nodes' blocks (/26 of IPv4): one look finds the node of
+/// an address, where a longest-prefix table would compare its way through a tree.
+pub const AREA_PREFIX: u32 = 122;
+/// Bits of an address behind that.
+pub const AREA_BITS: u32 = ADDRESS_PREFIX - AREA_PREFIX;
+/// Of a single address.
+pub const ADDRESS_PREFIX: u32 = 128;
 
 /// Value of `tunnels`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Index in `nodes`.
+    /// Index in `nodes`; of an area, [`SINGLES`] as well.
     pub node: u32,
 }
 assert_layout!(Tunnel, 4);
+
+/// Addresses of the area that live elsewhere have entries of their own.
+pub const SINGLES: u32 = 1 << 31;
+
+impl TunnelKey {
+    /// Of the area that an address is in.
+    #[inline(always)]
+    pub fn area(network: u32, addr: Addr) -> TunnelKey {
+        let mut addr = addr;
+        addr[15] &= !0 << AREA_BITS;
+        TunnelKey {
+            network,
+            prefix_len: AREA_PREFIX,
+            addr,
+        }
+    }
+
+    /// Of the address alone.
+    #[inline(always)]
+    pub fn address(network: u32, addr: Addr) -> TunnelKey {
+        TunnelKey {
+            network,
+            prefix_len: ADDRESS_PREFIX,
+            addr,
+        }
+    }
+}

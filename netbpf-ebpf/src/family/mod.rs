@@ -12,8 +12,7 @@ use netbpf_common::{
     drop::DropReason,
     maps::{
         AllowData, BackendKey, EndpointKey, Flow, FlowKey, FragmentKey, FragmentOf, LocalKey,
-        MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, TunnelData, Uplink,
-        Veth,
+        MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, TunnelKey, Uplink, Veth,
     },
     packet::{
         IPPROTO_TCP, IPPROTO_UDP, Read,
@@ -69,7 +68,7 @@ pub struct Room<A> {
     pub local_key: LocalKey,
     pub endpoint_key: EndpointKey,
     pub subnet_key: Key<SubnetData>,
-    pub tunnel_key: Key<TunnelData>,
+    pub tunnel_key: TunnelKey,
     /// Number of the node that a packet goes to, and of its network on the wire.
     pub node: u32,
     pub vni: u32,

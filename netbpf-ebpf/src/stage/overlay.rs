@@ -2,16 +2,15 @@
 //! what comes from one is taken out. No device does either; what leaves is routed as the
 //! host's own packet to that node would be.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use netbpf_common::{
     addr::{self, Addr},
     drop::DropReason,
     maps::{
-        Node, TunnelData, Vni,
+        Node, TunnelKey, Vni,
         config::{VXLAN_PORTS, VXLAN_SHARED, VXLAN_UNKNOWN},
         endpoints::NETWORK_ICC,
         flows::{FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP},
-        overlay::{PATH_MTU_SECONDS, TUNNEL_PREFIX},
+        overlay::{PATH_MTU_SECONDS, SINGLES},
     },
     packet::{
         IPPROTO_ICMP, IPPROTO_UDP, Read as _, eth, icmp, tcp,
@@ -41,10 +40,20 @@ const NONE: Addr = [0; 16];
 #[inline(always)]
 fn node_of<F: Family, A>(room: &mut Room<A>, network: u32, addr: F::Addr) -> u32 {
     let addr = F::mapped(addr);
-    room.tunnel_key = Key::new(TUNNEL_PREFIX, TunnelData { network, addr });
-    TUNNELS
-        .get(&room.tunnel_key)
-        .map_or(0, |tunnel| tunnel.node)
+    room.tunnel_key = TunnelKey::area(network, addr);
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
+    let Some(area) = (unsafe { TUNNELS.get(&room.tunnel_key) }) else {
+        return 0;
+    };
+    let node = area.node;
+    if node & SINGLES != 0 {
+        room.tunnel_key = TunnelKey::address(network, addr);
+        // SAFETY: as above.
+        if let Some(single) = unsafe { TUNNELS.get(&room.tunnel_key) } {
+            return single.node;
+        }
+    }
+    node & !SINGLES
 }
 
 /// Does the address live on another node? Its number stays in the room.
@@ -273,25 +282,36 @@ pub fn leave<O: Family>(skb: &Skb, p: &Packet<O::Addr>, room: &mut Room<O::Addr>
             Err(DropReason::UnknownVni)
         };
     };
-    room.local_key.addr = O::mapped(p.ip.src);
-    // SAFETY: as above. Its own address is among them, and nobody's.
-    room.node = match unsafe { VTEPS.get(&room.local_key.addr) } {
-        Some(&node) if node != 0 => node,
-        _ => return Err(DropReason::UnknownNode),
-    };
-    // The rest of the datagram is not here: nodes send none in pieces (RFC 7348 section 4.3).
-    if p.ip.more_fragments {
-        return Err(DropReason::Fragment);
-    }
-    match skb.u16(inside - 2) {
-        Some(eth::TYPE_IPV4) => hand_over::<O, V4>(skb, p, room, vni, inside),
-        Some(eth::TYPE_IPV6) => {
-            skb.pull((inside + V6::HEADER) as u32);
-            hand_over::<O, V6>(skb, p, room, vni, inside)
+    let left = if p.ip.more_fragments {
+        // The rest of the datagram is not here: nodes send none in pieces (RFC 7348
+        // section 4.3).
+        Err(DropReason::Fragment)
+    } else {
+        match skb.u16(inside - 2) {
+            Some(eth::TYPE_IPV4) => hand_over::<O, V4>(skb, p, room, vni, inside),
+            Some(eth::TYPE_IPV6) => {
+                skb.pull((inside + V6::HEADER) as u32);
+                hand_over::<O, V6>(skb, p, room, vni, inside)
+            }
+            Some(eth::TYPE_ARP) => Err(DropReason::Multicast),
+            _ => Err(DropReason::EtherType),
         }
-        Some(eth::TYPE_ARP) => Err(DropReason::Multicast),
-        _ => Err(DropReason::EtherType),
-    }
+    };
+    // Whatever else is wrong with what is no node's.
+    left.map_err(|reason| match is_of_node::<O>(p, room) {
+        true => reason,
+        false => DropReason::UnknownNode,
+    })
+}
+
+/// Has another node sent it? Whether it is the one that the inner source lives on, the way
+/// back there says without this look.
+#[inline(always)]
+fn is_of_node<O: Family>(p: &Packet<O::Addr>, room: &mut Room<O::Addr>) -> bool {
+    room.local_key.addr = O::mapped(p.ip.src);
+    // SAFETY: entries are replaced whole by the daemon; a reader sees either. This host's
+    // own address is among them, and nobody's.
+    unsafe { VTEPS.get(&room.local_key.addr) }.is_some_and(|&node| node != 0)
 }
 
 #[inline(always)]
@@ -309,8 +329,9 @@ fn hand_over<O: Family, I: Family>(
     if I::is_multicast(dst) {
         return Err(DropReason::Multicast);
     }
-    let sender = room.node;
-    if node_of::<I, _>(room, vni.network, src) != sender {
+    let home = node_of::<I, _>(room, vni.network, src);
+    let is_home = |node: &Node| node.vtep == O::mapped(p.ip.src);
+    if home == 0 || !NODES.get(home).is_some_and(is_home) {
         return Err(DropReason::OverlaySource);
     }
     let to =

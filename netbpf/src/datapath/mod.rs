@@ -34,6 +34,7 @@ mod tables;
 mod types;
 mod upgrade;
 mod usage;
+mod ways;
 
 pub use drift::{Drift, DriftKind, Entries};
 pub use events::{Close, EventRecord, Events, Happened, Tuple};

@@ -2,18 +2,19 @@
 //! lives on which.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     net::IpAddr,
 };
 
-use aya::maps::{Array, HashMap as Table, LpmTrie, MapData, lpm_trie::Key};
+use aya::maps::{Array, HashMap as Table, MapData};
 use ipnet::IpNet;
 use netbpf_common::{
     addr::Addr,
     maps::{
-        Node, Tunnel, TunnelData, Vni,
+        Node, Tunnel, TunnelKey, Vni,
         config::{VXLAN_PORTS, VXLAN_SHARED, VXLAN_UNKNOWN},
-        overlay::NODES,
+        overlay::{NODES, TUNNELS},
     },
     names,
 };
@@ -21,11 +22,11 @@ use netbpf_common::{
 use super::{
     Datapath, DatapathError, NetworkFlags, Result,
     load::{self, chain},
-    tables::{self, Written, addr, flags, removed, take},
+    tables::{Written, addr, flags, removed, take},
+    ways,
 };
 
-/// Entries of `tunnels` and `vnis`, as the programs have them.
-const MAX_TUNNELS: u32 = 262_144;
+/// Entries of `vnis`, as the programs have them.
 const MAX_VNIS: u32 = 4096;
 
 /// All that the programs know of other nodes.
@@ -75,9 +76,9 @@ pub(super) struct Tables {
     numbers: HashMap<Addr, u32>,
     vteps: Table<MapData, Addr, u32>,
     vnis: Table<MapData, u32, Vni>,
-    tunnels: LpmTrie<MapData, TunnelData, Tunnel>,
-    /// What is in `tunnels`, by prefix length and data: reading it back takes long.
-    known: HashMap<(u32, TunnelData), u32>,
+    tunnels: Table<MapData, TunnelKey, Tunnel>,
+    /// What is in `tunnels`: reading it back takes long.
+    known: HashMap<TunnelKey, u32>,
 }
 
 impl Tables {
@@ -104,9 +105,7 @@ impl Tables {
             }
         }
         let tunnels = self.tunnels.iter().flatten();
-        let known: HashMap<_, _> = tunnels
-            .map(|(key, tunnel)| ((key.prefix_len(), key.data()), tunnel.node))
-            .collect();
+        let known: HashMap<_, _> = tunnels.map(|(key, tunnel)| (key, tunnel.node)).collect();
         let differ = differences(&self.numbers, &numbers) + differences(&self.known, &known);
         (self.numbers, self.known) = (numbers, known);
         Ok(differ)
@@ -182,31 +181,32 @@ impl Tables {
         number.copied().unwrap_or(0)
     }
 
-    /// Makes the table of tunnels just this.
+    /// Makes the table of tunnels just this. What lives elsewhere than its area is there
+    /// before the area says so, and goes after it.
     fn set_tunnels(&mut self, entries: &[TunnelEntry]) -> Result<()> {
-        let key = |t: &TunnelEntry| {
-            let data = TunnelData {
-                network: t.network,
-                addr: addr(t.block.network()),
-            };
-            (32 + tables::mapped_prefix(t.block), data)
-        };
-        let wanted: HashMap<_, _> = entries
+        let wanted = ways::of(
+            entries
+                .iter()
+                .map(|t| (t.network, t.block, self.number(t.node))),
+        );
+        let mut put: Vec<(TunnelKey, u32)> = wanted
             .iter()
-            .map(|t| (key(t), self.number(t.node)))
+            .filter(|(key, node)| self.known.get(key) != Some(node))
+            .map(|(key, node)| (*key, *node))
             .collect();
-        for (&(prefix, data), &node) in &wanted {
-            if self.known.get(&(prefix, data)) != Some(&node) {
-                self.tunnels
-                    .insert(&Key::new(prefix, data), Tunnel { node }, 0)
-                    .written(names::TUNNELS, MAX_TUNNELS)?;
-                self.known.insert((prefix, data), node);
-            }
+        put.sort_by_key(|(key, _)| Reverse(key.prefix_len));
+        for (key, node) in put {
+            self.tunnels
+                .insert(key, Tunnel { node }, 0)
+                .written(names::TUNNELS, TUNNELS)?;
+            self.known.insert(key, node);
         }
-        let gone: Vec<_> = self.known.keys().copied().collect();
-        for (prefix, data) in gone.into_iter().filter(|key| !wanted.contains_key(key)) {
-            removed(names::TUNNELS, self.tunnels.remove(&Key::new(prefix, data)))?;
-            self.known.remove(&(prefix, data));
+        let known = self.known.keys().copied();
+        let mut gone: Vec<TunnelKey> = known.filter(|key| !wanted.contains_key(key)).collect();
+        gone.sort_by_key(|key| key.prefix_len);
+        for key in gone {
+            removed(names::TUNNELS, self.tunnels.remove(&key))?;
+            self.known.remove(&key);
         }
         Ok(())
     }
