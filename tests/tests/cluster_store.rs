@@ -6,8 +6,8 @@ use std::time::Instant;
 use futures_util::future::join;
 use netbpf::cluster::{Cluster, Endpoint, Overlap, Refusal, Vni};
 use netbpf_tests::{
-    lab::{EtcdPrograms, within},
-    nodes::{A_SECOND, LONG, Town, endpoint, network, on, owner, sees},
+    lab::within,
+    nodes::{A_SECOND, LONG, Town, endpoint, network, owner, sees},
 };
 
 /// Of two that wanted the same at once, exactly one has it; what the other was told.
@@ -297,57 +297,4 @@ fn what_cannot_be_read_is_passed_over_and_counted() {
         town.etcd.ctl(&["del", "--prefix", "/netbpf/v1/colours/"]);
         within(LONG, "five are left", || one.state().unreadable == 5);
     });
-}
-
-/// What 200 nodes with 100 endpoints each cost a node. Run by hand, with `--ignored`.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn twenty_thousand_endpoints() {
-    let test = "twenty_thousand_endpoints";
-    let Some(programs) = EtcdPrograms::find(test) else {
-        return;
-    };
-    let town = Town::with(test, programs);
-    let one = town.node("n0");
-    town.network(&one, "front", "10.0.0.0/8");
-    let began = Instant::now();
-    let nodes: Vec<Cluster> = (1..=4).map(|n| town.node(&format!("n{n}"))).collect();
-    for (n, node) in nodes.iter().enumerate() {
-        let endpoints = (0..5000).map(|at| {
-            let ip = format!("10.{n}.{}.{}", at / 250, at % 250 + 1);
-            on(
-                &format!("n{}", n + 1),
-                endpoint("front", &format!("e{n}-{at}"), &[&ip]),
-            )
-        });
-        node.set_mine(netbpf::cluster::Mine {
-            endpoints: endpoints.collect(),
-            blocks: Vec::new(),
-        });
-    }
-    let all = |node: &Cluster| {
-        let view = node.view();
-        view.endpoints
-            .get("front")
-            .is_some_and(|of| of.size() == 20_000)
-    };
-    within(std::time::Duration::from_secs(200), "all are there", || {
-        all(&one)
-    });
-    println!("put and followed by 5 nodes: {:?}", began.elapsed());
-    let before = resident();
-    let began = Instant::now();
-    let last = town.node("last");
-    println!("listed in {:?}", began.elapsed());
-    assert!(all(&last));
-    println!("{} KiB more", resident().saturating_sub(before));
-}
-
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -58,6 +58,17 @@ impl Profile {
 pub fn cargo(places: &Places) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&places.root);
+    // What it tells us of our own package would make it build crates anew that ask for it
+    // (ring), and again when it is called by hand.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"]
+            .iter()
+            .any(|of| text.starts_with(of))
+        {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 

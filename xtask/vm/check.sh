@@ -37,4 +37,19 @@ cat >/bin/pings <<'END'
 # pings NAMESPACE ADDRESS: the very first packet is answered.
 exec nsenter --net="/run/netns/$1" -- ping -n -c 1 -W 2 "$2"
 END
-chmod +x /bin/fetch /bin/pings
+cat >/bin/on <<'END'
+#!/bin/bash
+# on NODE COMMAND…: asks that node's daemon.
+export NETBPF_SOCKET="/run/$1/netbpf.sock"
+exec netbpf "${@:2}"
+END
+cat >/bin/soon <<'END'
+#!/bin/bash
+# soon COMMAND…: until it succeeds, for at most ten seconds.
+for i in $(seq 50); do
+    "$@" && exit
+    sleep 0.2
+done
+exit 1
+END
+chmod +x /bin/fetch /bin/on /bin/pings /bin/soon

@@ -170,13 +170,72 @@ check detach netbpf detach b
 check teardown netbpf teardown
 check nothing-left bash -c '! ls /sys/fs/bpf/netbpf/* 2>/dev/null && ! ip -n host -o link | grep -v -e lo: -e up0'
 
+# --- between nodes ---------------------------------------------------------------
+
+# The world outside becomes the second node, with a container of its own.
+wait $daemon
+if [ "$failed" != yes ] && [ -x /bin/etcd ]; then
+    URL=http://$OUT4:2379
+    nsenter --net=/run/netns/out -- etcd --data-dir /tmp/etcd --unsafe-no-fsync \
+        --listen-client-urls $URL --advertise-client-urls $URL \
+        --listen-peer-urls http://127.0.0.1:2380 >>/tmp/daemon.log 2>&1 &
+    etcd=$!
+    start_node() { # NAME SPACE ADDRESS
+        mkdir -p "/run/$1" "/sys/fs/cgroup/$1"
+        nsenter --net="/run/netns/$2" -- netbpf daemon --node "$1" --node-ip "$3" --etcd $URL \
+            --state-dir "/var/lib/$1" --run-dir "/run/$1" --socket "/run/$1/netbpf.sock" \
+            --bpffs "/sys/fs/bpf/$1" --cgroup "/sys/fs/cgroup/$1" >>/tmp/daemon.log 2>&1 &
+        node=$!
+    }
+    ip netns add far
+    ip -n far link set lo up
+    in_space far sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
+    # One after the other: emulated, the kernel's check of the programs takes a minute.
+    start_node n1 host $HOST4
+    first=$node
+    check nodes-start-1 on n1 status --wait 90s
+    start_node n2 out $OUT4
+    second=$node
+    check nodes-start-2 on n2 status --wait 90s
+    check overlay-create soon on n1 network create wide --driver overlay \
+        --subnet 10.30.0.0/16 --subnet fd30::/64
+    check overlay-known soon on n2 network inspect wide
+    check overlay-attach-1 on n1 attach --name a --netns a --network wide
+    check overlay-attach-2 on n2 attach --name far --netns far --network wide
+    endpoint=$(on n1 inspect a -j)
+    A4=$(field ipv4 "$endpoint") A6=$(field ipv6 "$endpoint")
+    A4=${A4%/*} A6=${A6%/*}
+    # The first node may hear of the second one's addresses a moment later.
+    check overlay-ping-v4 pings far "$A4"
+    check overlay-ping-v6 pings far "$A6"
+    check overlay-tcp-v4 fetch far "http://$A4/" "page of a"
+    check overlay-tcp-v6 fetch far "http://[$A6]/" "page of a"
+    check overlay-device bash -c 'ip -n host -d link show nb-vxlan'
+    kill -KILL $first
+    wait $first
+    check overlay-killed-v4 pings far "$A4"
+    start_node n1 host $HOST4
+    first=$node
+    check overlay-again on n1 status --wait 90s
+    check overlay-again-v6 fetch far "http://[$A6]/" "page of a"
+    check overlay-teardown-1 on n1 teardown
+    check overlay-teardown-2 on n2 teardown
+    wait $first $second
+    check overlay-nothing-left bash -c '! ls /sys/fs/bpf/n1/* /sys/fs/bpf/n2/* 2>/dev/null &&
+        ! ip -n host -o link | grep -v -e lo: -e up0'
+    kill $etcd
+    wait $etcd
+    ip netns del far
+elif [ ! -x /bin/etcd ]; then
+    echo "VM-RESULT overlay skipped etcd is not unpacked"
+fi
+
 # --- systemd -------------------------------------------------------------------
 
 if [ "$failed" = yes ] || [ ! -x /lib/systemd/systemd ]; then
     [ -x /lib/systemd/systemd ] || echo "VM-RESULT unit-starts skipped there is no systemd here"
     finish
 fi
-wait $daemon
 ip netns del host
 for space in a b; do
     ip netns del "$space"

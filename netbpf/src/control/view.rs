@@ -10,7 +10,7 @@ use super::{
     uplinks::Uplink,
 };
 use crate::{
-    datapath::{self, AttachKind, EarlyDrop, FlowRecord, MapUsage},
+    datapath::{self, AttachKind, EarlyDrop, Feature, FlowRecord, MapUsage},
     error::Result,
     metrics::Figures,
     model::*,
@@ -272,6 +272,22 @@ fn status_with(
         (programs, maps) if !seen.closed => (programs?, maps?),
         (programs, maps) => (programs.unwrap_or_default(), maps.unwrap_or_default()),
     };
+    let features = [
+        ("attach", attach.into()),
+        ("host_sockets", hooks.unwrap_or_default()),
+        ("ipv6", ipv6.into()),
+    ];
+    // How programs hang on devices says whether there is TCX.
+    let probed = inner
+        .datapath
+        .features()
+        .filter(|(f, _)| *f != Feature::Tcx);
+    let probed = probed.map(|(feature, used)| match used {
+        true => (feature.name(), "yes".to_owned()),
+        false => (feature.name(), format!("no: {}", feature.instead())),
+    });
+    let features = features.into_iter().chain(probed);
+    let features = features.map(|(name, value): (&str, String)| (name.to_owned(), value));
     Ok(StatusInfo {
         version: env!("CARGO_PKG_VERSION").into(),
         node,
@@ -295,13 +311,7 @@ fn status_with(
                 max_entries: m.max_entries,
             })
             .collect(),
-        features: [
-            ("attach", attach.into()),
-            ("host_sockets", hooks.unwrap_or_default()),
-            ("ipv6", ipv6.into()),
-        ]
-        .map(|(name, value): (&str, String)| (name.into(), value))
-        .into(),
+        features: features.collect(),
         networks: seen.networks.len(),
         endpoints: seen.endpoints.len(),
         cluster: inner

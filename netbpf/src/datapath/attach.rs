@@ -13,7 +13,7 @@ use crate::sys::{SysError, fault, netlink::Netlink};
 
 use super::{
     Result,
-    kernel::Kernel,
+    kernel::{Feature, Kernel},
     load::chain,
     object::Object,
     pins::{self, Direction, Hook},
@@ -27,7 +27,7 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x6e62);
 
 /// What this kernel has.
 pub(super) fn kind(kernel: Kernel) -> AttachKind {
-    if kernel.has_tcx() {
+    if kernel.has(Feature::Tcx) {
         AttachKind::Tcx
     } else {
         AttachKind::Clsact

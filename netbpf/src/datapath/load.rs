@@ -17,7 +17,7 @@ use netbpf_common::{abi::ABI, maps::Config, names};
 
 use super::{
     GATEWAY_MAC, Result,
-    kernel::Kernel,
+    kernel::{Feature, Kernel},
     object::{self, Kept, Object},
     pins, refusal,
     types::{DatapathError, Options, Sizes},
@@ -349,10 +349,10 @@ pub(super) fn change_config<T: BorrowMut<MapData>>(
 /// kernel finds when it sends, but the source address.
 fn fib_flags(kernel: Kernel) -> u32 {
     let mut flags = 0;
-    if kernel.skips_neighbour() {
+    if kernel.has(Feature::FibSkipsNeighbour) {
         flags |= FIB_LOOKUP_SKIP_NEIGH;
     }
-    if kernel.tells_source() {
+    if kernel.has(Feature::FibSource) {
         flags |= FIB_LOOKUP_SRC;
     }
     flags

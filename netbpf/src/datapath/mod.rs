@@ -63,6 +63,7 @@ use netbpf_common::{drop::DropReason, maps::EndpointStats, names, verdict::MAX_E
 use crate::sys::cgroup::Cgroup;
 use attach::name_of;
 use flows::Flows;
+pub use kernel::Feature;
 use kernel::Kernel;
 use load::chain;
 use object::Object;
@@ -397,7 +398,14 @@ impl Datapath {
     /// Whether the programs ask [`Self::set_sources`] for source addresses; else the
     /// kernel tells them.
     pub fn wants_sources(&self) -> bool {
-        !self.kernel.tells_source()
+        !self.kernel.has(Feature::FibSource)
+    }
+
+    /// What of the kernel is used where it is there: each, and whether it is.
+    pub fn features(&self) -> impl Iterator<Item = (Feature, bool)> + '_ {
+        Feature::ALL
+            .into_iter()
+            .map(|feature| (feature, self.kernel.has(feature)))
     }
 
     /// Makes the table of source addresses just this.

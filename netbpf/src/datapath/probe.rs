@@ -1,10 +1,8 @@
-//! What the running kernel has, by asking it where that is possible.
+//! What the running kernel has, for `doctor`.
 
 use std::path::Path;
 
-use aya::programs::{SchedClassifier, tc::TcAttachType};
-
-use super::{kernel::Kernel, load::chain};
+use super::kernel::{Feature, Kernel, asked_for_tcx};
 use crate::settings::Release;
 
 /// What a kernel has, and what is used of it.
@@ -12,12 +10,10 @@ use crate::settings::Release;
 pub struct Probed {
     /// Whose features are used.
     pub release: Release,
-    /// Whether it answers questions about TCX; or why it cannot be asked.
-    pub tcx: Result<bool, String>,
-    /// What its release stands for.
-    pub wants_tcx: bool,
-    pub skips_neighbour: bool,
-    pub tells_source: bool,
+    /// Each, and whether it is used.
+    pub features: Vec<(Feature, bool)>,
+    /// Why it cannot be asked for TCX.
+    pub no_answer: Option<String>,
     /// Its types are there for programs to be checked against.
     pub has_btf: bool,
 }
@@ -27,21 +23,10 @@ pub fn probe(as_kernel: Option<Release>) -> Probed {
     let kernel = Kernel::new(as_kernel);
     Probed {
         release: kernel.release(),
-        tcx: tcx(),
-        wants_tcx: kernel.has_tcx(),
-        skips_neighbour: kernel.skips_neighbour(),
-        tells_source: kernel.tells_source(),
+        features: Feature::ALL
+            .map(|feature| (feature, kernel.has(feature)))
+            .into(),
+        no_answer: asked_for_tcx().err(),
         has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-    }
-}
-
-/// Asked for the programs on `lo`, a kernel without TCX calls the question invalid.
-fn tcx() -> Result<bool, String> {
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Ok(_) => Ok(true),
-        Err(error) => match chain(&error) {
-            text if text.contains("Invalid argument") => Ok(false),
-            text => Err(text),
-        },
     }
 }

@@ -59,6 +59,11 @@ const NEWER: Engines = Engines {
 /// Names what was unpacked; there once all of it was.
 const RECORD: &str = "packages.txt";
 
+/// The cluster's etcd, where it is unpacked.
+pub fn etcd(places: &Places) -> PathBuf {
+    OWN.root(places).join("usr/bin/etcd")
+}
+
 pub fn is_ready(places: &Places) -> bool {
     OWN.are_ready(places) && NEWER.are_ready(places)
 }

@@ -64,6 +64,8 @@ pub fn machine(places: &Places, kernel: &Series, consent: Consent) -> Result<Mac
     vm::bring(places, kernel, consent)
 }
 
+pub use engines::etcd;
+
 /// Container engines for the tests, unpacked only.
 pub fn engines(places: &Places, consent: Consent) -> Result<()> {
     if engines::is_ready(places) {

@@ -5,7 +5,10 @@ use super::{
     files::libraries,
     modules::{Module, Modules},
 };
-use crate::{privilege::which, setup::Machine};
+use crate::{
+    privilege::which,
+    setup::{self, Machine},
+};
 use anyhow::{Context, Result, bail};
 use ebpf_build::Places;
 use std::{
@@ -17,8 +20,9 @@ use std::{
 };
 
 /// What the checks use beside what the kernel has built in.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "veth",
+    "vxlan",
     "cls_bpf",
     "sch_ingress",
     "act_bpf",
@@ -48,6 +52,11 @@ pub fn write(places: &Places, machine: &Machine, binary: &Path, image: &Path) ->
     for program in PROGRAMS {
         let path = which(program).with_context(|| format!("{program} is not installed"))?;
         files.insert(format!("bin/{program}"), path);
+    }
+    // Of the engines, which `cargo xtask test` unpacks: nodes agree in it.
+    let etcd = setup::etcd(places);
+    if etcd.exists() {
+        files.insert("bin/etcd".to_owned(), etcd);
     }
     if Path::new(SYSTEMD).exists() {
         for program in [SYSTEMD, EXECUTOR].map(Path::new) {

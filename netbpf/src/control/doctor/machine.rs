@@ -84,43 +84,20 @@ impl Machine {
                 "use a kernel with CONFIG_DEBUG_INFO_BTF, and mount /sys",
             ),
         }
-        match (&probed.tcx, probed.wants_tcx) {
-            (Ok(true), true) => found.ok("TCX", "programs hang on uplinks by TCX links"),
-            (Ok(_), false) => found.ok(
-                "TCX",
-                "not used: programs hang on uplinks by clsact filters",
-            ),
-            (Ok(false), true) => found.error(
-                "TCX",
-                format!("Linux {release} should have TCX, and refuses it"),
-                "use a kernel with CONFIG_NET_XGRESS, or start the daemon with --as-kernel 6.1",
-            ),
-            (Err(error), _) => found.unseen("TCX", error),
+        for (feature, used) in &probed.features {
+            let said = match used {
+                true => "used".to_owned(),
+                false => format!("not used: {}", feature.instead()),
+            };
+            found.ok(feature.name(), said);
+        }
+        if let Some(error) = &probed.no_answer {
+            found.unseen("TCX", error);
         }
         match &self.no_cookie {
             None => found.ok("SO_NETNS_COOKIE", "network namespaces are told apart"),
             Some(error) => found.error("SO_NETNS_COOKIE", error, upgrade),
         }
-        let by_release = |has: bool, with: &str, without: &str| match has {
-            true => with.to_owned(),
-            false => without.to_owned(),
-        };
-        found.ok(
-            "BPF_FIB_LOOKUP_SRC",
-            by_release(
-                probed.tells_source,
-                "the kernel says source addresses",
-                "not used: the daemon reads source addresses from the host's routes",
-            ),
-        );
-        found.ok(
-            "BPF_FIB_LOOKUP_SKIP_NEIGH",
-            by_release(
-                probed.skips_neighbour,
-                "ways are asked for without their neighbours",
-                "not used: ways are asked for with their neighbours",
-            ),
-        );
         if self.is_confidential {
             found.error(
                 "lockdown",
@@ -225,10 +202,8 @@ mod tests {
                     major: 6,
                     minor: 12,
                 },
-                tcx: Ok(true),
-                wants_tcx: true,
-                skips_neighbour: true,
-                tells_source: true,
+                features: datapath::Feature::ALL.map(|feature| (feature, true)).into(),
+                no_answer: None,
                 has_btf: true,
             },
             no_cookie: None,
@@ -264,7 +239,7 @@ mod tests {
     fn each_thing_that_is_missing_is_named() {
         use Severity::{Error, Warning};
 
-        let rows: [(fn(&mut Machine), _, _); 12] = [
+        let rows: [(fn(&mut Machine), _, _); 11] = [
             (
                 |m| {
                     m.probed.release = Release {
@@ -276,8 +251,7 @@ mod tests {
                 "kernel",
             ),
             (|m| m.probed.has_btf = false, Error, "BTF"),
-            (|m| m.probed.tcx = Ok(false), Error, "TCX"),
-            (|m| m.probed.tcx = Err("no".into()), Warning, "TCX"),
+            (|m| m.probed.no_answer = Some("no".into()), Warning, "TCX"),
             (
                 |m| m.no_cookie = Some("no".into()),
                 Error,
@@ -302,10 +276,11 @@ mod tests {
         for (change, severity, object) in rows {
             assert_eq!(found(change), [(severity, object.to_owned())]);
         }
-        // An older kernel that was asked for has no need of what it lacks.
+        // What is done without is nobody's fault.
         let old = |m: &mut Machine| {
-            m.probed.tcx = Ok(false);
-            m.probed.wants_tcx = false;
+            for (_, used) in &mut m.probed.features {
+                *used = false;
+            }
         };
         assert_eq!(found(old), []);
     }
