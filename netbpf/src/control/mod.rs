@@ -130,6 +130,8 @@ struct Inner {
     drains: Arc<Notify>,
     /// What others had undone.
     repairs: Repairs,
+    /// Addresses that the host has lost a moment ago.
+    lost: repair::Lost,
     /// How often the kernel told more than was heard in time.
     overruns: AtomicU64,
     /// Let go of last.

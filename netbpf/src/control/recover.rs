@@ -70,6 +70,12 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
     state.notes.extend_from_slice(store.restored());
+    if bpffs == Prepared::Mounted && process::has_own_mounts() {
+        state.notes.push(format!(
+            "the bpf file system on {} was mounted in a mount namespace of the daemon's own (`ip netns exec` makes one): it goes when the daemon ends, and all programs with it; mount one there beforehand",
+            settings.bpffs.display()
+        ));
+    }
     let state = Arc::new(Mutex::new(state));
     let inner = Inner {
         reaper: Reaper::start(store.clone(), datapath.clone(), sysctls.clone(), ipv6)?,
@@ -90,6 +96,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
         attaching: Default::default(),
         drains: Arc::default(),
         repairs: Default::default(),
+        lost: Default::default(),
         overruns: Default::default(),
         _locks: (lock, pins),
     };

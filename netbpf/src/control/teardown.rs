@@ -74,10 +74,11 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     let place = recover::here()?;
     let (state_dir, run_dir) = (&settings.state_dir, &settings.run_dir);
     let has_files = Store::is_there(state_dir, run_dir, &place.boot);
-    // Of a store without files nothing is to be left.
-    let copies = || match has_files || !purge {
-        true => recover::copies(settings, &place),
-        false => Ok(Copies::default()),
+    // Of a store without files the kernel's copies say what is reserved; where they are
+    // damaged, the rest is taken away all the same.
+    let copies = || match recover::copies(settings, &place) {
+        Err(_) if purge && !has_files => Ok(Copies::default()),
+        copies => copies,
     };
     let store = Store::open_existing(state_dir, run_dir, &place.boot, &copies)?;
     store.iter().for_each(recover::say_restored);
@@ -109,7 +110,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     let ipv6 = state.sysctls.has_ipv6();
     let errors = everything(settings, store.as_ref(), &mut state, ipv6, bpffs);
     // Without a store it is somebody else's directory.
-    finish(settings, errors, purge && has_files)
+    finish(settings, errors, purge && store.is_some())
 }
 
 /// Neither store nor pins: nothing of a daemon with these directories is left.
@@ -223,7 +224,12 @@ fn empty(dir: &Path) -> Result<()> {
             format!("empty {}: {e}", dir.display()),
         )
     };
-    for entry in fs::read_dir(dir).map_err(failed)? {
+    let entries = match fs::read_dir(dir) {
+        // Somebody was quicker.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
         let entry = entry.map_err(failed)?;
         let removed = match entry.file_type().map_err(failed)?.is_dir() {
             true => fs::remove_dir_all(entry.path()),

@@ -24,7 +24,9 @@ pub struct Uplink {
 pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
     let links = state.host.links()?;
     let addresses = state.host.addresses()?;
-    state.addresses = addresses.iter().map(|a| a.address).collect();
+    let now: Vec<IpAddr> = addresses.iter().map(|a| a.address).collect();
+    inner.lost.note(&state.addresses, &now);
+    state.addresses = now;
     set_locals(inner, state)?;
 
     let ours = |link: &Link| {

@@ -199,6 +199,7 @@ impl Datapath {
             }
         };
         let entry = tables::uplink(uplink, &early);
+        let was_known = inner.tables.uplinks.get(&device.ifindex, 0).is_ok();
         inner
             .tables
             .uplinks
@@ -215,10 +216,18 @@ impl Datapath {
             self.kind,
         )
         .inspect_err(|_| {
-            // No way out by which nothing comes back.
-            let _ = inner.tables.uplinks.remove(&device.ifindex);
+            // No way out by which nothing comes back. Where it was one already, what hung
+            // there does so still.
+            if !was_known {
+                let _ = inner.tables.uplinks.remove(&device.ifindex);
+            }
         })?;
         Ok(early)
+    }
+
+    /// Whether the programs take the device for an uplink.
+    pub fn is_uplink(&self, ifindex: u32) -> bool {
+        self.inner().tables.uplinks.get(&ifindex, 0).is_ok()
     }
 
     /// Hangs `to_uplink` on an uplink: once `from_uplink` hangs on all of them, so that what

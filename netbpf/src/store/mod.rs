@@ -123,6 +123,14 @@ pub struct Store {
 }
 
 impl Store {
+    /// Files that somebody has removed since they were opened: what is written to them is
+    /// seen by nobody who starts.
+    pub fn lost_files(&self) -> Vec<PathBuf> {
+        let tables = [&self.durable, &self.volatile];
+        let paths = tables.map(|table| &table.path).into_iter();
+        paths.filter(|path| !path.exists()).cloned().collect()
+    }
+
     /// Opens or makes the store; what endpoints of an earlier boot left is
     /// removed. A file that is damaged or lost is made anew of copies, where there are any.
     pub fn open(

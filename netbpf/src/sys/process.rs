@@ -19,6 +19,13 @@ pub fn boot_id() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// Whether this process sees mounts that the machine's first one does not, which go with
+/// it; where that cannot be told, not.
+pub fn has_own_mounts() -> bool {
+    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    matches!((of("self"), of("1")), (Some(own), Some(first)) if own != first)
+}
+
 /// `CLOCK_MONOTONIC`, which the programs tell the time by.
 pub fn monotonic() -> Result<std::time::Duration> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC);

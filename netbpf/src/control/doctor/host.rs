@@ -1,5 +1,7 @@
 //! The host as the store has it: what would be put back, and what is left over.
 
+use std::path::PathBuf;
+
 use super::findings::{Findings, PUT_BACK, RESTART, count, endpoint};
 use crate::{
     control::plan::{Found, Step, Wanted},
@@ -118,8 +120,16 @@ pub fn endpoints(all: usize, differing: &[(String, Vec<String>)]) -> Vec<Finding
 pub fn store(
     stored: Result<Vec<EndpointRecord>, String>,
     known: &[EndpointRecord],
+    lost: &[PathBuf],
 ) -> Vec<Finding> {
     let mut found = Findings::of(Check::Store);
+    for file in lost {
+        found.error(
+            format!("file {}", file.display()),
+            "somebody has removed it: what it holds is in the kernel's copies alone, which a reboot loses",
+            "restart the daemon, which makes it anew of the copies; traffic goes on meanwhile",
+        );
+    }
     let advice = "look at space and permissions of the daemon's directories, and at its log";
     let stored = match stored {
         Ok(stored) => stored,
@@ -201,11 +211,11 @@ mod tests {
             .iter()
             .map(|e| EndpointRecord::clone(&e.record))
             .collect();
-        let same = store(Result::Ok(known.clone()), &known);
+        let same = store(Result::Ok(known.clone()), &known, &[]);
         assert_eq!(short(&same), [(Ok, "store")]);
-        let lost = store(Result::Ok(Vec::new()), &known[..1]);
+        let lost = store(Result::Ok(Vec::new()), &known[..1], &[]);
         assert_eq!(short(&lost), [(Error, endpoint(&known[0]).as_str())]);
-        let torn = store(Err("corrupt".into()), &known);
+        let torn = store(Err("corrupt".into()), &known, &[]);
         assert_eq!(short(&torn), [(Error, "store")]);
     }
 }

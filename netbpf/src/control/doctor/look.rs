@@ -125,7 +125,7 @@ fn of_reserved(inner: &Inner, state: &State) -> Result<Vec<Finding>> {
 fn of_store(inner: &Inner, state: &State) -> Vec<Finding> {
     let known: Vec<EndpointRecord> = state.endpoints.values().map(|r| (**r).clone()).collect();
     let stored = inner.store.endpoints().map_err(|e| e.to_string());
-    host::store(stored, &known)
+    host::store(stored, &known, &inner.store.lost_files())
 }
 
 /// What is looked at while changes go on.
@@ -134,6 +134,7 @@ pub fn moving(inner: &Inner, seen: &Seen) -> Result<Vec<Finding>> {
     let netlink = &mut netlink;
     let datapath = &inner.datapath;
     let mut all = of_endpoints(inner, seen, netlink);
+    all.extend(or_unseen(Check::Network, of_loopback(netlink)));
     all.extend(or_unseen(Check::Program, of_programs(inner, seen, netlink)));
     all.extend(or_unseen(Check::Overlap, of_routes(inner, seen, netlink)));
     let forwarding = forwarding(inner, seen);
@@ -154,6 +155,19 @@ pub fn moving(inner: &Inner, seen: &Seen) -> Result<Vec<Finding>> {
     all.extend(settings::uplinks(&seen.uplinks, &configured.uplinks));
     all.extend(settings::notes(&seen.notes));
     Ok(all)
+}
+
+/// Gateway addresses are on it.
+fn of_loopback(netlink: &mut Netlink) -> Result<Vec<Finding>> {
+    let mut found = Findings::of(Check::Network);
+    if !netlink.link("lo")?.is_some_and(|lo| lo.up) {
+        found.error(
+            "device lo",
+            "it is down: published ports do not answer the host itself, and the daemon would not start",
+            "ip link set lo up",
+        );
+    }
+    Ok(found.all())
 }
 
 /// Whether an endpoint is still the one that was looked at.

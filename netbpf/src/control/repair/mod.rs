@@ -5,6 +5,7 @@
 //! A look every half a minute finds it, a gateway address that goes is heard of at once.
 //! What comes undone again is put back less and less often.
 
+mod lost;
 mod record;
 
 use std::{
@@ -18,7 +19,10 @@ use std::{
 
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval_at};
 
-pub use self::record::{Kind, Repairs};
+pub use self::{
+    lost::Lost,
+    record::{Kind, Repairs},
+};
 use super::{
     Inner, blocking,
     host::{self, Hooks},
@@ -64,6 +68,9 @@ pub async fn watch(inner: Weak<Inner>) {
 }
 
 async fn look(inner: &Arc<Inner>) -> Result<()> {
+    if inner.lost.any() {
+        Inner::change(inner.clone(), lost::forget).await?;
+    }
     if !inner.store.has_all_copies() {
         Inner::change(inner.clone(), |inner, _| {
             Ok(inner.store.complete_copies()?)
@@ -120,6 +127,11 @@ fn find(inner: &Inner, seen: &Seen, netlink: &mut Netlink) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = steps.into_iter().map(Job::Step).collect();
 
     let datapath = &inner.datapath;
+    // Before what hangs by them: their directories may be gone as well.
+    let pins = datapath.missing_pins();
+    if !pins.is_empty() {
+        jobs.push(Job::Pins(pins));
+    }
     let links = netlink.links()?;
     let present: HashSet<u32> = links.iter().map(|link| link.ifindex).collect();
     if !datapath.hung_on_loopback(netlink)?.is_right() {
@@ -128,7 +140,8 @@ fn find(inner: &Inner, seen: &Seen, netlink: &mut Netlink) -> Result<Vec<Job>> {
     let uplinks = seen.uplinks.iter().filter(|u| u.failed.is_none());
     for uplink in uplinks.filter(|u| present.contains(&u.entry.device.ifindex)) {
         let hung = datapath.hung_on_uplink(netlink, &uplink.entry, &uplink.early)?;
-        if !hung.iter().all(|hung| hung.is_right()) {
+        let is_known = datapath.is_uplink(uplink.entry.device.ifindex);
+        if !is_known || !hung.iter().all(|hung| hung.is_right()) {
             jobs.push(Job::Uplink(Box::new(uplink.clone())));
         }
     }
@@ -146,10 +159,6 @@ fn find(inner: &Inner, seen: &Seen, netlink: &mut Netlink) -> Result<Vec<Job>> {
         && !all_right(&datapath.hung_on_cgroup(&cgroup)?)
     {
         jobs.push(Job::Cgroup);
-    }
-    let pins = datapath.missing_pins();
-    if !pins.is_empty() {
-        jobs.push(Job::Pins(pins));
     }
     Ok(jobs)
 }
