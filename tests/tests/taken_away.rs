@@ -182,7 +182,9 @@ fn a_loopback_device_that_is_down_is_named() {
 #[test]
 fn a_file_system_that_will_not_outlive_the_daemon_is_told_of() {
     let street = street_without_daemon("own_mounts");
-    let daemon = street.host.daemon(&["unshare", "--mount"], &[]).spawn();
+    let bpffs = street.lab.dir().join("own-bpffs").display().to_string();
+    let flags = ["--bpffs", &bpffs];
+    let daemon = street.host.daemon(&["unshare", "--mount"], &flags).spawn();
     street.host.netbpf(&["status", "--wait", "30s"]).ok();
     let status: StatusInfo = street.host.json(&["status"]);
     let told = |note: &String| note.contains("mount namespace of the daemon's own");

@@ -109,8 +109,11 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     }
     let ipv6 = state.sysctls.has_ipv6();
     let errors = everything(settings, store.as_ref(), &mut state, ipv6, bpffs);
-    // Without a store it is somebody else's directory.
-    finish(settings, errors, purge && store.is_some())
+    if purge && let Some(store) = store.filter(|_| !has_files) {
+        store.discard_made();
+    }
+    // Without a store of before it is somebody else's directory.
+    finish(settings, errors, purge && has_files)
 }
 
 /// Neither store nor pins: nothing of a daemon with these directories is left.

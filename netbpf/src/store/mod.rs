@@ -203,9 +203,22 @@ impl Store {
                 false
             }
         };
-        if is_copied && let Err(error) = make_directories(state_dir, run_dir) {
-            tracing::warn!(%error, "nothing can be restored");
+        let mut made_directories = Vec::new();
+        if is_copied {
+            match make_directories(state_dir, run_dir) {
+                Ok(made) => made_directories = made,
+                Err(error) => tracing::warn!(%error, "nothing can be restored"),
+            }
         }
+        let paths = [
+            state_dir.join(DURABLE),
+            run_dir.join(volatile_name(boot_id)),
+        ];
+        let made = paths
+            .iter()
+            .filter(|path| !path.exists())
+            .cloned()
+            .collect();
         let in_memory: Opener = |_| Builder::new().create_with_backend(InMemoryBackend::new());
         let open = |path: PathBuf, opener: Opener, kind| -> Result<_> {
             if path.exists() || is_copied {
@@ -222,18 +235,14 @@ impl Store {
             }
             Ok((Table::open(path, in_memory, kind)?, None, false))
         };
-        let (durable, network, is_durable) =
-            open(state_dir.join(DURABLE), create_durable, Kind::Durable)?;
-        let (volatile, endpoint, is_volatile) = open(
-            run_dir.join(volatile_name(boot_id)),
-            create_volatile,
-            Kind::Volatile,
-        )?;
+        let [durable, volatile] = paths;
+        let (durable, network, is_durable) = open(durable, create_durable, Kind::Durable)?;
+        let (volatile, endpoint, is_volatile) = open(volatile, create_volatile, Kind::Volatile)?;
         let store = Store {
             durable,
             volatile,
-            made: Vec::new(),
-            made_directories: Vec::new(),
+            made,
+            made_directories,
             restored: network.into_iter().chain(endpoint).collect(),
         };
         Ok((is_durable || is_volatile).then_some(store))

@@ -19,11 +19,12 @@ pub fn boot_id() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Whether this process sees mounts that the machine's first one does not, which go with
-/// it; where that cannot be told, not.
+/// Whether this process has other mounts than who has started it, which go with it; where
+/// that cannot be told, not.
 pub fn has_own_mounts() -> bool {
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    matches!((of("self"), of("1")), (Some(own), Some(first)) if own != first)
+    let parent = nix::unistd::getppid().to_string();
+    matches!((of("self"), of(&parent)), (Some(own), Some(parents)) if own != parents)
 }
 
 /// `CLOCK_MONOTONIC`, which the programs tell the time by.
