@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use netbpf::datapath::{GATEWAY_MAC, NetworkFlags, Overlay};
+use netbpf::datapath::{GATEWAY_MAC, NetworkFlags, NodeEntry, Overlay, TunnelEntry};
 use netbpf_common::{
     drop::DropReason,
     names::{FROM_CONTAINER, FROM_UPLINK},
@@ -252,6 +252,66 @@ fn what_is_forged_is_dropped_under_its_reason() {
         },
         "forged_vxlan",
     );
+}
+
+/// Of the first node's block, on a second one.
+const MOVED: [&str; 2] = ["10.10.1.71", "fd10:1::f001"];
+
+#[test]
+fn a_single_address_lives_elsewhere_than_its_block() {
+    with_rig("single_vxlan", |rig| {
+        for outer in Family::BOTH {
+            let second = outer.ip(NOBODY);
+            make_overlay(rig, outer, |overlay| {
+                overlay.nodes.push(NodeEntry {
+                    vtep: second,
+                    ..overlay.nodes[0]
+                });
+                overlay.tunnels.extend(MOVED.map(|ip| TunnelEntry {
+                    network: 1,
+                    block: ip.parse::<IpAddr>().expect("an address").into(),
+                    node: Some(second),
+                }));
+            });
+            for inner in Family::BOTH {
+                for (at, node) in [(FAR, outer.ip(CLIENT)), (MOVED, second)] {
+                    let place = if outer == Family::V4 { 30..34 } else { 38..54 };
+                    let wanted = match node {
+                        IpAddr::V4(ip) => ip.octets().to_vec(),
+                        IpAddr::V6(ip) => ip.octets().to_vec(),
+                    };
+                    let such = |frame: &[u8]| assert_eq!(frame[place.clone()], wanted);
+                    let packet = rig.from(&rig.web, inner.ip(at)).udp(1000, 53, b"x");
+                    let (name, ifindex) = (title("to a node", inner, outer), rig.web.ifindex());
+                    Row::new(name, FROM_CONTAINER, ifindex, packet, Action::Redirect)
+                        .out(Out::Such(&such))
+                        .check(rig);
+                }
+                // Each node sends what lives on it, and nothing of the other's.
+                for (source, node, comes_in) in [
+                    (FAR, outer.ip(CLIENT), true),
+                    (MOVED, second, true),
+                    (FAR, second, false),
+                    (MOVED, outer.ip(CLIENT), false),
+                ] {
+                    let to = rig.web.ip(inner);
+                    let inside = Way::new(NODE_MAC, GATEWAY_MAC, inner.ip(source), to);
+                    let inside = inside.udp(53, 1000, b"x");
+                    let by = rig.by_uplink(node, outer.ip(HOST));
+                    let packet = by.udp(50_000, PORT, &vxlan(VNI, &inside));
+                    let name = title("from a node", inner, outer);
+                    let (verdict, drops): (_, &[_]) = match comes_in {
+                        true => (Action::Redirect, &[]),
+                        false => (Action::Drop, &[(DropReason::OverlaySource, 1)]),
+                    };
+                    arrived(rig, name, packet, verdict)
+                        .out(Out::Any)
+                        .drops(drops)
+                        .check(rig);
+                }
+            }
+        }
+    });
 }
 
 #[test]

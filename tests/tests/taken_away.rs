@@ -162,7 +162,7 @@ fn masqueraded_flows_leave_an_address_that_is_lost() {
             .ip(&format!("address add {new}/{prefix} dev up0 nodad"));
     }
     for family in Family::BOTH {
-        within(A_LOOK, "it leaves by the other", || {
+        within(A_LOOK * 2, "it leaves by the other", || {
             seen(family) == Some(family.ip(NEW))
         });
     }

@@ -173,6 +173,7 @@ check nothing-left bash -c '! ls /sys/fs/bpf/netbpf/* 2>/dev/null && ! ip -n hos
 # --- between nodes ---------------------------------------------------------------
 
 # The world outside becomes the second node, with a container of its own.
+[ "$failed" = yes ] && finish
 wait $daemon
 if [ "$failed" != yes ] && [ -x /bin/etcd ]; then
     URL=http://$OUT4:2379
@@ -206,8 +207,8 @@ if [ "$failed" != yes ] && [ -x /bin/etcd ]; then
     A4=$(field ipv4 "$endpoint") A6=$(field ipv6 "$endpoint")
     A4=${A4%/*} A6=${A6%/*}
     # The first node may hear of the second one's addresses a moment later.
-    check overlay-ping-v4 pings far "$A4"
-    check overlay-ping-v6 pings far "$A6"
+    check overlay-ping-v4 soon pings far "$A4"
+    check overlay-ping-v6 soon pings far "$A6"
     check overlay-tcp-v4 fetch far "http://$A4/" "page of a"
     check overlay-tcp-v6 fetch far "http://[$A6]/" "page of a"
     check overlay-device bash -c 'ip -n host -d link show nb-vxlan'
@@ -220,6 +221,7 @@ if [ "$failed" != yes ] && [ -x /bin/etcd ]; then
     check overlay-again-v6 fetch far "http://[$A6]/" "page of a"
     check overlay-teardown-1 on n1 teardown
     check overlay-teardown-2 on n2 teardown
+    [ "$failed" = yes ] && finish
     wait $first $second
     check overlay-nothing-left bash -c '! ls /sys/fs/bpf/n1/* /sys/fs/bpf/n2/* 2>/dev/null &&
         ! ip -n host -o link | grep -v -e lo: -e up0'

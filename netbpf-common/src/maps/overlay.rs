@@ -47,9 +47,9 @@ pub struct Node {
 }
 assert_layout!(Node, 64);
 
-/// Entries of `tunnels`: four million addresses in whole blocks. They cost when they are
-/// there, and 16 bytes each when they are not.
-pub const TUNNELS: u32 = 65_536;
+/// Entries of `tunnels`: a block of 64 addresses is one, smaller ones of small subnets one
+/// for each address. They cost when they are there, and 16 bytes each when they are not.
+pub const TUNNELS: u32 = 262_144;
 
 /// How long a path MTU holds, as Linux has it (`net.ipv4.route.mtu_expires`): ten
 /// minutes.

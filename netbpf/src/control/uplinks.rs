@@ -24,9 +24,7 @@ pub struct Uplink {
 pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
     let links = state.host.links()?;
     let addresses = state.host.addresses()?;
-    let now: Vec<IpAddr> = addresses.iter().map(|a| a.address).collect();
-    inner.lost.note(&state.addresses, &now);
-    state.addresses = now;
+    have(inner, state, &addresses);
     set_locals(inner, state)?;
 
     let ours = |link: &Link| {
@@ -116,8 +114,15 @@ fn failed(old: Option<&Uplink>, uplink: &mut Uplink, why: String) {
 pub fn refresh_networks(inner: &Inner, state: &mut State) -> Result<()> {
     inner.datapath.set_subnets(&subnets(state))?;
     let addresses = state.host.addresses()?;
-    state.addresses = addresses.iter().map(|a| a.address).collect();
+    have(inner, state, &addresses);
     set_locals(inner, state)
+}
+
+/// The host has these addresses now.
+fn have(inner: &Inner, state: &mut State, addresses: &[Address]) {
+    let now: Vec<IpAddr> = addresses.iter().map(|a| a.address).collect();
+    inner.lost.note(&state.addresses, &now);
+    state.addresses = now;
 }
 
 /// The subnets as the programs know them.
@@ -210,7 +215,7 @@ fn find(links: &[&Link], addresses: &[Address], limit: &[String]) -> Vec<Uplink>
     uplinks
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),

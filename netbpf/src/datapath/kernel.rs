@@ -168,7 +168,9 @@ fn names_in<const N: usize>(path: &Path, names: &[&str; N]) -> io::Result<[bool;
     let (length, strings, size) = (word(4), word(16), word(20));
     file.seek(SeekFrom::Start(length + strings))?;
     let mut text = Vec::new();
-    file.take(size).read_to_end(&mut text)?;
+    if file.take(size).read_to_end(&mut text)? as u64 != size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let mut found = [false; N];
     for string in text.split(|byte| *byte == 0) {
         if let Some(at) = names.iter().position(|name| name.as_bytes() == string) {

@@ -181,25 +181,33 @@ impl Tables {
         number.copied().unwrap_or(0)
     }
 
-    /// Makes the table of tunnels just this. What lives elsewhere than its area is there
-    /// before the area says so, and goes after it.
-    fn set_tunnels(&mut self, entries: &[TunnelEntry]) -> Result<()> {
-        let wanted = ways::of(
-            entries
-                .iter()
-                .map(|t| (t.network, t.block, self.number(t.node))),
-        );
+    /// Makes the table of tunnels just this, leading to these nodes alone. What lives
+    /// elsewhere than its area is there before the area says so, and goes after it. Where
+    /// there is no room for all that is new, the rest is done all the same; the error then.
+    fn set_tunnels(
+        &mut self,
+        nodes: &[NodeEntry],
+        entries: &[TunnelEntry],
+    ) -> Result<Option<DatapathError>> {
+        let nodes: HashSet<IpAddr> = nodes.iter().map(|node| node.vtep).collect();
+        let wanted = ways::of(entries.iter().map(|t| {
+            let node = t.node.filter(|vtep| nodes.contains(vtep));
+            (t.network, t.block, self.number(node))
+        }));
         let mut put: Vec<(TunnelKey, u32)> = wanted
             .iter()
             .filter(|(key, node)| self.known.get(key) != Some(node))
             .map(|(key, node)| (*key, *node))
             .collect();
         put.sort_by_key(|(key, _)| Reverse(key.prefix_len));
+        let mut full = None;
         for (key, node) in put {
-            self.tunnels
-                .insert(key, Tunnel { node }, 0)
-                .written(names::TUNNELS, TUNNELS)?;
-            self.known.insert(key, node);
+            let inserted = self.tunnels.insert(key, Tunnel { node }, 0);
+            match inserted.written(names::TUNNELS, TUNNELS) {
+                Ok(()) => _ = self.known.insert(key, node),
+                Err(error @ DatapathError::Full { .. }) => full = Some(error),
+                Err(error) => return Err(error),
+            }
         }
         let known = self.known.keys().copied();
         let mut gone: Vec<TunnelKey> = known.filter(|key| !wanted.contains_key(key)).collect();
@@ -208,7 +216,7 @@ impl Tables {
             removed(names::TUNNELS, self.tunnels.remove(&key))?;
             self.known.remove(&key);
         }
-        Ok(())
+        Ok(full)
     }
 }
 
@@ -302,7 +310,7 @@ impl Datapath {
         // What a container sends there is not to be taken for a node's.
         vteps.extend(overlay.vtep.map(|own| (addr(own), 0)));
         let mut changed = replace((names::VTEPS, NODES), &mut tables.vteps, &vteps)?;
-        tables.set_tunnels(&overlay.tunnels)?;
+        let full = tables.set_tunnels(&overlay.nodes, &overlay.tunnels)?;
         changed += replace((names::VNIS, MAX_VNIS), &mut tables.vnis, &vnis.collect())?;
         let (vtep, port) = (overlay.vtep.map_or([0; 16], addr), overlay.port);
         let bit = |set: bool, flag: u16| if set { flag } else { 0 };
@@ -314,6 +322,6 @@ impl Datapath {
             config.vxlan_flags = vxlan_flags;
         })?;
         tables.drop_nodes(&overlay.nodes)?;
-        Ok(changed)
+        full.map_or(Ok(changed), Err)
     }
 }

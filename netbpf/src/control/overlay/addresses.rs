@@ -58,7 +58,9 @@ pub fn next_address(
             found.ok_or_else(|| exhausted(state))
         }
         Err(Refusal::Exhausted { .. }) => {
-            let found = of_others(&cluster.view(), state, network, v6, avoid);
+            // Some may have been given back meanwhile.
+            let view = follow::look(state, cluster, &inner.settings());
+            let found = of_others(&view, state, network, v6, avoid);
             found.ok_or_else(|| exhausted(state))
         }
         Err(refusal) => Err(refusal.about(&format!(
@@ -150,10 +152,18 @@ fn is_automatic(record: &EndpointRecord, ip: IpAddr) -> bool {
 }
 
 /// Takes back what [`claim`] has got, where nothing came of it.
-pub fn unclaim(inner: &Inner, state: &State, record: &EndpointRecord) {
+pub fn unclaim(inner: &Inner, state: &mut State, record: &EndpointRecord) {
     if !super::is_overlay(state, &record.network) {
         return;
     }
+    for (address, _) in record.addresses() {
+        let resting = &mut state.overlay.resting;
+        resting.was_unused(&record.network, address.addr());
+    }
+    release(inner, record);
+}
+
+fn release(inner: &Inner, record: &EndpointRecord) {
     if let Some(cluster) = &inner.cluster {
         let released = cluster.release_endpoint(&record.network, &record.name);
         if let Err(error) = inner.runtime.block_on(released) {
@@ -174,5 +184,5 @@ pub fn left(inner: &Inner, state: &mut State, record: &EndpointRecord) {
     }
     // What etcd does not hear now it hears when it is back.
     follow::tell(inner, state);
-    unclaim(inner, state, record);
+    release(inner, record);
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cluster::{self as of_cluster, Changed, Cluster, Key, Mine, View},
     control::{Inner, blocking, network, plan, state::State, uplinks::Uplink, view},
-    datapath::{self, OverlayNetwork},
+    datapath::{self, OverlayNetwork, TunnelEntry},
     error::{Code, Result},
     settings::Settings,
     store::{EndpointRecord, Meta, NetworkRecord},
@@ -195,6 +195,7 @@ fn leads_elsewhere(me: &str, state: &State, changed: &Changed) -> bool {
         return true;
     };
     let mut maps: HashMap<&str, tunnels::Ways> = HashMap::new();
+    let mut singles: Option<HashMap<(u32, IpNet), &TunnelEntry>> = None;
     keys.iter().any(|key| match key {
         Key::Network(_) | Key::Vni(_) | Key::Node(_) | Key::Block { .. } => true,
         Key::Alive(_) | Key::Drained(_) | Key::Endpoint { .. } => false,
@@ -202,8 +203,13 @@ fn leads_elsewhere(me: &str, state: &State, changed: &Changed) -> bool {
             let ways = maps
                 .entry(network)
                 .or_insert_with(|| tunnels::Ways::new(&changed.view, me, &of.record));
-            let was = told.tunnels.iter().find(|t| ways.is_of(t, *ip));
-            ways.to(*ip).as_ref() != was
+            let singles = singles.get_or_insert_with(|| {
+                let all = told.tunnels.iter();
+                let all = all.filter(|t| t.block.prefix_len() == t.block.max_prefix_len());
+                all.map(|t| ((t.network, t.block), t)).collect()
+            });
+            let was = singles.get(&(of.record.index, IpNet::from(*ip)));
+            ways.to(*ip).as_ref() != was.copied()
         }),
     })
 }

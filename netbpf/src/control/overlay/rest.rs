@@ -2,7 +2,7 @@
 //! given out automatically, lest somebody takes the new container for the old one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,12 +19,28 @@ pub struct Resting {
     since: HashMap<String, HashMap<IpAddr, Instant>>,
     /// The cluster's last picture that was looked at.
     before: Option<Arc<View>>,
+    /// Given back by this node without anybody having had it, as an attach has failed, and
+    /// not seen to leave the picture yet.
+    unused: HashMap<String, HashSet<IpAddr>>,
 }
 
 impl Resting {
     pub fn begin(&mut self, network: &str, ip: IpAddr, now: Instant) {
         let of = self.since.entry(network.to_owned()).or_default();
         of.insert(ip, now);
+    }
+
+    /// Nobody has had it: it need not rest when it leaves the picture.
+    pub fn was_unused(&mut self, network: &str, ip: IpAddr) {
+        let of = self.unused.entry(network.to_owned()).or_default();
+        of.insert(ip);
+    }
+
+    fn leaves(&mut self, network: &str, ip: IpAddr, now: Instant) {
+        let unused = self.unused.get_mut(network);
+        if !unused.is_some_and(|of| of.remove(&ip)) {
+            self.begin(network, ip, now);
+        }
     }
 
     pub fn is_resting(&self, network: &str, ip: IpAddr, now: Instant) -> bool {
@@ -55,14 +71,14 @@ impl Resting {
                     if let Key::Address { network, ip } = key
                         && view.address(network, *ip).is_none()
                     {
-                        self.begin(network, *ip, now);
+                        self.leaves(network, *ip, now);
                     }
                 }
             }
             (None, Some(before)) => {
                 for (network, of) in before.addresses.iter() {
                     for ip in of.keys().filter(|ip| view.address(network, **ip).is_none()) {
-                        self.begin(network, *ip, now);
+                        self.leaves(network, *ip, now);
                     }
                 }
             }
@@ -130,8 +146,15 @@ mod tests {
             Some(Duration::from_secs(1))
         );
         assert_eq!(resting.next_end("front", true, at(59)), None);
+        // What nobody has had is free at once, once.
+        resting.was_unused("front", ip(4));
+        resting.follow(&changed(&[5], Some(&[4])), at(60));
+        assert!(!resting.is_resting("front", ip(4), at(60)));
+        resting.follow(&changed(&[5], Some(&[4])), at(60));
+        assert!(resting.is_resting("front", ip(4), at(60)));
+        resting.follow(&changed(&[4, 5], Some(&[4])), at(120));
         // Nothing is remembered for ever.
-        resting.follow(&changed(&[4, 5], Some(&[])), at(90));
+        resting.follow(&changed(&[4, 5], Some(&[])), at(121));
         assert!(resting.since.is_empty());
     }
 }

@@ -90,11 +90,6 @@ impl<'a> Ways<'a> {
         })
     }
 
-    /// Whether an entry is that of this address alone.
-    pub fn is_of(&self, entry: &TunnelEntry, ip: IpAddr) -> bool {
-        entry.network == self.network.1 && entry.block == IpNet::from(ip)
-    }
-
     /// The node of the block that an address is in.
     fn owner(&self, ip: IpAddr) -> Option<&'a str> {
         let lengths = self.lengths.iter();

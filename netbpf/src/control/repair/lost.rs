@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    control::{Inner, state::State},
+    control::{Inner, uplinks::is_link_local},
     error::Result,
 };
 
@@ -32,7 +32,8 @@ impl Lost {
         let mut lost = self.lock();
         lost.retain(|address, _| !now.contains(address));
         let gone = before.iter().filter(|address| !now.contains(address));
-        for address in gone {
+        // Nothing is masqueraded by the others, which come and go with every device.
+        for address in gone.filter(|address| !is_link_local(**address) && !address.is_loopback()) {
             lost.entry(*address).or_insert_with(Instant::now);
         }
     }
@@ -56,12 +57,8 @@ impl Lost {
 }
 
 /// Forgets the flows that are masqueraded by addresses that the host has lost.
-pub fn forget(inner: &Inner, state: &mut State) -> Result<()> {
+pub fn forget(inner: &Inner) -> Result<()> {
     let lost = inner.lost.take(Instant::now());
-    let lost: Vec<IpAddr> = lost
-        .into_iter()
-        .filter(|address| !state.addresses.contains(address))
-        .collect();
     if lost.is_empty() {
         return Ok(());
     }
@@ -69,7 +66,9 @@ pub fn forget(inner: &Inner, state: &mut State) -> Result<()> {
     let by_lost = |flow: &crate::datapath::FlowRecord| {
         flow.kind == "masquerade" && lost.contains(&flow.reply_dst.0)
     };
-    let flushed = inner.datapath.flush(by_lost, &tell)?;
+    let flushed = inner.datapath.flush(by_lost, &tell);
+    // The next look tries again.
+    let flushed = flushed.inspect_err(|_| inner.lost.note(&lost, &[]))?;
     if flushed.flows > 0 {
         tracing::info!(
             flows = flushed.flows,

@@ -69,7 +69,9 @@ pub async fn watch(inner: Weak<Inner>) {
 
 async fn look(inner: &Arc<Inner>) -> Result<()> {
     if inner.lost.any() {
-        Inner::change(inner.clone(), lost::forget).await?;
+        // Apart from changes: there may be a million flows to look through.
+        let looking = inner.clone();
+        blocking(move || lost::forget(&looking)).await?;
     }
     if !inner.store.has_all_copies() {
         Inner::change(inner.clone(), |inner, _| {
