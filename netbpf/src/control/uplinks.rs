@@ -24,7 +24,7 @@ pub struct Uplink {
 pub fn refresh(inner: &Inner, state: &mut State) -> Result<()> {
     let links = state.host.links()?;
     let addresses = state.host.addresses()?;
-    have(inner, state, &addresses);
+    note_addresses(inner, state, &addresses);
     set_locals(inner, state)?;
 
     let ours = |link: &Link| {
@@ -114,12 +114,12 @@ fn failed(old: Option<&Uplink>, uplink: &mut Uplink, why: String) {
 pub fn refresh_networks(inner: &Inner, state: &mut State) -> Result<()> {
     inner.datapath.set_subnets(&subnets(state))?;
     let addresses = state.host.addresses()?;
-    have(inner, state, &addresses);
+    note_addresses(inner, state, &addresses);
     set_locals(inner, state)
 }
 
 /// The host has these addresses now.
-fn have(inner: &Inner, state: &mut State, addresses: &[Address]) {
+fn note_addresses(inner: &Inner, state: &mut State, addresses: &[Address]) {
     let now: Vec<IpAddr> = addresses.iter().map(|a| a.address).collect();
     inner.lost.note(&state.addresses, &now);
     state.addresses = now;

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{
     Options,
-    daemon::{command, milliseconds},
+    daemon::{command, milliseconds, status_field},
     report::Progress,
-    stats::percentile,
+    stats::median,
 };
 use crate::lab::{Crowd, EtcdPrograms, Family, Town, names::SUBNETS};
 
@@ -112,17 +112,14 @@ fn measure(town: &Town, nodes: usize) -> Nodes {
         }
         (median(attach), median(detach))
     });
-    let asked = |words: &[&str]| {
-        let times = (0..TIMES).map(|_| milliseconds(|| command(host, words)));
-        median(times.collect())
-    };
+    let asked = |words: &[&str]| median((0..TIMES).map(|_| milliseconds(|| command(host, words))));
     let inspect_ms = asked(&["network", "inspect", "wide"]);
     let node_ls_ms = asked(&["node", "ls"]);
     let start = (0..5).map(|_| {
         host.stop();
         milliseconds(|| host.restart())
     });
-    let start_ms = median(start.collect());
+    let start_ms = median(start);
     town.wait_for_all();
     let status: StatusInfo = host.json(&["status"]);
     let tunnels = status.maps.iter().find(|map| map.name == "tunnels");
@@ -135,7 +132,7 @@ fn measure(town: &Town, nodes: usize) -> Nodes {
         catch_up_cpu_ms,
         anew_cpu_ms,
         start_ms,
-        memory_bytes: resident(host.pid().expect("it runs")),
+        memory_bytes: status_field(host.pid().expect("it runs"), "VmRSS:") * 1024,
         local_attach_ms: local.0,
         attach_ms: overlay.0,
         local_detach_ms: local.1,
@@ -143,11 +140,6 @@ fn measure(town: &Town, nodes: usize) -> Nodes {
         inspect_ms,
         node_ls_ms,
     }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    percentile(&times, 0.5).expect("at least one")
 }
 
 /// What a process has used of all CPUs, in the kernel and out of it.
@@ -160,11 +152,4 @@ fn cpu_ms(pid: u32) -> f64 {
         first.unwrap_or(0.0)
     });
     of_tasks.sum::<f64>() / 1e6
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let pages = line.and_then(|line| line.split_whitespace().next());
-    pages.and_then(|kb| kb.parse::<u64>().ok()).expect("VmRSS") * 1024
 }

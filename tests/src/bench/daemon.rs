@@ -1,6 +1,7 @@
 //! A daemon of which times are taken, on a host with an uplink.
 
 use std::{
+    fs,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -81,6 +82,19 @@ pub fn command(host: &Host, arguments: &[&str]) {
         .status()
         .unwrap_or_else(|e| panic!("netbpf: {e}"));
     assert!(status.success(), "netbpf {arguments:?}: {status}");
+}
+
+/// A number of /proc/PID/status, such as of `VmRSS:` in KiB.
+pub fn status_field(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    field(&status, name)
+}
+
+/// The number behind a word at the beginning of a line.
+pub fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|line| line.split_whitespace().next());
+    value.and_then(|value| value.parse().ok()).expect(name)
 }
 
 pub fn milliseconds(work: impl FnOnce()) -> f64 {

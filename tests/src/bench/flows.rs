@@ -15,7 +15,11 @@ use netbpf_common::{
 };
 use serde::Serialize;
 
-use super::{Options, daemon::milliseconds, report::Progress};
+use super::{
+    Options,
+    daemon::{field, milliseconds},
+    report::Progress,
+};
 use crate::{
     lab::{
         Family,
@@ -240,12 +244,4 @@ fn peak_after_reset() -> u64 {
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("our own figures");
     field(&status, "VmHWM:") * 1024
-}
-
-fn field(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let value = line.and_then(|line| line.split_whitespace().next());
-    value
-        .and_then(|value| value.parse().ok())
-        .expect("a figure")
 }

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::{
     Options, bare,
-    daemon::{Daemon, milliseconds},
+    daemon::{Daemon, milliseconds, status_field},
     report::Progress,
-    stats::percentile,
+    stats::{median, quantile},
 };
 use crate::lab::{Lab, Namespace, names::Net};
 
@@ -121,29 +121,23 @@ impl Bench {
         });
         let start_ms = median(start);
         let pid = host.pid().expect("it runs");
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-        let field = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let value = line.and_then(|line| line.split_whitespace().next());
-            value.and_then(|value| value.parse().ok()).expect(name)
-        };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
         Size {
             endpoints,
             ports: endpoints * PORTS,
             attach_ms: quantile(attach.iter().copied(), 0.5),
-            attach_p95_ms: quantile(attach.into_iter(), 0.95),
-            attach_kernel_ms: median(kernel.into_iter()),
+            attach_p95_ms: quantile(attach, 0.95),
+            attach_kernel_ms: median(kernel),
             detach_ms: quantile(detach.iter().copied(), 0.5),
-            detach_p95_ms: quantile(detach.into_iter(), 0.95),
+            detach_p95_ms: quantile(detach, 0.95),
             ps_ms: command(&["ps"]),
             port_ms: command(&["port"]),
             status_ms: command(&["status"]),
             metrics_ms: median((0..TIMES).map(|_| milliseconds(metrics))),
             start_ms,
-            memory_bytes: field("VmRSS:") * 1024,
+            memory_bytes: status_field(pid, "VmRSS:") * 1024,
             descriptors: descriptors.count(),
-            threads: field("Threads:") as usize,
+            threads: status_field(pid, "Threads:") as usize,
         }
     }
 
@@ -154,14 +148,4 @@ impl Bench {
         let specs = (0..PORTS).map(|port| format!("{}:{}", first + port, 80 + port * 2));
         self.daemon.attach(name, space, specs.collect());
     }
-}
-
-fn median(times: impl Iterator<Item = f64>) -> f64 {
-    quantile(times, 0.5)
-}
-
-fn quantile(times: impl Iterator<Item = f64>, at: f64) -> f64 {
-    let mut times: Vec<f64> = times.collect();
-    times.sort_by(f64::total_cmp);
-    percentile(&times, at).expect("at least one")
 }

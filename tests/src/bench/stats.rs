@@ -37,6 +37,17 @@ pub fn percentile(sorted: &[f64], part: f64) -> Option<f64> {
     Some(low + (high - low) * place.fract())
 }
 
+/// The same of at least one value, in any order.
+pub fn quantile(values: impl IntoIterator<Item = f64>, part: f64) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    percentile(&values, part).expect("at least one")
+}
+
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    quantile(values, 0.5)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,6 +26,9 @@ pub struct Resting {
 
 impl Resting {
     pub fn begin(&mut self, network: &str, ip: IpAddr, now: Instant) {
+        if let Some(unused) = self.unused.get_mut(network) {
+            unused.remove(&ip);
+        }
         let of = self.since.entry(network.to_owned()).or_default();
         of.insert(ip, now);
     }

@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     control::{Inner, uplinks::is_link_local},
+    datapath::FlowRecord,
     error::Result,
 };
 
@@ -63,9 +64,7 @@ pub fn forget(inner: &Inner) -> Result<()> {
         return Ok(());
     }
     let tell = |event| inner.monitor.tell(event);
-    let by_lost = |flow: &crate::datapath::FlowRecord| {
-        flow.kind == "masquerade" && lost.contains(&flow.reply_dst.0)
-    };
+    let by_lost = |flow: &FlowRecord| flow.kind == "masquerade" && lost.contains(&flow.reply_dst.0);
     let flushed = inner.datapath.flush(by_lost, &tell);
     // The next look tries again.
     let flushed = flushed.inspect_err(|_| inner.lost.note(&lost, &[]))?;
