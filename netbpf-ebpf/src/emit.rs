@@ -40,12 +40,55 @@ fn stats(endpoint: u32) -> Option<&'static mut EndpointStats> {
         .map(|p| unsafe { &mut *p })
 }
 
+/// What a packet counts for as it was sent, whatever becomes of it: its bytes, and from bit
+/// 32 on how many it stands for. One number takes no stack.
+#[derive(Clone, Copy)]
+pub struct Sent(u64);
+
+impl Sent {
+    #[inline(always)]
+    pub fn of(skb: &Skb) -> Sent {
+        Sent(skb.segments() << 32 | u64::from(skb.len()))
+    }
+
+    #[inline(always)]
+    fn packets(self) -> u64 {
+        self.0 >> 32
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> u64 {
+        self.0 & 0xffff_ffff
+    }
+}
+
 /// A packet that the container sent and that goes on.
 #[inline(always)]
-pub fn sent(skb: &Skb, endpoint: u32) {
+pub fn sent(sent: Sent, endpoint: u32) {
     if let Some(stats) = stats(endpoint) {
-        stats.tx_packets += skb.segments();
-        stats.tx_bytes += u64::from(skb.len());
+        stats.tx_packets += sent.packets();
+        stats.tx_bytes += sent.bytes();
+    }
+}
+
+/// A packet that the container sent in vain; the code to return.
+#[inline(always)]
+pub fn refused(sent: Sent, endpoint: u32) -> i32 {
+    if let Some(stats) = stats(endpoint) {
+        stats.refused_packets += sent.packets();
+        stats.refused_bytes += sent.bytes();
+    }
+    SHOT
+}
+
+/// A packet that the container sent and that became our answer to it.
+#[inline(always)]
+pub fn answered(skb: &Skb, sent: Sent, endpoint: u32) {
+    if let Some(stats) = stats(endpoint) {
+        stats.refused_packets += sent.packets();
+        stats.refused_bytes += sent.bytes();
+        stats.answer_packets += 1;
+        stats.answer_bytes += u64::from(skb.len());
     }
 }
 

@@ -91,9 +91,10 @@ fn metrics_say_what_the_command_line_says() {
             assert!((first..=last).contains(&of(what)), "{what} of {}", e.name);
         }
     }
-    assert!(forwarded >= 8, "{endpoints:?}");
+    // What was dropped is among what they have sent, and was not forwarded.
+    assert!(forwarded > 8, "{endpoints:?}");
     let all = value("netbpf_forwarded_packets_total");
-    assert!((forwarded..=forwarded_after).contains(&all), "{all}");
+    assert!((8..forwarded_after).contains(&all), "{all}");
     let counted = |drops: &[DropInfo], reason: &str| {
         let found = drops.iter().find(|d| d.reason == reason);
         found.map_or(0, |d| d.packets)
@@ -143,11 +144,11 @@ fn metrics_say_what_the_command_line_says() {
     app.detach();
     let total = |metrics: &BTreeMap<String, u64>| metrics["netbpf_forwarded_packets_total"];
     let after = scrape(host);
-    assert!(total(&after) >= forwarded, "{after:?}");
+    assert!(total(&after) >= all, "{after:?}");
     assert!(!after.keys().any(|name| name.contains("endpoint=\"app\"")));
     host.stop();
     host.start(&["--metrics", ADDRESS]);
-    assert!(total(&scrape(host)) >= forwarded);
+    assert!(total(&scrape(host)) >= all);
 }
 
 #[test]

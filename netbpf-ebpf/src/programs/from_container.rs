@@ -18,7 +18,7 @@ use super::{LOOPBACK, Parsed, begin, follow_by, is_to_follow, parse, refuse, sen
 use crate::{
     calls,
     ctx::Skb,
-    emit,
+    emit::{self, Sent},
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
         Step, antispoof, asked, deliver, handed, local, masquerade, nd, overlay, port::Client,
@@ -32,34 +32,41 @@ pub fn from_container(ctx: TcContext) -> i32 {
     let Ok(veth) = local::veth(skb) else {
         return emit::dropped(skb, eth::LEN, DropReason::UnknownEndpoint as u32, 0);
     };
-    let own = veth.endpoint;
+    let (own, sent) = (veth.endpoint, Sent::of(skb));
     let Some(header) = skb.bytes::<{ eth::LEN }>(0) else {
-        return emit::dropped(skb, eth::LEN, DropReason::Malformed as u32, own);
+        return drop(skb, own, sent, DropReason::Malformed);
     };
     let src = [
         header[6], header[7], header[8], header[9], header[10], header[11],
     ];
     if antispoof::mac(src, veth).is_err() {
-        return emit::dropped(skb, eth::LEN, DropReason::SpoofedMac as u32, own);
+        return drop(skb, own, sent, DropReason::SpoofedMac);
     }
     if skb.has_vlan_tag() {
-        return emit::dropped(skb, eth::LEN, DropReason::Vlan as u32, own);
+        return drop(skb, own, sent, DropReason::Vlan);
     }
     match u16::from_be_bytes([header[12], header[13]]) {
-        eth::TYPE_IPV4 => ip::<V4>(skb, veth),
-        eth::TYPE_IPV6 => ip::<V6>(skb, veth),
+        eth::TYPE_IPV4 => ip::<V4>(skb, veth, sent),
+        eth::TYPE_IPV6 => ip::<V6>(skb, veth, sent),
         eth::TYPE_ARP => {
             let verdict = Coded::from_bits(calls::answer_arp(skb.raw()));
-            finish::<V4>(skb, own, refuse::<V4>(skb, eth::LEN, verdict, own))
+            finish::<V4>(skb, own, sent, refuse::<V4>(skb, eth::LEN, verdict, own))
         }
-        _ => emit::dropped(skb, eth::LEN, DropReason::EtherType as u32, own),
+        _ => drop(skb, own, sent, DropReason::EtherType),
     }
+}
+
+/// Of a frame that is no packet.
+#[inline(always)]
+fn drop(skb: &Skb, own: u32, sent: Sent, reason: DropReason) -> i32 {
+    emit::dropped(skb, eth::LEN, reason as u32, own);
+    emit::refused(sent, own)
 }
 
 /// The steps that end most packets' way come first, in a function of their own;
 /// those that begin a flow follow, so that their stacks do not add up.
 #[inline(always)]
-fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
+fn ip<F: Family>(skb: &Skb, veth: &Veth, sent: Sent) -> i32 {
     let own = veth.endpoint;
     let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
     let found_by = verdict;
@@ -92,7 +99,7 @@ fn ip<F: Family>(skb: &Skb, veth: &Veth) -> i32 {
     if verdict == Coded::TO_HAIRPIN {
         verdict = hairpin::<F>(skb, found_by);
     }
-    finish::<F>(skb, own, refuse::<F>(skb, eth::LEN, verdict, own))
+    finish::<F>(skb, own, sent, refuse::<F>(skb, eth::LEN, verdict, own))
 }
 
 /// The second translation of what a container sends to an outside port of another one:
@@ -210,37 +217,38 @@ fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<
 }
 
 #[inline(always)]
-fn finish<F: Family>(skb: &Skb, own: u32, verdict: Coded) -> i32 {
+fn finish<F: Family>(skb: &Skb, own: u32, sent: Sent, verdict: Coded) -> i32 {
     match verdict.kind() {
         Kind::Pass | Kind::ToHost => {
-            emit::sent(skb, own);
+            emit::sent(sent, own);
             skb.for_host();
             emit::NEXT
         }
         Kind::Deliver => {
-            emit::sent(skb, own);
+            emit::sent(sent, own);
             emit::received(skb, verdict.endpoint());
             skb.redirect_peer(verdict.ifindex())
         }
         Kind::Forward => {
-            emit::sent(skb, own);
+            emit::sent(sent, own);
             send::<F>(skb, verdict.ifindex())
         }
         Kind::ForwardBare => {
-            emit::sent(skb, own);
+            emit::sent(sent, own);
             skb.redirect(verdict.ifindex())
         }
         Kind::ToLoopback => {
-            emit::sent(skb, own);
+            emit::sent(sent, own);
             // The kernel's own route makes the packet local: `lo` would take it for a
             // martian otherwise.
             skb.redirect_neigh(LOOPBACK, None)
         }
         Kind::Answer => {
+            emit::answered(skb, sent, own);
             skb.for_host();
             skb.redirect_peer(skb.ifindex())
         }
-        // Counted by `refuse`.
-        Kind::Drop => emit::SHOT,
+        // The reason is counted by `refuse`.
+        Kind::Drop => emit::refused(sent, own),
     }
 }

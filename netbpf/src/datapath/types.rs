@@ -309,5 +309,9 @@ pub fn sum(per_cpu: impl IntoIterator<Item = EndpointStats>) -> EndpointStats {
             tx_packets: a.tx_packets + b.tx_packets,
             tx_bytes: a.tx_bytes + b.tx_bytes,
             dropped_packets: a.dropped_packets + b.dropped_packets,
+            refused_packets: a.refused_packets + b.refused_packets,
+            refused_bytes: a.refused_bytes + b.refused_bytes,
+            answer_packets: a.answer_packets + b.answer_packets,
+            answer_bytes: a.answer_bytes + b.answer_bytes,
         })
 }

@@ -122,7 +122,7 @@ pub const METRICS: &[Metric] = &[
         name: "netbpf_endpoint_rx_packets_total",
         kind: Kind::Counter,
         labels: ENDPOINT,
-        help: "Packets into the container.",
+        help: "Packets that the container has received, our answers among them.",
         samples: |f| each(f, |e| e.rx_packets),
     },
     Metric {
@@ -136,7 +136,7 @@ pub const METRICS: &[Metric] = &[
         name: "netbpf_endpoint_tx_packets_total",
         kind: Kind::Counter,
         labels: ENDPOINT,
-        help: "Packets out of the container.",
+        help: "Packets that the container has sent, dropped ones among them.",
         samples: |f| each(f, |e| e.tx_packets),
     },
     Metric {
