@@ -140,6 +140,36 @@ fn a_node_whose_lease_has_ended_is_away_and_keeps_what_it_has() {
 }
 
 #[test]
+fn a_node_that_leaves_takes_all_with_it() {
+    Town::each("a_node_that_leaves_takes_all_with_it", |town| {
+        let (one, two) = town.two();
+        town.network(&one, "front", "10.7.0.0/16");
+        let [of_one, of_two] =
+            [&one, &two].map(|node| town.wait(node.claim_block("front", false)).unwrap());
+        let web = endpoint("front", "web", &["10.7.0.2"]);
+        town.wait(two.claim_endpoint(&web)).unwrap();
+        town.wait(one.drain_node("n2", true)).unwrap();
+        town.wait(two.leave()).unwrap();
+        let gone = |view: &View| {
+            view.block("front", &of_one).is_some()
+                && view.block("front", &of_two).is_none()
+                && !view.nodes.contains_key("n2")
+                && owner(view, "front", "web").is_none()
+                && view.address("front", "10.7.0.2".parse().unwrap()).is_none()
+        };
+        sees(&one, "n2 has left", gone);
+        // Nothing that is still there of it registers it again.
+        let told = town.wait(two.claim_block("front", false)).unwrap_err();
+        assert_eq!(told, Refusal::Unregistered);
+        assert!(gone(&one.view()), "{:?}", one.view());
+        drop(two);
+        // Whoever takes the name is no drained node.
+        let two = town.node("n2");
+        town.wait(two.claim_block("front", false)).unwrap();
+    });
+}
+
+#[test]
 fn a_drained_node_gets_nothing_new() {
     Town::each("a_drained_node_gets_nothing_new", |town| {
         let (one, two) = town.two();

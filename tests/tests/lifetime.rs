@@ -521,8 +521,19 @@ fn counters_are_as_the_container_sees_them() {
     // Dropped.
     web.ip("address add 10.10.1.77/32 dev lo");
     let app = app.addr(Family::V4).to_string();
-    web.run(&["ping", "-c", "3", "-i", "0.2", "-W", "1", "-I", "10.10.1.77", &app])
-        .fails();
+    web.run(&[
+        "ping",
+        "-c",
+        "3",
+        "-i",
+        "0.2",
+        "-W",
+        "1",
+        "-I",
+        "10.10.1.77",
+        &app,
+    ])
+    .fails();
     let at_last = equal(&before, "what is dropped");
     assert!(at_last[2] >= so_far[2] + 3, "{so_far:?}, {at_last:?}");
 }

@@ -119,6 +119,40 @@ fn a_node_that_dies_leaves_the_listings_and_can_be_removed() {
 }
 
 #[test]
+fn a_node_that_is_purged_leaves_the_cluster() {
+    let Some(town) = Town::new("overlay_purge", 2, Family::V4) else {
+        return;
+    };
+    town.overlay("wide", &SUBNETS);
+    let web = town.container(0, "wide", "web", &[]);
+    let app = town.container(1, "wide", "app", &[]);
+    web.ping(app.addr(Family::V4));
+    town.hosts[1].netbpf(&["teardown", "--purge"]).ok();
+    town.hosts[1].wait_ended();
+    // At once, not when its lease would end.
+    let keys = town
+        .etcd
+        .ctl(&["get", "--prefix", "--keys-only", "/netbpf/v1/"]);
+    let of_node: Vec<&str> = keys.lines().filter(|key| key.contains("n2")).collect();
+    assert!(of_node.is_empty(), "{of_node:?}");
+    within(SOON, "it is gone", || {
+        let nodes: Vec<NodeInfo> = town.hosts[0].json(&["node", "ls"]);
+        nodes.iter().all(|node| node.name != "n2")
+    });
+    let drops = town.hosts[0].drops();
+    web.run(&["ping", "-c1", "-W1", &app.addr(Family::V4).to_string()])
+        .fails();
+    drops.only(&["host_unreachable"]);
+    // Blocks and addresses are for others, the name for whoever comes.
+    let keys = keys.lines().filter(|key| key.contains("/blocks/"));
+    assert_eq!(keys.count(), 2, "one for each family");
+    town.start(1, &[]);
+    town.wait_for_nodes();
+    let again = town.container(1, "wide", "again", &[]);
+    web.ping(again.addr(Family::V4));
+}
+
+#[test]
 fn the_mtu_follows_the_uplink() {
     let Some(town) = Town::new("overlay_mtu", 2, Family::V4) else {
         return;

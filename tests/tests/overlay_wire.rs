@@ -8,47 +8,6 @@ use netbpf_tests::lab::{
 };
 
 #[test]
-fn others_vxlan_on_the_same_port_goes_on() {
-    let Some(town) = Town::new("overlay_beside", 2, Family::V4) else {
-        return;
-    };
-    // As Docker's overlay has it: made on the host, moved into a namespace of its own.
-    let sandbox = town.lab.space("sandbox");
-    let [own, peer] = [Town::addresses(0)[0].clone(), "192.0.2.2".into()];
-    let device = |space: &Namespace, local: &str, remote: &str| {
-        space.ip(&format!(
-            "link add vx77 type vxlan id 77 dstport 4789 local {local} remote {remote} nolearning"
-        ));
-    };
-    device(&town.client, &peer, &own);
-    town.client.address("vx77", &["10.77.0.2/24"]);
-    device(&town.hosts[0], &own, &peer);
-    town.hosts[0].ip(&format!("link set vx77 netns {}", sandbox.name()));
-    sandbox.address("vx77", &["10.77.0.1/24"]);
-    sandbox.ping("10.77.0.2".parse().unwrap());
-
-    town.overlay("wide", &SUBNETS);
-    let web = town.container(0, "wide", "web", &[]);
-    let app = town.container(1, "wide", "app", &[]);
-    web.ping(app.addr(Family::V4));
-    sandbox.ping("10.77.0.2".parse().unwrap());
-    town.client.ping("10.77.0.1".parse().unwrap());
-    town.hosts[0].netbpf(&["detach", "web"]).ok();
-    town.hosts[1].netbpf(&["detach", "app"]).ok();
-    town.hosts[0].netbpf(&["network", "rm", "wide"]).ok();
-    sandbox.ping("10.77.0.2".parse().unwrap());
-    // One that comes while ours is there is noticed, too.
-    town.overlay("wide", &SUBNETS);
-    sandbox.ip("link del vx77");
-    device(&town.hosts[0], &own, &peer);
-    town.hosts[0].address("vx77", &["10.77.0.1/24"]);
-    within(Duration::from_secs(10), "the other's VXLAN passes", || {
-        let to = "10.77.0.1".parse().unwrap();
-        town.client.ping_with(to, &[]).status.success()
-    });
-}
-
-#[test]
 fn a_plain_vxlan_device_of_linux_is_a_peer() {
     let Some(town) = Town::new("overlay_linux_peer", 1, Family::V4) else {
         return;

@@ -203,6 +203,12 @@ impl Etcd {
         Ok(granted.id())
     }
 
+    /// Ends a lease, and removes what is under it.
+    pub async fn revoke_lease(&self, lease: i64) -> Result<(), Failure> {
+        let mut leases = self.client.lease_client();
+        self.answer(leases.revoke(lease)).await.map(|_| ())
+    }
+
     /// Renews a lease once, and hands out what renews it further.
     pub async fn keep_lease(
         &self,

@@ -66,7 +66,7 @@ pub struct Mine {
 #[derive(Clone)]
 pub struct Cluster {
     shared: Arc<Shared>,
-    _task: Arc<Task>,
+    task: Arc<Task>,
 }
 
 struct Task(JoinHandle<()>);
@@ -98,7 +98,7 @@ impl Cluster {
         let task = runtime.spawn(session::run(shared.clone()));
         Ok(Cluster {
             shared,
-            _task: Arc::new(Task(task)),
+            task: Arc::new(Task(task)),
         })
     }
 

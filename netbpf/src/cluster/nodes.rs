@@ -1,4 +1,8 @@
-//! Nodes are removed and drained from any other node.
+//! Nodes are removed and drained from any other node, and leave by themselves.
+
+use std::iter;
+
+use etcd_client::Compare;
 
 use super::{
     Cluster, Refusal, View, etcd,
@@ -32,21 +36,35 @@ impl Cluster {
             if !registered && of_node.is_empty() {
                 return Err(Refusal::NoNode(name.into()));
             }
-            let mut done = true;
-            for some in of_node.chunks(TOGETHER) {
-                let mut when = vec![etcd::absent(&alive_key)];
-                when.extend(
-                    some.iter()
-                        .map(|(key, revision)| etcd::unchanged(key, *revision)),
-                );
-                let then = some.iter().map(|(key, _)| etcd::delete(key)).collect();
-                done &= live.etcd.transact(when, then, Vec::new()).await?.done;
-            }
-            // Last, so that a removal that was broken off can be begun anew.
-            let when = vec![etcd::absent(&alive_key)];
-            let then = vec![etcd::delete(&node_key), etcd::delete(&drained_key)];
-            if done && live.etcd.transact(when, then, Vec::new()).await?.done {
+            let last = [&node_key, &drained_key];
+            if remove(&live, &etcd::absent(&alive_key), &of_node, &last).await? {
                 return Ok(());
+            }
+        }
+        Err(Refusal::Busy(format!("node {name:?}")))
+    }
+
+    /// Takes this node out of the cluster, as [`Cluster::remove_node`] does from another
+    /// one, and ends its part in it: nothing registers it again. To be called when nothing
+    /// on this node needs its blocks and addresses any more.
+    pub async fn leave(&self) -> Result<(), Refusal> {
+        let live = self.shared.live()?;
+        self.task.0.abort();
+        let (keys, name) = (&self.shared.keys, &self.shared.name);
+        let alive_key = keys.of(&Key::Alive(name.clone()));
+        let node_key = keys.of(&Key::Node(name.clone()));
+        let drained_key = keys.of(&Key::Drained(name.clone()));
+        let own = etcd::under_lease(&alive_key, live.lease);
+        for _ in 0..TRIES {
+            let of_node = self.all_of(&live, name).await?;
+            let last = [&node_key, &drained_key, &alive_key];
+            if remove(&live, &own, &of_node, &last).await? {
+                // What the task was about to write under it is refused.
+                live.etcd.revoke_lease(live.lease).await?;
+                return Ok(());
+            }
+            if live.etcd.get(alive_key.clone()).await?.map(|a| a.lease()) != Some(live.lease) {
+                return Err(Refusal::Unregistered);
             }
         }
         Err(Refusal::Busy(format!("node {name:?}")))
@@ -89,4 +107,29 @@ impl Cluster {
             false => Err(Refusal::NoNode(name.into())),
         }
     }
+}
+
+/// Removes keys that are unchanged since, and at last what names the node, so that a
+/// removal that was broken off can be begun anew. `false`: the condition does not hold, or
+/// one of them has changed.
+async fn remove(
+    live: &Live,
+    condition: &Compare,
+    keys: &[(String, i64)],
+    last: &[&String],
+) -> Result<bool, Refusal> {
+    for some in keys.chunks(TOGETHER) {
+        let unchanged = some.iter();
+        let unchanged = unchanged.map(|(key, revision)| etcd::unchanged(key, *revision));
+        let when = iter::once(condition.clone()).chain(unchanged).collect();
+        let then = some.iter().map(|(key, _)| etcd::delete(key)).collect();
+        if !live.etcd.transact(when, then, Vec::new()).await?.done {
+            return Ok(false);
+        }
+    }
+    let then = last.iter().map(|key| etcd::delete(key)).collect();
+    let removed = live
+        .etcd
+        .transact(vec![condition.clone()], then, Vec::new());
+    Ok(removed.await?.done)
 }

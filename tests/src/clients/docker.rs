@@ -24,6 +24,17 @@ impl Deref for Docker {
 impl Docker {
     #[track_caller]
     pub fn start(test: &str, lab: &Lab, host: &Host) -> Option<Docker> {
+        Docker::start_with("--live-restore", test, lab, host)
+    }
+
+    /// One that can be of a swarm, which it cannot where containers outlive it.
+    #[track_caller]
+    pub fn start_for_swarm(test: &str, lab: &Lab, host: &Host) -> Option<Docker> {
+        Docker::start_with("--live-restore=false", test, lab, host)
+    }
+
+    #[track_caller]
+    fn start_with(flag: &str, test: &str, lab: &Lab, host: &Host) -> Option<Docker> {
         let room = Room::open(test, lab, host)?;
         // Its containerd makes a directory for further programs.
         room.shadow("/opt");
@@ -46,7 +57,7 @@ impl Docker {
                 "--cgroup-parent",
                 &room.cgroup_name(),
                 "--storage-driver=overlay2",
-                "--live-restore",
+                flag,
                 "--iptables=false",
                 "--bridge=none",
                 "--userland-proxy=false",

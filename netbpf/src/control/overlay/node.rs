@@ -253,12 +253,23 @@ pub fn cluster_info(inner: &Inner, cluster: &Cluster) -> ClusterInfo {
     }
 }
 
-/// This node's endpoints are gone: others are told, if etcd answers.
-pub fn leave(inner: &Inner) {
+/// This node's endpoints are gone: others are told, if etcd answers. `for_good`: so is the
+/// node.
+pub fn leave(inner: &Inner, for_good: bool) {
     let Some(cluster) = &inner.cluster else {
         return;
     };
     let (view, own) = (cluster.view(), name(&inner.settings()));
+    if for_good {
+        match inner.runtime.block_on(cluster.leave()) {
+            Ok(()) => tracing::info!(node = own, "left the cluster"),
+            Err(error) => tracing::warn!(
+                %error,
+                "the cluster still has this node: `netbpf node rm {own}` on another one removes it"
+            ),
+        }
+        return;
+    }
     cluster.set_mine(Mine::default());
     for endpoint in view.endpoints.values().flat_map(|of| of.values()) {
         if endpoint.node != own {
