@@ -106,10 +106,12 @@ pub static PORTS: LpmTrie<PortData, Port, 65536> = LpmTrie::new();
 #[btf_map(name = "generations")]
 pub static GENERATIONS: Array<u32, 65536> = Array::new();
 
-pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, 1024>;
+// A host pays for the flows that it has, not for those that there is room for; LRU tables
+// cannot do that.
+pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, 1024, NO_PREALLOC>;
 pub type Transient<A> = LruHashMap<FlowKey<A>, Flow<A>, 1024>;
-pub type Mappings<A> = HashMap<MappingKey<A>, Mapping<A>, 1024>;
-pub type OutsidePorts<A> = HashMap<OutsideKey<A>, Outside<A>, 1024>;
+pub type Mappings<A> = HashMap<MappingKey<A>, Mapping<A>, 1024, NO_PREALLOC>;
+pub type OutsidePorts<A> = HashMap<OutsideKey<A>, Outside<A>, 1024, NO_PREALLOC>;
 
 #[btf_map(name = "flows4")]
 pub static FLOWS4: Flows<Addr4> = HashMap::new();

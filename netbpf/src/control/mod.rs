@@ -394,7 +394,7 @@ impl Control {
         Inner::alone(self.inner.clone(), |inner, state| {
             state.closed = true;
             inner.reaper.wait_for_all();
-            Ok(())
+            overlay::keep_rests(inner, state)
         })
         .await
     }

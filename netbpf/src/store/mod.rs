@@ -86,6 +86,8 @@ pub enum Meta {
     NodeId,
     /// The address by which other nodes reached this one last (`IpAddr`).
     NodeAddress,
+    /// Addresses of overlay networks that were given back lately; dies with the boot.
+    Resting,
 }
 
 impl Meta {
@@ -98,6 +100,7 @@ impl Meta {
             Meta::Place => "place",
             Meta::NodeId => "node_id",
             Meta::NodeAddress => "node_address",
+            Meta::Resting => "resting",
         }
     }
 }
@@ -321,7 +324,7 @@ impl Store {
             | Meta::Place
             | Meta::NodeId
             | Meta::NodeAddress => &self.durable,
-            Meta::ReservedPorts | Meta::Bpffs => &self.volatile,
+            Meta::ReservedPorts | Meta::Bpffs | Meta::Resting => &self.volatile,
         }
     }
 }

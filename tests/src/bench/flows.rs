@@ -50,8 +50,8 @@ pub struct Flows {
     pub begin_ns: f64,
     pub out_ns: f64,
     pub back_ns: f64,
-    /// Of the maps that hold flows, as the kernel counts it, by flow that there is room for.
-    pub map_bytes_per_flow: f64,
+    /// Of all maps that hold flows, as the kernel counts it.
+    pub map_bytes: u64,
     /// When all go on, and when all are over.
     pub collect_ms: f64,
     pub collect_dead_ms: f64,
@@ -164,7 +164,7 @@ impl Bench<'_> {
             begin_ns,
             out_ns,
             back_ns,
-            map_bytes_per_flow: self.map_bytes() as f64 / SIZES[SIZES.len() - 1] as f64,
+            map_bytes: self.map_bytes(),
             collect_ms,
             collect_dead_ms: 0.0,
             list_ms,

@@ -20,6 +20,7 @@ fn worlds(way: Way) -> &'static [Kind] {
         Way::Published | Way::Masquerade => &[
             Kind::Iptables,
             Kind::IptablesPlainBridge,
+            Kind::Nftables,
             Kind::Wire,
             Kind::Netbpf,
             Kind::NetbpfAgain,
@@ -29,6 +30,13 @@ fn worlds(way: Way) -> &'static [Kind] {
         Way::Sibling => &[
             Kind::Bridge,
             Kind::Iptables,
+            Kind::Netbpf,
+            Kind::NetbpfAgain,
+        ],
+        Way::Localhost => &[
+            Kind::IptablesLocalhost,
+            Kind::Proxy,
+            Kind::Wire,
             Kind::Netbpf,
             Kind::NetbpfAgain,
         ],

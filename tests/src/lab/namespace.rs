@@ -54,6 +54,11 @@ impl Namespace {
         &self.0.path
     }
 
+    /// The one that commands run in.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        self.0.cgroup.lock().unwrap().clone()
+    }
+
     /// Commands run in this cgroup from now on.
     pub(super) fn set_cgroup(&self, cgroup: PathBuf) {
         *self.0.cgroup.lock().unwrap() = Some(cgroup);
@@ -61,7 +66,7 @@ impl Namespace {
 
     /// A command in this namespace.
     pub fn run<S: AsRef<str>>(&self, argv: &[S]) -> Cmd {
-        let cgroup = self.0.cgroup.lock().unwrap().clone();
+        let cgroup = self.cgroup();
         Cmd::new(argv)
             .within(&self.0.path)
             .cgroup(cgroup.as_deref())

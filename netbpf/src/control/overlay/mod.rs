@@ -14,7 +14,7 @@ pub mod node;
 mod rest;
 mod tunnels;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
 pub use self::{
     addresses::{MOST_TRIES, claim, left, next_address, unclaim},
@@ -28,7 +28,8 @@ use crate::{
     cluster::Cluster,
     datapath,
     error::{Code, Error, Result},
-    sys::netlink::Link,
+    store::{Meta, Store},
+    sys::{netlink::Link, process},
 };
 
 /// What is known of overlay networks only while the daemon runs.
@@ -51,6 +52,24 @@ pub struct OverlayState {
     seen: u64,
     /// Something has changed since `told` that leads elsewhere.
     stale: bool,
+}
+
+/// Notes for the next daemon which addresses rest. One that is killed does not come to it.
+pub fn keep_rests(inner: &Inner, state: &State) -> Result<()> {
+    if inner.cluster.is_none() {
+        return Ok(());
+    }
+    let resting = &state.overlay.resting;
+    let kept = resting.keep(Instant::now(), process::boottime_ms()?);
+    Ok(inner.store.put_meta(Meta::Resting, &kept)?)
+}
+
+/// What the daemon before has noted.
+pub fn resume_rests(store: &Store, state: &mut State) -> Result<()> {
+    let kept = store.meta(Meta::Resting)?.unwrap_or_default();
+    let resting = &mut state.overlay.resting;
+    resting.resume(kept, Instant::now(), process::boottime_ms()?);
+    Ok(())
 }
 
 /// The cluster, or why there is none.

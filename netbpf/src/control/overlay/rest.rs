@@ -13,6 +13,10 @@ use crate::cluster::{Changed, Key, View};
 /// For so long.
 pub const REST: Duration = Duration::from_secs(60);
 
+/// What the next daemon is to know: network, address, and when by `CLOCK_BOOTTIME`, in
+/// milliseconds.
+pub type Kept = Vec<(String, IpAddr, u64)>;
+
 #[derive(Default)]
 pub struct Resting {
     /// When, by network and address.
@@ -43,6 +47,26 @@ impl Resting {
         let unused = self.unused.get_mut(network);
         if !unused.is_some_and(|of| of.remove(&ip)) {
             self.begin(network, ip, now);
+        }
+    }
+
+    pub fn keep(&self, now: Instant, boottime_ms: u64) -> Kept {
+        let all = self.since.iter().flat_map(|(network, of)| {
+            let of = of.iter().map(move |(ip, since)| (network, ip, since));
+            of.map(|(network, ip, since)| {
+                let ago = now.duration_since(*since).as_millis() as u64;
+                (network.clone(), *ip, boottime_ms.saturating_sub(ago))
+            })
+        });
+        all.collect()
+    }
+
+    pub fn resume(&mut self, kept: Kept, now: Instant, boottime_ms: u64) {
+        for (network, ip, since) in kept {
+            let ago = Duration::from_millis(boottime_ms.saturating_sub(since));
+            if let Some(since) = now.checked_sub(ago).filter(|_| ago < REST) {
+                self.begin(&network, ip, since);
+            }
         }
     }
 
@@ -123,6 +147,30 @@ mod tests {
             seen: 0,
             keys: keys as Option<BTreeSet<Key>>,
         }
+    }
+
+    #[test]
+    fn a_rest_goes_on_in_the_next_daemon() {
+        let mut resting = Resting::default();
+        let (began, boottime) = (Instant::now(), 5_000_000);
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        resting.begin("front", ip(2), began);
+        resting.begin("front", ip(3), at(20));
+        let kept = resting.keep(at(30), boottime);
+        // Down for ten seconds; by another clock as far as an `Instant` goes.
+        let mut next = Resting::default();
+        let up = at(1000);
+        next.resume(kept.clone(), up, boottime + 10_000);
+        let after = |seconds: u64| up + Duration::from_secs(seconds);
+        assert!(next.is_resting("front", ip(2), after(19)));
+        assert!(!next.is_resting("front", ip(2), after(20)));
+        assert!(next.is_resting("front", ip(3), after(39)));
+        assert!(!next.is_resting("front", ip(3), after(40)));
+        assert!(!next.is_resting("back", ip(2), up));
+        // Down for longer than it rests.
+        let mut late = Resting::default();
+        late.resume(kept, up, boottime + 60_000);
+        assert!(!late.is_resting("front", ip(3), up));
     }
 
     #[test]

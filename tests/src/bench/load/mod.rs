@@ -17,6 +17,7 @@ use nix::{
 use serde::Serialize;
 
 use super::{Options, worlds::Path};
+use crate::lab::Membership;
 use socket::listen;
 
 /// What is measured.
@@ -68,6 +69,8 @@ pub struct Sample {
 /// Measures a path once.
 pub fn measure(options: &Options, measure: Measure, path: &Path) -> io::Result<Sample> {
     let listener = path.server.enter(|| listen(path.listen))?;
+    // Where sockets of the host are translated, it is those of its cgroup.
+    let _as_client = path.client.cgroup().map(Membership::take).transpose()?;
     let cpu = options.cpu();
     thread::scope(|scope| {
         let server = scope.spawn(move || {

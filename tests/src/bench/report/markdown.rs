@@ -123,7 +123,9 @@ fn head(results: &Results) -> String {
          are built twice, in opposite orders, half of the rounds in each"
             .into(),
         "netbpf as users run it: dual-stack network, daemon running, counters on".into(),
-        "iptables: the rules that Docker 24 writes for one bridge network and one port".into(),
+        "iptables: the rules that Docker 24 writes for one bridge network and one port; nftables: \
+         as Docker 29 does"
+            .into(),
     ] {
         _ = writeln!(page, "- {line}");
     }
@@ -148,6 +150,7 @@ fn section(page: &mut String, results: &Results, way: Way) {
         Way::Host => {
             "The host's own: a client outside to a program of the host, which nobody translates"
         }
+        Way::Localhost => "Localhost: a program of the host, at 127.0.0.1, to a container",
     };
     _ = writeln!(page, "\n## {title}\n");
     _ = writeln!(page, "| | world | median | p99 | netbpf / it |");
@@ -209,7 +212,7 @@ fn flows(page: &mut String, results: &Results) {
     page.push_str(
         "\n## With many flows\n\nUDP through masquerade, with `--max-flows 1000000`: nanoseconds of a program's run by\n\
          the kernel's statistics (which take some 20 of them), each time another flow's packet.\n\
-         Maps: all that hold flows of the family, preallocated, by flow that there is room for.\n\
+         Maps: all that hold flows of the family; those of opening flows are there from the start.\n\
          Collection: the daemon's look at all of them, every 10 seconds or at 20 times what the\n\
          last one took; of all: when all are over at once.\n\n",
     );

@@ -15,6 +15,10 @@ pub enum Bridged {
 }
 
 pub fn build(lab: &Lab, tag: &str, bridged: Bridged) -> impl World + use<> {
+    build_one(lab, tag, bridged)
+}
+
+fn build_one(lab: &Lab, tag: &str, bridged: Bridged) -> Iptables {
     let host = lab.space(&format!("host-{tag}"));
     let client = lab.space(&format!("client-{tag}"));
     lab.wire((&host, "up0", &HOST_WIRE), (&client, "eth0", &CLIENT_WIRE));
@@ -33,11 +37,36 @@ pub fn build(lab: &Lab, tag: &str, bridged: Bridged) -> impl World + use<> {
     })
 }
 
+/// As Docker has it without its proxy: the kernel routes 127.0.0.0/8 to the bridge.
+pub fn localhost(lab: &Lab, tag: &str) -> impl World + use<> {
+    let world = build_one(lab, tag, Bridged::PassIptables);
+    for device in ["all", "docker0"] {
+        let setting = format!("net.ipv4.conf.{device}.route_localnet");
+        world.0.host.sysctl(&setting, "1");
+    }
+    for rule in [
+        "-t nat -D OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER",
+        "-t nat -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER",
+        "-t nat -I POSTROUTING -o docker0 -m addrtype --src-type LOCAL -j MASQUERADE",
+    ] {
+        iptables(&world.0.host, rule);
+    }
+    Localhost(world.0)
+}
+
+struct Localhost(Town);
+
+impl World for Localhost {
+    fn path(&self, way: Way) -> Option<Path> {
+        (way == Way::Localhost).then(|| self.0.path(way)).flatten()
+    }
+}
+
 struct Iptables(Town);
 
 impl World for Iptables {
     fn path(&self, way: Way) -> Option<Path> {
-        self.0.path(way)
+        (way != Way::Localhost).then(|| self.0.path(way)).flatten()
     }
 }
 

@@ -12,10 +12,15 @@
 mod bridge;
 mod iptables;
 mod netbpf;
+mod nftables;
 mod overlay;
+mod proxy;
 mod wire;
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use serde::Serialize;
 
@@ -36,15 +41,18 @@ pub enum Way {
     Overlay,
     /// A client outside to a program of the host: what is not ours pays for what is.
     Host,
+    /// A program of the host, by a published port at 127.0.0.1, to a container.
+    Localhost,
 }
 
 impl Way {
-    pub const ALL: [Way; 5] = [
+    pub const ALL: [Way; 6] = [
         Way::Published,
         Way::Sibling,
         Way::Masquerade,
         Way::Overlay,
         Way::Host,
+        Way::Localhost,
     ];
 
     pub fn name(self) -> &'static str {
@@ -54,6 +62,7 @@ impl Way {
             Way::Masquerade => "masquerade",
             Way::Overlay => "overlay",
             Way::Host => "host",
+            Way::Localhost => "localhost",
         }
     }
 }
@@ -85,6 +94,12 @@ pub enum Kind {
     Iptables,
     /// The same without br_netfilter.
     IptablesPlainBridge,
+    /// The first, and a published port is reached at 127.0.0.1.
+    IptablesLocalhost,
+    /// A bridge and nftables.
+    Nftables,
+    /// A bridge, and a process of Docker's that takes connections in and makes others.
+    Proxy,
     /// A bridge and nothing else.
     Bridge,
     /// A bridge and a VXLAN device on each of two hosts, with static tables.
@@ -94,11 +109,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Netbpf,
         Kind::NetbpfAgain,
         Kind::Iptables,
         Kind::IptablesPlainBridge,
+        Kind::IptablesLocalhost,
+        Kind::Nftables,
+        Kind::Proxy,
         Kind::Bridge,
         Kind::Vxlan,
         Kind::Wire,
@@ -110,6 +128,9 @@ impl Kind {
             Kind::NetbpfAgain => "netbpf again",
             Kind::Iptables => "iptables",
             Kind::IptablesPlainBridge => "iptables, no br_netfilter",
+            Kind::IptablesLocalhost => "iptables, route_localnet",
+            Kind::Nftables => "nftables",
+            Kind::Proxy => "docker-proxy",
             Kind::Bridge => "bare bridge",
             Kind::Vxlan => "kernel vxlan and bridge",
             Kind::Wire => "bare wire",
@@ -137,6 +158,9 @@ impl Kind {
             Kind::IptablesPlainBridge => {
                 Box::new(iptables::build(lab, "j", iptables::Bridged::Pass))
             }
+            Kind::IptablesLocalhost => Box::new(iptables::localhost(lab, "l")),
+            Kind::Nftables => Box::new(nftables::build(lab, "t")),
+            Kind::Proxy => Box::new(proxy::build(lab, "p")),
             Kind::Bridge => Box::new(bridge::build(lab, "b")),
             Kind::Vxlan => Box::new(overlay::vxlan(lab, "v")),
             Kind::Wire => Box::new(wire::build(lab, "w")),
@@ -172,6 +196,7 @@ impl World for Town {
             Way::Sibling => (&self.app, &self.web, (self.web_address, 80)),
             Way::Masquerade => (&self.app, &self.client, (outside(), 80)),
             Way::Host => (&self.client, &self.host, (host(), 80)),
+            Way::Localhost => (&self.host, &self.web, (Ipv4Addr::LOCALHOST.into(), 8080)),
             Way::Overlay => return None,
         };
         Some(Path {
