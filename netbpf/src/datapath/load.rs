@@ -169,6 +169,9 @@ fn pin_program(program: &mut Program, bpffs: &Path, name: &str) -> Result<()> {
 /// Entries of the maps whose size is configured.
 fn sizes_of(sizes: Sizes) -> HashMap<&'static str, u32> {
     let (endpoints, flows) = (sizes.endpoints, sizes.flows.max(64));
+    // These take all of their memory at once, and hold what is opening or over, which is
+    // the lesser part of many.
+    let transient = flows.min((flows / 4).max(65_536));
     HashMap::from([
         (names::ENDPOINTS, endpoints * 2),
         (names::VETHS, endpoints),
@@ -177,8 +180,8 @@ fn sizes_of(sizes: Sizes) -> HashMap<&'static str, u32> {
         (names::ENDPOINT_STATS, endpoints),
         (names::FLOWS4, flows * 2),
         (names::FLOWS6, flows * 2),
-        (names::TRANSIENT4, flows),
-        (names::TRANSIENT6, flows),
+        (names::TRANSIENT4, transient),
+        (names::TRANSIENT6, transient),
         (names::MAPPINGS4, flows),
         (names::MAPPINGS6, flows),
         (names::OUTSIDE4, flows),

@@ -1,7 +1,7 @@
 //! What netbpf costs, against what people have: `cargo xtask bench`.
 //!
-//! - [`worlds`]: the same small town built by netbpf, by bridge and iptables, by
-//!   a bare bridge and by a bare wire, side by side in namespaces of their own.
+//! - [`worlds`]: the same small town built by netbpf, by a bridge with iptables, nftables,
+//!   Docker's proxy or nothing, and by a bare wire, side by side in namespaces of their own.
 //! - [`load`]: the load generator, which measures one path once.
 //! - [`rounds`]: what is compared with what, interleaved and rotated.
 //! - [`daemon`]: a daemon of which times are taken.

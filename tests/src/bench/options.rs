@@ -27,12 +27,12 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "rows")]
     pub against: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, overlay, host, round-trip, set-up, stream, attach, size, flows, cluster;
-    /// with --rows, a packet's name
+    /// masquerade, overlay, host, loopback, round-trip, set-up, stream, attach, size, flows,
+    /// cluster; with --rows, a packet's name
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
-    /// Only worlds whose name contains this: netbpf, iptables, bridge, vxlan,
-    /// wire
+    /// Only worlds whose name contains this: netbpf, iptables, nftables, docker-proxy,
+    /// bridge, vxlan, wire
     #[arg(long, value_name = "PATTERN")]
     pub world: Option<String>,
     /// Rounds instead of what is usual

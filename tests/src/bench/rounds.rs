@@ -33,7 +33,7 @@ fn worlds(way: Way) -> &'static [Kind] {
             Kind::Netbpf,
             Kind::NetbpfAgain,
         ],
-        Way::Localhost => &[
+        Way::Loopback => &[
             Kind::IptablesLocalhost,
             Kind::Proxy,
             Kind::Wire,

@@ -150,7 +150,7 @@ fn section(page: &mut String, results: &Results, way: Way) {
         Way::Host => {
             "The host's own: a client outside to a program of the host, which nobody translates"
         }
-        Way::Localhost => "Localhost: a program of the host, at 127.0.0.1, to a container",
+        Way::Loopback => "Localhost: a program of the host, at 127.0.0.1, to a container",
     };
     _ = writeln!(page, "\n## {title}\n");
     _ = writeln!(page, "| | world | median | p99 | netbpf / it |");

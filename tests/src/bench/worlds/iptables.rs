@@ -58,7 +58,7 @@ struct Localhost(Town);
 
 impl World for Localhost {
     fn path(&self, way: Way) -> Option<Path> {
-        (way == Way::Localhost).then(|| self.0.path(way)).flatten()
+        (way == Way::Loopback).then(|| self.0.path(way)).flatten()
     }
 }
 
@@ -66,7 +66,7 @@ struct Iptables(Town);
 
 impl World for Iptables {
     fn path(&self, way: Way) -> Option<Path> {
-        (way != Way::Localhost).then(|| self.0.path(way)).flatten()
+        (way != Way::Loopback).then(|| self.0.path(way)).flatten()
     }
 }
 

@@ -42,7 +42,7 @@ pub enum Way {
     /// A client outside to a program of the host: what is not ours pays for what is.
     Host,
     /// A program of the host, by a published port at 127.0.0.1, to a container.
-    Localhost,
+    Loopback,
 }
 
 impl Way {
@@ -52,7 +52,7 @@ impl Way {
         Way::Masquerade,
         Way::Overlay,
         Way::Host,
-        Way::Localhost,
+        Way::Loopback,
     ];
 
     pub fn name(self) -> &'static str {
@@ -62,7 +62,7 @@ impl Way {
             Way::Masquerade => "masquerade",
             Way::Overlay => "overlay",
             Way::Host => "host",
-            Way::Localhost => "localhost",
+            Way::Loopback => "loopback",
         }
     }
 }
@@ -196,7 +196,7 @@ impl World for Town {
             Way::Sibling => (&self.app, &self.web, (self.web_address, 80)),
             Way::Masquerade => (&self.app, &self.client, (outside(), 80)),
             Way::Host => (&self.client, &self.host, (host(), 80)),
-            Way::Localhost => (&self.host, &self.web, (Ipv4Addr::LOCALHOST.into(), 8080)),
+            Way::Loopback => (&self.host, &self.web, (Ipv4Addr::LOCALHOST.into(), 8080)),
             Way::Overlay => return None,
         };
         Some(Path {

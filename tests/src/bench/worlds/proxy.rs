@@ -22,14 +22,13 @@ pub fn build(lab: &Lab, tag: &str) -> impl World + use<> {
     let packages = Packages::find("docker-proxy in the benchmark", Debian::Own);
     let proxy = packages.map(|packages| {
         let program = packages.program("docker-proxy").display().to_string();
-        let at = [
-            "-proto=tcp",
-            "-host-ip=127.0.0.1",
-            "-host-port=8080",
-            &format!("-container-ip={}", bridge::WEB),
-            "-container-port=80",
-        ];
-        let proxy = host.run(&[&[program.as_str()], &at[..]].concat()).spawn();
+        // It tells dockerd by descriptor 3 that it listens, and closes that.
+        let script = format!(
+            "exec {program} -proto tcp -host-ip 127.0.0.1 -host-port 8080 \
+             -container-ip {} -container-port 80 3>/dev/null",
+            bridge::WEB
+        );
+        let proxy = host.run(&["sh", "-c", &script]).spawn();
         within(std::time::Duration::from_secs(5), "it listens", || {
             let listening = host.run(&["ss", "-Hltn", "sport = :8080"]).ok();
             !listening.is_empty()
@@ -50,7 +49,7 @@ pub fn build(lab: &Lab, tag: &str) -> impl World + use<> {
 
 impl World for Proxy {
     fn path(&self, way: Way) -> Option<Path> {
-        (way == Way::Localhost && self.proxy.is_some())
+        (way == Way::Loopback && self.proxy.is_some())
             .then(|| self.town.path(way))
             .flatten()
     }

@@ -27,7 +27,7 @@ impl World for Wire {
     fn path(&self, way: Way) -> Option<Path> {
         // Outward it is the same wire, but other ports of another client.
         let (client, server, address) = match way {
-            Way::Published | Way::Overlay | Way::Host | Way::Localhost => {
+            Way::Published | Way::Overlay | Way::Host | Way::Loopback => {
                 (&self.client, &self.server, host())
             }
             Way::Masquerade => (&self.server, &self.client, outside()),
