@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use netbpf_tests::lab::{
-    Cmd, Family, Http, Namespace, SOON, Town, UdpEcho, Wiretap, has_tools, names::SUBNETS, within,
+    Cmd, Family, Http, SOON, Town, UdpEcho, Wiretap, has_tools, names::SUBNETS, within,
 };
 
 #[test]

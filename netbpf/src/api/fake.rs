@@ -388,6 +388,7 @@ impl Service for Fake {
                 tx_packets: 2,
                 tx_bytes: 100,
                 dropped_packets: 1,
+                ..Stats::default()
             },
             drops: vec![(DropReason::Isolated, 7)],
             events_lost: 5,

@@ -132,7 +132,8 @@ fn head(results: &Results) -> String {
     page.push_str(
         "\nRound trip: one byte there and back on an open connection. Set-up: connect, one\n\
          request, close. Both in µs, less is better, and so is a ratio below 1. Stream:\n\
-         Gbit/s, more is better, and so is a ratio above 1.\n",
+         Gbit/s, more is better, and so is a ratio above 1. What was tried, and what it gave, is\n\
+         in [tried.md](tried.md).\n",
     );
     page
 }
