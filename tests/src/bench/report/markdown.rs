@@ -124,7 +124,7 @@ fn head(results: &Results) -> String {
             .into(),
         "netbpf as users run it: dual-stack network, daemon running, counters on".into(),
         "iptables: the rules that Docker 24 writes for one bridge network and one port; nftables: \
-         as Docker 29 does; docker-proxy runs on any CPU"
+         much as Docker 29 does, without its raw table; docker-proxy runs on any CPU"
             .into(),
     ] {
         _ = writeln!(page, "- {line}");
@@ -214,6 +214,7 @@ fn flows(page: &mut String, results: &Results) {
         "\n## With many flows\n\nUDP through masquerade, with `--max-flows 1000000`: nanoseconds of a program's run by\n\
          the kernel's statistics (which take some 20 of them), each time another flow's packet.\n\
          Maps: all that hold flows of the family; those of opening flows are there from the start.\n\
+         The flows share 17 mappings; what the allocator rounds up is not counted.\n\
          Collection: the daemon's look at all of them, every 10 seconds or at 20 times what the\n\
          last one took; of all: when all are over at once.\n\n",
     );

@@ -1,5 +1,6 @@
-//! Bridge and nftables: maps where iptables has a rule for each network and port, as the
-//! nftables backend that Docker 29 has writes them for one of each.
+//! Bridge and nftables: maps where iptables has a rule for each network and port, much as
+//! the nftables backend that Docker 29 has writes them for one of each, but for its raw table,
+//! whose rule every packet passes: that makes this world a little cheaper than Docker's.
 
 use super::{Path, Town, Way, World, bridge, bridged_packets_pass_iptables};
 use crate::lab::{
