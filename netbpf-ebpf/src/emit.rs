@@ -84,9 +84,8 @@ pub fn refused(sent: Sent, endpoint: u32) -> i32 {
 /// A packet that the container sent and that became our answer to it.
 #[inline(always)]
 pub fn answered(skb: &Skb, sent: Sent, endpoint: u32) {
+    refused(sent, endpoint);
     if let Some(stats) = stats(endpoint) {
-        stats.refused_packets += sent.packets();
-        stats.refused_bytes += sent.bytes();
         stats.answer_packets += 1;
         stats.answer_bytes += u64::from(skb.len());
     }

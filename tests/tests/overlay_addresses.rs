@@ -103,6 +103,23 @@ fn a_subnet_is_used_to_its_last_address_and_what_is_given_back_rests() {
 }
 
 #[test]
+fn what_a_teardown_has_given_back_rests_too() {
+    let Some(town) = Town::new("overlay_teardown", 1, Family::V4) else {
+        return;
+    };
+    town.overlay("wide", &SUBNETS);
+    let before = town.container(0, "wide", "before", &[]);
+    town.hosts[0].netbpf(&["teardown"]).ok();
+    town.hosts[0].wait_ended();
+    town.hosts[0].restart();
+    town.wait_for_nodes();
+    let after = town.container(0, "wide", "after", &[]);
+    for family in Family::BOTH {
+        assert_ne!(before.addr(family), after.addr(family));
+    }
+}
+
+#[test]
 fn an_address_is_followed_to_whichever_node_has_it() {
     let Some(town) = Town::new("overlay_moves", 3, Family::V4) else {
         return;

@@ -71,6 +71,11 @@ fn docker_swarm_goes_on() {
         .shell(&format!("{join} --advertise-addr {at_second}"))
         .ok();
 
+    within(SOON, "both are ready for containers", || {
+        let states = first.shell("docker node ls --format '{{.Status}}'").ok();
+        states.matches("Ready").count() == 2
+    });
+
     let theirs = |name: &str| -> [Theirs<'_>; 2] {
         let create = "docker network create --driver overlay --attachable";
         first.shell(&format!("{create} {name}")).ok();

@@ -15,7 +15,7 @@ use netbpf_tests::{
         names::{CLIENT, HOST, NOBODY},
         within,
     },
-    rows::{Action, Member, Out, ROOMY, Rig, Row, with_rig, with_rig_of},
+    rows::{Action, Member, OPTIONS, Out, ROOMY, Rig, Row, with_rig, with_rig_of},
 };
 
 /// Ports that masquerade gives out in a rig: 1024 to 32767.
@@ -46,6 +46,33 @@ fn exhausted(rig: &Rig, packet: Vec<u8>) {
     )
     .drops(&[(DropReason::PortsExhausted, 1)])
     .check(rig);
+}
+
+#[test]
+fn who_finds_no_room_for_a_mapping_is_told_from_who_finds_no_port() {
+    // Mappings for as many flows as there is room for; ports enough.
+    with_rig("no_room_for_a_mapping", |rig| {
+        for family in Family::BOTH {
+            let client = family.ip(CLIENT);
+            let syn = |port| syn(rig, &rig.web, client, port);
+            for port in (20_000..).take(OPTIONS.max_flows as usize) {
+                assert_eq!(leaves(rig, &rig.web, &syn(port)), Some(port));
+            }
+            // Nobody else's port is shared for that.
+            Row::new(
+                "one too many",
+                FROM_CONTAINER,
+                rig.web.ifindex(),
+                syn(30_000),
+                Action::Drop,
+            )
+            .drops(&[(DropReason::FlowTableFull, 1)])
+            .check(rig);
+            // One that has a mapping goes on, to others as well.
+            let other = self::syn(rig, &rig.web, family.ip(NOBODY), 20_000);
+            assert_eq!(leaves(rig, &rig.web, &other), Some(20_000));
+        }
+    });
 }
 
 #[test]

@@ -219,36 +219,28 @@ fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<
 #[inline(always)]
 fn finish<F: Family>(skb: &Skb, own: u32, sent: Sent, verdict: Coded) -> i32 {
     match verdict.kind() {
-        Kind::Pass | Kind::ToHost => {
-            emit::sent(sent, own);
-            skb.for_host();
-            emit::NEXT
-        }
-        Kind::Deliver => {
-            emit::sent(sent, own);
-            emit::received(skb, verdict.endpoint());
-            skb.redirect_peer(verdict.ifindex())
-        }
-        Kind::Forward => {
-            emit::sent(sent, own);
-            send::<F>(skb, verdict.ifindex())
-        }
-        Kind::ForwardBare => {
-            emit::sent(sent, own);
-            skb.redirect(verdict.ifindex())
-        }
-        Kind::ToLoopback => {
-            emit::sent(sent, own);
-            // The kernel's own route makes the packet local: `lo` would take it for a
-            // martian otherwise.
-            skb.redirect_neigh(LOOPBACK, None)
-        }
+        // The reason is counted by `refuse`.
+        Kind::Drop => return emit::refused(sent, own),
         Kind::Answer => {
             emit::answered(skb, sent, own);
             skb.for_host();
-            skb.redirect_peer(skb.ifindex())
+            return skb.redirect_peer(skb.ifindex());
         }
-        // The reason is counted by `refuse`.
-        Kind::Drop => emit::refused(sent, own),
+        _ => emit::sent(sent, own),
+    }
+    match verdict.kind() {
+        Kind::Deliver => {
+            emit::received(skb, verdict.endpoint());
+            skb.redirect_peer(verdict.ifindex())
+        }
+        Kind::Forward => send::<F>(skb, verdict.ifindex()),
+        Kind::ForwardBare => skb.redirect(verdict.ifindex()),
+        // The kernel's own route makes the packet local: `lo` would take it for a martian
+        // otherwise.
+        Kind::ToLoopback => skb.redirect_neigh(LOOPBACK, None),
+        _ => {
+            skb.for_host();
+            emit::NEXT
+        }
     }
 }

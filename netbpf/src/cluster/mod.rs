@@ -32,11 +32,14 @@ mod state;
 mod tests;
 mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
-use self::shared::Shared;
+use self::shared::{Shared, lock};
 pub use self::{
     blocks::block_length,
     keys::Key,
@@ -69,11 +72,25 @@ pub struct Cluster {
     task: Arc<Task>,
 }
 
-struct Task(JoinHandle<()>);
+/// `None` once it was ended.
+struct Task(Mutex<Option<JoinHandle<()>>>);
+
+impl Task {
+    /// Ends it; nothing of it runs any more then.
+    async fn end(&self) {
+        let running = lock(&self.0).take();
+        if let Some(running) = running {
+            running.abort();
+            let _ = running.await;
+        }
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(running) = lock(&self.0).take() {
+            running.abort();
+        }
     }
 }
 
@@ -98,7 +115,7 @@ impl Cluster {
         let task = runtime.spawn(session::run(shared.clone()));
         Ok(Cluster {
             shared,
-            task: Arc::new(Task(task)),
+            task: Arc::new(Task(Mutex::new(Some(task)))),
         })
     }
 

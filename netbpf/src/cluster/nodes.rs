@@ -49,22 +49,30 @@ impl Cluster {
     /// on this node needs its blocks and addresses any more.
     pub async fn leave(&self) -> Result<(), Refusal> {
         let live = self.shared.live()?;
-        self.task.0.abort();
+        self.task.end().await;
         let (keys, name) = (&self.shared.keys, &self.shared.name);
         let alive_key = keys.of(&Key::Alive(name.clone()));
         let node_key = keys.of(&Key::Node(name.clone()));
         let drained_key = keys.of(&Key::Drained(name.clone()));
         let own = etcd::under_lease(&alive_key, live.lease);
         for _ in 0..TRIES {
+            // The task does not renew it any more.
+            let _ = live.etcd.keep_lease(live.lease).await;
             let of_node = self.all_of(&live, name).await?;
             let last = [&node_key, &drained_key, &alive_key];
             if remove(&live, &own, &of_node, &last).await? {
-                // What the task was about to write under it is refused.
-                live.etcd.revoke_lease(live.lease).await?;
+                // Nothing is under it any more; it would end by itself.
+                let _ = live.etcd.revoke_lease(live.lease).await;
                 return Ok(());
             }
-            if live.etcd.get(alive_key.clone()).await?.map(|a| a.lease()) != Some(live.lease) {
-                return Err(Refusal::Unregistered);
+            let alive = live.etcd.get(alive_key.clone()).await?;
+            if alive.is_none_or(|alive| alive.lease() != live.lease) {
+                let registered = live.etcd.get(node_key.clone()).await?.is_some();
+                return match registered {
+                    true => Err(Refusal::Unregistered),
+                    // It has left before.
+                    false => Ok(()),
+                };
             }
         }
         Err(Refusal::Busy(format!("node {name:?}")))

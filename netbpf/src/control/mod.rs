@@ -394,7 +394,8 @@ impl Control {
         Inner::alone(self.inner.clone(), |inner, state| {
             state.closed = true;
             inner.reaper.wait_for_all();
-            overlay::keep_rests(inner, state)
+            overlay::keep_rests(inner, state);
+            Ok(())
         })
         .await
     }

@@ -69,7 +69,7 @@ pub fn start(settings: Settings, lock: NamespaceLock) -> Result<Inner> {
     };
     let mut state = State::new(host, sysctls.clone(), last_network);
     state.reserved = reserved;
-    overlay::resume_rests(&store, &mut state)?;
+    overlay::resume_rests(&store, &mut state);
     state.notes.extend_from_slice(store.restored());
     if bpffs == Prepared::Mounted && process::has_own_mounts() {
         state.notes.push(format!(

@@ -48,8 +48,12 @@ pub fn online(inner: &Inner, state: &mut State, purge: bool) -> Result<()> {
         inner.ipv6,
         inner.bpffs,
     );
-    // What could not be taken away is tried again by the node that it is of.
-    overlay::leave(inner, purge && errors.is_empty());
+    // What could not be taken away is tried again, by the node that it is of.
+    if purge && errors.is_empty() {
+        overlay::leave(inner);
+    } else {
+        overlay::give_back(inner, state);
+    }
     let done = finish(&inner.settings(), errors, purge);
     if done.is_err() {
         let note =
@@ -110,10 +114,8 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     }
     let ipv6 = state.sysctls.has_ipv6();
     let errors = everything(settings, store.as_ref(), &mut state, ipv6, bpffs);
-    if purge && state.networks.values().any(|n| n.record.overlay.is_some()) {
-        tracing::warn!(
-            "the cluster still has this node: `netbpf node rm` on another one removes it"
-        );
+    if purge && let Some(store) = &store {
+        overlay::say_stays_offline(settings, store);
     }
     // What could not be taken away needs its records.
     if purge && let Some(store) = store.filter(|_| !has_files && errors.is_empty()) {

@@ -34,7 +34,7 @@ fn worlds(way: Way) -> &'static [Kind] {
             Kind::NetbpfAgain,
         ],
         Way::Loopback => &[
-            Kind::IptablesLocalhost,
+            Kind::IptablesLocalnet,
             Kind::Proxy,
             Kind::Wire,
             Kind::Netbpf,

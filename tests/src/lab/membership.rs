@@ -1,11 +1,8 @@
 //! This process as a member of a host's cgroup, for a while.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
-use super::sweep::cgroup_root;
+use super::sweep::{cgroup_root, enter};
 
 /// Until it is dropped this process, with all of its threads, is in another cgroup.
 pub struct Membership {
@@ -27,14 +24,9 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        // Whoever stays ends with the host.
+        // Whoever cleans up the cgroup leaves it at the latest.
         if let Err(error) = enter(&self.before) {
             eprintln!("back into {}: {error}", self.before.display());
         }
     }
-}
-
-/// 0 is whoever writes.
-fn enter(cgroup: &Path) -> io::Result<()> {
-    fs::write(cgroup.join("cgroup.procs"), "0")
 }

@@ -118,8 +118,28 @@ fn end_processes(cgroup: &Path) {
     }
     let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     for pid in procs.lines().filter_map(|line| line.parse().ok()) {
-        end_with_children(pid);
+        // Whoever cleans up may be a member for a while: it leaves.
+        if pid == std::process::id() {
+            leave();
+        } else {
+            end_with_children(pid);
+        }
     }
+}
+
+/// Out of every cgroup of ours.
+fn leave() {
+    if let Some(root) = cgroup_root()
+        && let Err(error) = enter(&root)
+    {
+        eprintln!("out of the cgroup: {error}");
+    }
+}
+
+/// Moves this process with all of its threads.
+pub(super) fn enter(cgroup: &Path) -> std::io::Result<()> {
+    // 0 is whoever writes.
+    fs::write(cgroup.join("cgroup.procs"), "0")
 }
 
 fn end_with_children(pid: u32) {

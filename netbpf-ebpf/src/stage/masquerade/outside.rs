@@ -29,10 +29,17 @@ use crate::{
 
 use super::{Ask, TRIES, record::owner};
 
-/// Outcomes of [`try_port`] besides the port: somebody else has it; the table of
-/// mappings is full.
+/// Outcomes of [`try_port`] besides the port: somebody else has it; there is
+/// no room for a mapping.
 pub(super) const TAKEN: u32 = 0;
 pub(super) const FULL: u32 = 1 << 16;
+
+/// Outcome of [`take`]; no port is this high either.
+const OWN: u32 = FULL + 1;
+
+/// Of the kernel, to an entry that is not to be replaced.
+const EEXIST: i32 = -17;
+
 /// The port that the container's address and port has outside: the one it has
 /// already (RFC 4787 REQ-1), or a new one; 0 where there is none to be had. With it what is
 /// still to be asked.
@@ -158,10 +165,16 @@ pub fn try_port<F: Family>(
         protocol: ip.protocol,
         reserved: 0,
     };
-    if !take::<F>(room) && !(release::<F>(room, time, idle) && take::<F>(room)) {
+    let taken = match take::<F>(room) {
+        TAKEN if release::<F>(room, time, idle) => take::<F>(room),
+        taken => taken,
+    };
+    if taken == TAKEN {
         // It may have been taken by a program that did not come to say so.
         pool::take(room.pool, ip.protocol, candidate);
-        return TAKEN;
+    }
+    if taken != OWN {
+        return taken;
     }
     let taken = port::lookup::<F>(room, outside, candidate, ip.protocol).is_some()
         || host_has::<F>(
@@ -200,13 +213,16 @@ pub fn try_port<F: Family>(
     }
 }
 
-/// Takes the port in the room, if it is free.
+/// Takes the port in the room, if it is free: `OWN`. `FULL`: no port is to be had, as the
+/// table or the kernel has no room.
 #[inline(always)]
-fn take<F: Family>(room: &Room<F::Addr>) -> bool {
+fn take<F: Family>(room: &Room<F::Addr>) -> u32 {
     let flags = u64::from(BPF_NOEXIST);
-    F::outside()
-        .insert(&room.outside_key, &room.outside, flags)
-        .is_ok()
+    match F::outside().insert(&room.outside_key, &room.outside, flags) {
+        Ok(()) => OWN,
+        Err(EEXIST) => TAKEN,
+        Err(_) => FULL,
+    }
 }
 
 /// Frees the port in the room when the mapping that it belongs to has expired: the

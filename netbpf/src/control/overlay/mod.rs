@@ -21,7 +21,7 @@ pub use self::{
     device::is_ours as is_our_device,
     follow::{start, sync, uplinks_changed},
     networks::{create, remove},
-    node::{cluster_info, elsewhere, leave, me, name as node_name},
+    node::{cluster_info, elsewhere, give_back, leave, me, name as node_name, say_stays_offline},
 };
 use super::{Inner, state::State};
 use crate::{
@@ -55,21 +55,32 @@ pub struct OverlayState {
 }
 
 /// Notes for the next daemon which addresses rest. One that is killed does not come to it.
-pub fn keep_rests(inner: &Inner, state: &State) -> Result<()> {
+/// Nothing else waits for that.
+pub fn keep_rests(inner: &Inner, state: &State) {
     if inner.cluster.is_none() {
-        return Ok(());
+        return;
     }
-    let resting = &state.overlay.resting;
-    let kept = resting.keep(Instant::now(), process::boottime_ms()?);
-    Ok(inner.store.put_meta(Meta::Resting, &kept)?)
+    let keep = || -> Result<()> {
+        let resting = &state.overlay.resting;
+        let kept = resting.keep(Instant::now(), process::boottime_ms()?);
+        Ok(inner.store.put_meta(Meta::Resting, &kept)?)
+    };
+    if let Err(error) = keep() {
+        tracing::warn!(%error, "the next daemon does not know which addresses rest");
+    }
 }
 
 /// What the daemon before has noted.
-pub fn resume_rests(store: &Store, state: &mut State) -> Result<()> {
-    let kept = store.meta(Meta::Resting)?.unwrap_or_default();
-    let resting = &mut state.overlay.resting;
-    resting.resume(kept, Instant::now(), process::boottime_ms()?);
-    Ok(())
+pub fn resume_rests(store: &Store, state: &mut State) {
+    let mut resume = || -> Result<()> {
+        let kept = store.meta(Meta::Resting)?.unwrap_or_default();
+        let resting = &mut state.overlay.resting;
+        resting.resume(kept, Instant::now(), process::boottime_ms()?);
+        Ok(())
+    };
+    if let Err(error) = resume() {
+        tracing::warn!(%error, "it is not known which addresses rest");
+    }
 }
 
 /// The cluster, or why there is none.

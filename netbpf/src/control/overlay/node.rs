@@ -1,13 +1,13 @@
 //! This node, as the cluster knows it, and the others.
 
-use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering};
+use std::{collections::HashMap, net::IpAddr, sync::atomic::Ordering, time::Instant};
 
 use tokio::runtime::Handle;
 
 use super::cluster;
 use crate::{
     cluster::{Cluster, Link, Me, Mine, View},
-    control::{Inner, seen::Seen},
+    control::{Inner, seen::Seen, state::State},
     datapath::GATEWAY_MAC,
     error::{Code, Error, Result},
     model::{BlockInfo, ClusterInfo, MemberInfo, NodeInfo, NodeState},
@@ -253,28 +253,23 @@ pub fn cluster_info(inner: &Inner, cluster: &Cluster) -> ClusterInfo {
     }
 }
 
-/// This node's endpoints are gone: others are told, if etcd answers. `for_good`: so is the
-/// node.
-pub fn leave(inner: &Inner, for_good: bool) {
+/// This node's endpoints are gone: others are told, if etcd answers, and their addresses
+/// rest.
+pub fn give_back(inner: &Inner, state: &mut State) {
     let Some(cluster) = &inner.cluster else {
         return;
     };
-    let (view, own) = (cluster.view(), name(&inner.settings()));
-    if for_good {
-        match inner.runtime.block_on(cluster.leave()) {
-            Ok(()) => tracing::info!(node = own, "left the cluster"),
-            Err(error) => tracing::warn!(
-                %error,
-                "the cluster still has this node: `netbpf node rm {own}` on another one removes it"
-            ),
-        }
-        return;
-    }
+    let (view, own, now) = (cluster.view(), name(&inner.settings()), Instant::now());
     cluster.set_mine(Mine::default());
-    for endpoint in view.endpoints.values().flat_map(|of| of.values()) {
-        if endpoint.node != own {
-            continue;
+    let all = view.endpoints.values().flat_map(|of| of.values());
+    let all: Vec<_> = all.filter(|endpoint| endpoint.node == own).collect();
+    for endpoint in &all {
+        for ip in &endpoint.addresses {
+            state.overlay.resting.begin(&endpoint.network, *ip, now);
         }
+    }
+    super::keep_rests(inner, state);
+    for endpoint in all {
         let released = cluster.release_endpoint(&endpoint.network, &endpoint.name);
         if let Err(error) = inner.runtime.block_on(released) {
             // The next daemon on this node puts it right.
@@ -282,4 +277,32 @@ pub fn leave(inner: &Inner, for_good: bool) {
             return;
         }
     }
+}
+
+/// The node is to be no more: it is taken out of the cluster, if etcd answers.
+pub fn leave(inner: &Inner) {
+    let Some(cluster) = &inner.cluster else {
+        return;
+    };
+    let own = name(&inner.settings());
+    match inner.runtime.block_on(cluster.leave()) {
+        Ok(()) => tracing::info!(node = own, "left the cluster"),
+        Err(error) => say_stays(&own, &error.to_string()),
+    }
+}
+
+/// A purge takes nothing out of etcd without a daemon.
+pub fn say_stays_offline(settings: &Settings, store: &Store) {
+    if let Ok(Some(_)) = store.meta::<String>(Meta::NodeId) {
+        say_stays(&name(settings), "no daemon runs");
+    }
+}
+
+/// The name may be another daemon's by now, which must not be removed.
+fn say_stays(own: &str, why: &str) {
+    tracing::warn!(
+        why,
+        "the cluster may still have node {own:?}: if nothing of that name runs any more, \
+         `netbpf node rm {own}` on another node removes it"
+    );
 }

@@ -124,7 +124,7 @@ fn head(results: &Results) -> String {
             .into(),
         "netbpf as users run it: dual-stack network, daemon running, counters on".into(),
         "iptables: the rules that Docker 24 writes for one bridge network and one port; nftables: \
-         much as Docker 29 does, without its raw table; docker-proxy runs on any CPU"
+         much as Docker 29 does; docker-proxy runs on any CPU"
             .into(),
     ] {
         _ = writeln!(page, "- {line}");

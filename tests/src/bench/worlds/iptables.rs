@@ -14,11 +14,7 @@ pub enum Bridged {
     Pass,
 }
 
-pub fn build(lab: &Lab, tag: &str, bridged: Bridged) -> impl World + use<> {
-    build_one(lab, tag, bridged)
-}
-
-fn build_one(lab: &Lab, tag: &str, bridged: Bridged) -> Iptables {
+pub fn build(lab: &Lab, tag: &str, bridged: Bridged) -> Iptables {
     let host = lab.space(&format!("host-{tag}"));
     let client = lab.space(&format!("client-{tag}"));
     lab.wire((&host, "up0", &HOST_WIRE), (&client, "eth0", &CLIENT_WIRE));
@@ -28,45 +24,46 @@ fn build_one(lab: &Lab, tag: &str, bridged: Bridged) -> Iptables {
     for rule in rules() {
         iptables(&host, &rule);
     }
-    Iptables(Town {
-        host,
-        client,
-        web,
-        web_address: bridge::WEB.parse().expect("an address"),
-        app,
-    })
+    Iptables {
+        town: Town {
+            host,
+            client,
+            web,
+            web_address: bridge::WEB.parse().expect("an address"),
+            app,
+        },
+        routes_localnet: false,
+    }
 }
 
 /// As Docker has it without its proxy: the kernel routes 127.0.0.0/8 to the bridge.
-pub fn localhost(lab: &Lab, tag: &str) -> impl World + use<> {
-    let world = build_one(lab, tag, Bridged::PassIptables);
+pub fn with_localnet(lab: &Lab, tag: &str) -> Iptables {
+    let mut world = build(lab, tag, Bridged::PassIptables);
+    let host = &world.town.host;
     for device in ["all", "docker0"] {
-        let setting = format!("net.ipv4.conf.{device}.route_localnet");
-        world.0.host.sysctl(&setting, "1");
+        host.sysctl(&format!("net.ipv4.conf.{device}.route_localnet"), "1");
     }
     for rule in [
         "-t nat -D OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER",
         "-t nat -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER",
         "-t nat -I POSTROUTING -o docker0 -m addrtype --src-type LOCAL -j MASQUERADE",
     ] {
-        iptables(&world.0.host, rule);
+        iptables(host, rule);
     }
-    Localhost(world.0)
+    world.routes_localnet = true;
+    world
 }
 
-struct Localhost(Town);
-
-impl World for Localhost {
-    fn path(&self, way: Way) -> Option<Path> {
-        (way == Way::Loopback).then(|| self.0.path(way)).flatten()
-    }
+pub struct Iptables {
+    town: Town,
+    /// Its ways besides are those of one that does not.
+    routes_localnet: bool,
 }
-
-struct Iptables(Town);
 
 impl World for Iptables {
     fn path(&self, way: Way) -> Option<Path> {
-        (way != Way::Loopback).then(|| self.0.path(way)).flatten()
+        let has = (way == Way::Loopback) == self.routes_localnet;
+        has.then(|| self.town.path(way)).flatten()
     }
 }
 

@@ -95,7 +95,7 @@ pub enum Kind {
     /// The same without br_netfilter.
     IptablesPlainBridge,
     /// The first, and a published port is reached at 127.0.0.1.
-    IptablesLocalhost,
+    IptablesLocalnet,
     /// A bridge and nftables.
     Nftables,
     /// A bridge, and a process of Docker's that takes connections in and makes others.
@@ -114,7 +114,7 @@ impl Kind {
         Kind::NetbpfAgain,
         Kind::Iptables,
         Kind::IptablesPlainBridge,
-        Kind::IptablesLocalhost,
+        Kind::IptablesLocalnet,
         Kind::Nftables,
         Kind::Proxy,
         Kind::Bridge,
@@ -128,7 +128,7 @@ impl Kind {
             Kind::NetbpfAgain => "netbpf again",
             Kind::Iptables => "iptables",
             Kind::IptablesPlainBridge => "iptables, no br_netfilter",
-            Kind::IptablesLocalhost => "iptables, route_localnet",
+            Kind::IptablesLocalnet => "iptables, route_localnet",
             Kind::Nftables => "nftables",
             Kind::Proxy => "docker-proxy",
             Kind::Bridge => "bare bridge",
@@ -158,7 +158,7 @@ impl Kind {
             Kind::IptablesPlainBridge => {
                 Box::new(iptables::build(lab, "j", iptables::Bridged::Pass))
             }
-            Kind::IptablesLocalhost => Box::new(iptables::localhost(lab, "l")),
+            Kind::IptablesLocalnet => Box::new(iptables::with_localnet(lab, "l")),
             Kind::Nftables => Box::new(nftables::build(lab, "t")),
             Kind::Proxy => Box::new(proxy::build(lab, "p")),
             Kind::Bridge => Box::new(bridge::build(lab, "b")),

@@ -1,6 +1,5 @@
 //! Bridge and nftables: maps where iptables has a rule for each network and port, much as
-//! the nftables backend that Docker 29 has writes them for one of each, but for its raw table,
-//! whose rule every packet passes: that makes this world a little cheaper than Docker's.
+//! the nftables backend that Docker 29 has writes them for one of each.
 
 use super::{Path, Town, Way, World, bridge, bridged_packets_pass_iptables};
 use crate::lab::{
@@ -76,6 +75,10 @@ fn rules() -> String {
             type filter hook forward priority filter; policy accept;
             oifname vmap @filter-forward-in-jumps
             iifname vmap @filter-forward-out-jumps
+        }
+        chain raw-PREROUTING {
+            type filter hook prerouting priority raw; policy accept;
+            ip daddr WEB iifname != docker0 counter drop
         }
         chain nat-OUTPUT {
             type nat hook output priority -100; policy accept;
