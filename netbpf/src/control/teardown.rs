@@ -115,7 +115,7 @@ pub fn offline(settings: &Settings, purge: bool) -> Result<()> {
     let ipv6 = state.sysctls.has_ipv6();
     let errors = everything(settings, store.as_ref(), &mut state, ipv6, bpffs);
     if purge && let Some(store) = &store {
-        overlay::say_stays_offline(settings, store);
+        overlay::say_stays_offline(store);
     }
     // What could not be taken away needs its records.
     if purge && let Some(store) = store.filter(|_| !has_files && errors.is_empty()) {

@@ -287,22 +287,23 @@ pub fn leave(inner: &Inner) {
     let own = name(&inner.settings());
     match inner.runtime.block_on(cluster.leave()) {
         Ok(()) => tracing::info!(node = own, "left the cluster"),
-        Err(error) => say_stays(&own, &error.to_string()),
+        Err(error) => say_stays(&error.to_string()),
     }
 }
 
-/// A purge takes nothing out of etcd without a daemon.
-pub fn say_stays_offline(settings: &Settings, store: &Store) {
+/// A purge takes nothing out of etcd without a daemon, which alone knows where etcd is, and
+/// by which name.
+pub fn say_stays_offline(store: &Store) {
     if let Ok(Some(_)) = store.meta::<String>(Meta::NodeId) {
-        say_stays(&name(settings), "no daemon runs");
+        say_stays("no daemon runs");
     }
 }
 
 /// The name may be another daemon's by now, which must not be removed.
-fn say_stays(own: &str, why: &str) {
+fn say_stays(why: &str) {
     tracing::warn!(
         why,
-        "the cluster may still have node {own:?}: if nothing of that name runs any more, \
-         `netbpf node rm {own}` on another node removes it"
+        "the cluster may still have this node: where `netbpf node ls` on another one shows it \
+         as away, `netbpf node rm` removes it"
     );
 }
