@@ -206,13 +206,13 @@ impl Bench<'_> {
         let maps = self.family.of([
             [
                 names::FLOWS4,
-                names::TRANSIENT4,
+                names::EVICTABLE4,
                 names::MAPPINGS4,
                 names::OUTSIDE4,
             ],
             [
                 names::FLOWS6,
-                names::TRANSIENT6,
+                names::EVICTABLE6,
                 names::MAPPINGS6,
                 names::OUTSIDE6,
             ],

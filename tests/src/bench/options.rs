@@ -27,7 +27,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "rows")]
     pub against: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, overlay, host, loopback, round-trip, set-up, stream, attach, size, flows,
+    /// masquerade, overlay, host, loopback, round-trip, set-up, stream (also mtu-stream and
+    /// two-cpu-stream), udp-round-trip, udp-packets, attach, size, flows,
     /// cluster; with --rows, a packet's name
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
@@ -64,9 +65,7 @@ impl Options {
         Duration::from_millis(if self.quick { 150 } else { 250 })
     }
 
-    /// Connections of one measure of set-up. Each leaves a port of the client
-    /// waiting for a minute, and half of the ports are quick to choose: with
-    /// twice as many, finding a free port would be what is measured.
+    /// Connections of one measure of set-up.
     pub fn connections(&self) -> usize {
         1000
     }
@@ -79,6 +78,16 @@ impl Options {
     pub fn cpu(&self) -> usize {
         let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         self.cpu.unwrap_or(last)
+    }
+
+    /// Another one than that of client and server, if there is one.
+    pub fn other_cpu(&self) -> usize {
+        match self.cpu() {
+            0 => {
+                std::thread::available_parallelism().map_or(0, |cpus| usize::from(cpus).min(2) - 1)
+            }
+            _ => 0,
+        }
     }
 
     /// Whether the second netbpf is not the same as the first.
@@ -95,7 +104,19 @@ impl Options {
     /// Whether anything is to be measured on that way.
     pub fn wants_way(&self, way: Way) -> bool {
         let mut measures = Measure::ALL.into_iter();
-        measures.any(|measure| self.wants(&Comparison::name(way, measure)))
+        measures.any(|measure| self.wants_measure(way, measure))
+    }
+
+    /// Whether this is to be measured on that way. Of the quick ones only the first three,
+    /// unless they are asked for.
+    pub fn wants_measure(&self, way: Way, measure: Measure) -> bool {
+        let is_first = matches!(
+            measure,
+            Measure::RoundTrip | Measure::SetUp | Measure::Stream
+        );
+        measure.is_for(way)
+            && self.wants(&Comparison::name(way, measure))
+            && (is_first || !self.quick || self.only.is_some())
     }
 
     /// Whether something of this name is to be measured.

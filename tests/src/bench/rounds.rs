@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<Vec<Comparison>> {
     let mut running = Vec::new();
     for way in Way::ALL {
         for measure in Measure::ALL {
-            if options.wants(&Comparison::name(way, measure)) {
+            if options.wants_measure(way, measure) {
                 running.push(Running::new(way, measure));
             }
         }

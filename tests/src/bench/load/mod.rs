@@ -3,12 +3,17 @@
 //! the whole cost of a byte. Every socket has time limits, so that each measure
 //! ends.
 
+mod datagrams;
 mod round_trip;
 mod set_up;
 mod socket;
 mod stream;
 
-use std::{fmt, io, net::SocketAddr, thread};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    thread,
+};
 
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -16,9 +21,11 @@ use nix::{
 };
 use serde::Serialize;
 
-use super::{Options, worlds::Path};
-use crate::lab::Membership;
-use socket::listen;
+use super::{
+    Options,
+    worlds::{Path, Way},
+};
+use crate::lab::{Membership, Namespace};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,23 +37,65 @@ pub enum Measure {
     SetUp,
     /// A TCP stream, sender and receiver on one CPU; gigabits per second.
     Stream,
+    /// The same over wires that carry packets of the size of their MTU.
+    MtuStream,
+    /// Sender and receiver each on a CPU of its own.
+    TwoCpuStream,
+    /// One datagram of one byte there and one back; microseconds.
+    UdpRoundTrip,
+    /// Datagrams of 64 bytes, sender and receiver on one CPU; thousands per second.
+    UdpPackets,
 }
 
 impl Measure {
-    pub const ALL: [Measure; 3] = [Measure::RoundTrip, Measure::SetUp, Measure::Stream];
+    pub const ALL: [Measure; 7] = [
+        Measure::RoundTrip,
+        Measure::SetUp,
+        Measure::Stream,
+        Measure::MtuStream,
+        Measure::TwoCpuStream,
+        Measure::UdpRoundTrip,
+        Measure::UdpPackets,
+    ];
+
+    /// Whether it is measured on that way. All of them on all ways would take three times as
+    /// long and say little more.
+    pub fn is_for(self, way: Way) -> bool {
+        match self {
+            Measure::RoundTrip | Measure::SetUp | Measure::Stream => true,
+            Measure::MtuStream => matches!(way, Way::Published | Way::Masquerade | Way::Overlay),
+            Measure::TwoCpuStream => matches!(way, Way::Published | Way::Overlay),
+            Measure::UdpRoundTrip | Measure::UdpPackets => {
+                matches!(way, Way::Published | Way::Masquerade | Way::Overlay)
+            }
+        }
+    }
+
+    /// More is better.
+    pub fn is_rate(self) -> bool {
+        !matches!(
+            self,
+            Measure::RoundTrip | Measure::SetUp | Measure::UdpRoundTrip
+        )
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Measure::RoundTrip => "round-trip",
             Measure::SetUp => "set-up",
             Measure::Stream => "stream",
+            Measure::MtuStream => "mtu-stream",
+            Measure::TwoCpuStream => "two-cpu-stream",
+            Measure::UdpRoundTrip => "udp-round-trip",
+            Measure::UdpPackets => "udp-packets",
         }
     }
 
     pub fn unit(self) -> &'static str {
         match self {
-            Measure::RoundTrip | Measure::SetUp => "µs",
-            Measure::Stream => "Gbit/s",
+            Measure::RoundTrip | Measure::SetUp | Measure::UdpRoundTrip => "µs",
+            Measure::Stream | Measure::MtuStream | Measure::TwoCpuStream => "Gbit/s",
+            Measure::UdpPackets => "1000/s",
         }
     }
 }
@@ -68,18 +117,19 @@ pub struct Sample {
 
 /// Measures a path once.
 pub fn measure(options: &Options, measure: Measure, path: &Path) -> io::Result<Sample> {
-    let listener = path.server.enter(|| listen(path.listen))?;
+    let _small = (measure == Measure::MtuStream).then(|| MtuSized::make(&path.wire));
+    let server = Server::listen(measure, path)?;
     // Where sockets of the host are translated, it is those of its cgroup.
     let _as_client = path.client.cgroup().map(Membership::take).transpose()?;
     let cpu = options.cpu();
+    let server_cpu = match measure {
+        Measure::TwoCpuStream => options.other_cpu(),
+        _ => cpu,
+    };
     thread::scope(|scope| {
         let server = scope.spawn(move || {
-            pin(cpu);
-            match measure {
-                Measure::RoundTrip => round_trip::serve(&listener).map(|()| None),
-                Measure::SetUp => set_up::serve(&listener, options).map(|()| None),
-                Measure::Stream => stream::receive(&listener).map(Some),
-            }
+            pin(server_cpu);
+            server.serve(measure, options)
         });
         let connect: SocketAddr = path.connect;
         let sample = path.client.enter(|| {
@@ -87,7 +137,11 @@ pub fn measure(options: &Options, measure: Measure, path: &Path) -> io::Result<S
             match measure {
                 Measure::RoundTrip => round_trip::run(connect, options).map(Some),
                 Measure::SetUp => set_up::run(connect, options).map(Some),
-                Measure::Stream => stream::send(connect, options).map(|()| None),
+                Measure::Stream | Measure::MtuStream | Measure::TwoCpuStream => {
+                    stream::send(connect, options).map(|()| None)
+                }
+                Measure::UdpRoundTrip => datagrams::round_trips(connect, options).map(Some),
+                Measure::UdpPackets => datagrams::packets(connect, options).map(Some),
             }
         });
         let served = server
@@ -99,6 +153,68 @@ pub fn measure(options: &Options, measure: Measure, path: &Path) -> io::Result<S
             (None, None) => Err(io::Error::other("nothing was measured")),
         }
     })
+}
+
+/// Who answers.
+enum Server {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl Server {
+    fn listen(measure: Measure, path: &Path) -> io::Result<Server> {
+        path.server.enter(|| match measure {
+            Measure::UdpRoundTrip | Measure::UdpPackets => {
+                socket::datagrams(path.listen).map(Server::Udp)
+            }
+            _ => socket::listen(path.listen).map(Server::Tcp),
+        })
+    }
+
+    fn serve(&self, measure: Measure, options: &Options) -> io::Result<Option<Sample>> {
+        match self {
+            Server::Udp(socket) => {
+                let window = match measure {
+                    Measure::UdpPackets => datagrams::WINDOW,
+                    _ => 1,
+                };
+                datagrams::serve(socket, window).map(|()| None)
+            }
+            Server::Tcp(listener) => match measure {
+                Measure::RoundTrip => round_trip::serve(listener).map(|()| None),
+                Measure::SetUp => set_up::serve(listener, options).map(|()| None),
+                _ => stream::receive(listener).map(Some),
+            },
+        }
+    }
+}
+
+/// As long as it lives, the ends of a wire send no packet that is larger than its MTU, as a
+/// network card without offloads would not.
+struct MtuSized<'a>(&'a [(Namespace, &'static str)]);
+
+impl<'a> MtuSized<'a> {
+    fn make(wire: &'a [(Namespace, &'static str)]) -> MtuSized<'a> {
+        let small = MtuSized(wire);
+        small.offload("off");
+        small
+    }
+
+    #[track_caller]
+    fn offload(&self, how: &str) {
+        for (space, device) in self.0 {
+            let kinds = ["tso", "gso", "tx-udp-segmentation"];
+            let mut argv = vec!["ethtool", "-K", device];
+            argv.extend(kinds.iter().flat_map(|kind| [*kind, how]));
+            space.run(&argv).ok();
+        }
+    }
+}
+
+impl Drop for MtuSized<'_> {
+    fn drop(&mut self) {
+        self.offload("on");
+    }
 }
 
 fn pin(cpu: usize) {

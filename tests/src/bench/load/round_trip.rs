@@ -10,7 +10,7 @@ use super::{Sample, socket};
 use crate::bench::{Options, stats::percentile};
 
 /// Round trips before it counts.
-const WARM_UP: usize = 200;
+pub const WARM_UP: usize = 200;
 
 pub fn serve(listener: &TcpListener) -> io::Result<()> {
     let mut stream = socket::accept(listener)?;

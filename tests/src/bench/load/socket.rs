@@ -1,9 +1,9 @@
-//! TCP sockets as all measures use them: cubic, no delay, limited in time.
+//! Sockets as all measures use them: limited in time, those of TCP cubic and without delay.
 
 use std::{
     ffi::OsString,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd as _},
     time::Duration,
 };
@@ -33,6 +33,24 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = new(address)?;
     connect_to(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(socket.into())
+}
+
+/// A UDP socket at that address, in the namespace of the calling thread.
+pub fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    limit(&socket)?;
+    Ok(socket)
+}
+
+/// One that sends to that address.
+pub fn datagrams_to(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0; 16], 0).into(),
+    };
+    let socket = datagrams(any)?;
+    socket.connect(address)?;
+    Ok(socket)
 }
 
 /// Takes a connection, with limits as on all.

@@ -112,7 +112,8 @@ fn head(results: &Results) -> String {
              what it differs by is noise",
             machine.load_before, machine.load_after
         ),
-        "all wires are veth and carry packets of 64 KiB whole: no network card, no interrupts"
+        "all wires are veth and carry packets of 64 KiB whole, but where MTU-size packets are \
+         said: no network card, no interrupts"
             .into(),
         format!(
             "IPv4, TCP with cubic, client and server on CPU {}: every nanosecond of both \
@@ -131,9 +132,12 @@ fn head(results: &Results) -> String {
     }
     page.push_str(
         "\nRound trip: one byte there and back on an open connection. Set-up: connect, one\n\
-         request, close. Both in µs, less is better, and so is a ratio below 1. Stream:\n\
-         Gbit/s, more is better, and so is a ratio above 1. What was tried, and what it gave, is\n\
-         in [tried.md](tried.md).\n",
+         request, close (the server first). All on one CPU, so these are also the CPU time of a\n\
+         request with all that is between, and one by the other the connections per second. In\n\
+         µs, less is better, and so is a ratio below 1. Stream: Gbit/s; UDP: thousands of\n\
+         datagrams of 64 bytes a second, 64 under way. More is better, and so is a ratio above 1.\n\
+         Streams over two CPUs depend on where the scheduler has the kernel's work done, and are\n\
+         as unsteady as they look. What was tried, and what it gave, is in [tried.md](tried.md).\n",
     );
     page
 }
@@ -174,6 +178,10 @@ fn rows(page: &mut String, comparison: &Comparison) {
         Measure::RoundTrip => "round trip, µs",
         Measure::SetUp => "set-up, µs",
         Measure::Stream => "stream, Gbit/s",
+        Measure::MtuStream => "stream, wires of MTU-size packets, Gbit/s",
+        Measure::TwoCpuStream => "stream, two CPUs, Gbit/s",
+        Measure::UdpRoundTrip => "UDP round trip, µs",
+        Measure::UdpPackets => "UDP, 1000 packets/s",
     };
     for (line, figures) in comparison.worlds.iter().enumerate() {
         let name = match figures.world {

@@ -34,7 +34,8 @@ fn ratio(figures: &Figures) -> String {
 fn value(figures: &Figures, measure: Measure) -> String {
     let median = figures.value.median;
     match measure {
-        Measure::Stream => format!("{median:.2}"),
+        Measure::UdpPackets => format!("{median:.0}"),
+        _ if measure.is_rate() => format!("{median:.2}"),
         _ => format!("{median:.1}"),
     }
 }

@@ -103,6 +103,12 @@ fn rules() -> Vec<String> {
         "-A DOCKER-ISOLATION-STAGE-2 -j RETURN",
         "-A DOCKER-USER -j RETURN",
     ]
+    .iter()
+    .flat_map(|rule| match rule.contains("-p tcp -m tcp") {
+        // Docker writes one for each port of each protocol.
+        true => vec![rule.to_string(), rule.replace("tcp", "udp")],
+        false => vec![rule.to_string()],
+    })
     .map(|rule| rule.replace("SUBNET", subnet).replace("WEB", web))
-    .to_vec()
+    .collect()
 }

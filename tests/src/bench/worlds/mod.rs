@@ -80,6 +80,8 @@ pub struct Path {
     pub server: Namespace,
     pub listen: SocketAddr,
     pub connect: SocketAddr,
+    /// Both ends of the wire on the way, if there is one.
+    pub wire: Vec<(Namespace, &'static str)>,
 }
 
 /// One way of building the town.
@@ -204,6 +206,7 @@ impl World for Town {
             server: server.clone(),
             listen: SocketAddr::from(([0, 0, 0, 0], 80)),
             connect: connect.into(),
+            wire: vec![(self.host.clone(), "up0"), (self.client.clone(), "eth0")],
         })
     }
 }

@@ -39,7 +39,7 @@ pub fn build(
     let web = host.container(
         lab,
         &format!("web-{tag}"),
-        &[&on_front[..], &["-p", "8080:80"]].concat(),
+        &[&on_front[..], &["-p", "8080:80", "-p", "8080:80/udp"]].concat(),
     );
     let app = host.container(lab, &format!("app-{tag}"), &on_front);
     Netbpf {

@@ -40,6 +40,7 @@ fn rules() -> String {
             ct state established,related counter accept
             iifname docker0 counter accept
             ip daddr WEB tcp dport 80 counter accept
+            ip daddr WEB udp dport 80 counter accept
             counter drop
         }
         chain filter-forward-out__docker0 {
@@ -54,6 +55,7 @@ fn rules() -> String {
         }
         chain nat-prerouting-and-output {
             iifname != docker0 tcp dport 8080 counter dnat to WEB:80
+            iifname != docker0 udp dport 8080 counter dnat to WEB:80
         }
         map filter-forward-in-jumps {
             type ifname : verdict

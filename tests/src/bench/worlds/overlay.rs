@@ -23,6 +23,7 @@ pub struct Pair {
     app: Namespace,
     web: Namespace,
     connect: SocketAddr,
+    wire: Vec<(Namespace, &'static str)>,
     _containers: Vec<Container>,
     _hosts: Vec<Host>,
     _etcd: Option<Etcd>,
@@ -35,6 +36,7 @@ impl Pair {
             server: self.web.clone(),
             listen: SocketAddr::from(([0, 0, 0, 0], 80)),
             connect: self.connect,
+            wire: self.wire.clone(),
         }
     }
 }
@@ -90,10 +92,15 @@ pub fn netbpf(
         app: Namespace::clone(&app),
         web: Namespace::clone(&web),
         connect: SocketAddr::new(address, 80),
+        wire: wire_of([one, two].map(|host| &**host)),
         _containers: vec![app, web],
         _hosts: hosts.into(),
         _etcd: Some(etcd),
     })
+}
+
+fn wire_of(hosts: [&Namespace; 2]) -> Vec<(Namespace, &'static str)> {
+    hosts.map(|host| (host.clone(), "up0")).into()
 }
 
 struct Vxlan(Pair);
@@ -124,11 +131,13 @@ pub fn vxlan(lab: &Lab, tag: &str) -> impl World + use<> {
         super::bridged_packets_pass_iptables(host, false);
         space
     });
+    let wire = wire_of([one, two]);
     let [app, web] = containers;
     Vxlan(Pair {
         app,
         web,
         connect: SocketAddr::from(([10, 40, 0, 3], 80)),
+        wire,
         _containers: Vec::new(),
         _hosts: Vec::new(),
         _etcd: None,

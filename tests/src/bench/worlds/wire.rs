@@ -38,6 +38,7 @@ impl World for Wire {
             server: server.clone(),
             listen: SocketAddr::from(([0, 0, 0, 0], 80)),
             connect: SocketAddr::from((address, 80)),
+            wire: vec![(self.server.clone(), "eth0"), (self.client.clone(), "eth0")],
         })
     }
 }
