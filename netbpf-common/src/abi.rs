@@ -4,7 +4,7 @@
 ///
 /// It is the first field of the pinned `config` map; a daemon that finds
 /// another number there refuses to start rather than guess.
-pub const ABI: u32 = if cfg!(feature = "next-layout") { 9 } else { 8 };
+pub const ABI: u32 = if cfg!(feature = "next-layout") { 10 } else { 9 };
 
 /// Asserts at compile time that a shared type has exactly this many bytes.
 ///

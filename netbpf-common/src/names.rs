@@ -26,8 +26,9 @@ pub const VTEPS: &str = "vteps";
 pub const TUNNELS: &str = "tunnels";
 pub const FLOWS4: &str = "flows4";
 pub const FLOWS6: &str = "flows6";
-pub const TRANSIENT4: &str = "transient4";
-pub const TRANSIENT6: &str = "transient6";
+pub const EVICTABLE4: &str = "evictable4";
+pub const EVICTABLE6: &str = "evictable6";
+pub const OCCUPANCY: &str = "occupancy";
 pub const MAPPINGS4: &str = "mappings4";
 pub const MAPPINGS6: &str = "mappings6";
 pub const OUTSIDE4: &str = "outside4";
@@ -87,8 +88,9 @@ pub const MAPS: &[&str] = &[
     TURNS,
     FLOWS4,
     FLOWS6,
-    TRANSIENT4,
-    TRANSIENT6,
+    EVICTABLE4,
+    EVICTABLE6,
+    OCCUPANCY,
     MAPPINGS4,
     MAPPINGS6,
     OUTSIDE4,

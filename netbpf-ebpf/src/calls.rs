@@ -12,7 +12,7 @@ use crate::{
     family::{Family, V4, V6, scratch},
     programs::{HEADERS, parse_into},
     stage::{
-        Step, arp, displaced, flow, fragment, icmp_error, masquerade, nd, overlay,
+        Step, arp, displaced, evict, flow, fragment, icmp_error, masquerade, nd, overlay,
         pool::{self, Wanted},
         port::{self, Client},
         refuse, route,
@@ -38,7 +38,8 @@ macro_rules! of_family {
         $family:ty, $parse:ident, $parse_quote:ident, $follow:ident, $route:ident, $masquerade:ident, $port:ident, $refuse:ident, $advance:ident,
         $try_outside:ident, $try_source:ident, $quoted:ident, $fragment:ident,
         $remember:ident, $record:ident, $clear:ident, $search:ident,
-        $enter_tunnel:ident, $leave_tunnel:ident, $ask_way:ident, $learn_mtu:ident, $is_free:ident
+        $enter_tunnel:ident, $leave_tunnel:ident, $ask_way:ident, $learn_mtu:ident, $is_free:ident,
+        $place:ident
     ) => {
         /// Parses the packet; a `Parsed`.
         #[unsafe(no_mangle)]
@@ -185,6 +186,16 @@ macro_rules! of_family {
             }
         }
 
+        /// Goes on by a place of those that may be evicted.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $place(used: u32, take: u32) -> u32 {
+            match scratch::<$family>() {
+                Ok((_, room)) => evict::place::<$family>(room, used != 0, take != 0),
+                Err(_) => 0,
+            }
+        }
+
         /// Records a masqueraded flow under an outside port.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -280,7 +291,8 @@ of_family!(
     leave_tunnel_v4,
     ask_way_v4,
     learn_mtu_v4,
-    is_free_v4
+    is_free_v4,
+    place_v4
 );
 of_family!(
     V6,
@@ -304,7 +316,8 @@ of_family!(
     leave_tunnel_v6,
     ask_way_v6,
     learn_mtu_v6,
-    is_free_v6
+    is_free_v6,
+    place_v6
 );
 
 /// An outside port; see [`pool::next`].

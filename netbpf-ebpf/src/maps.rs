@@ -11,10 +11,11 @@ use netbpf_common::{
     event::Event,
     maps::{
         AllowData, Asked, AskedKey, Backend, BackendKey, Client, Config, DropKey, Endpoint,
-        EndpointKey, EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, Handed, HandedKey,
-        HostConn, Local, LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer, PeerKey,
-        Pool, Port, PortData, Published, RecordKey, RecordPart, Share, Source, SourceData, Subnet,
-        SubnetData, Tunnel, TunnelKey, Uplink, Veth, Vni,
+        EndpointKey, EndpointStats, Evictable, Flow, FlowKey, FragmentKey, FragmentOf, Handed,
+        HandedKey, HostConn, Local, LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer,
+        PeerKey, Pool, Port, PortData, Published, RecordKey, RecordPart, Share, Source, SourceData,
+        Subnet, SubnetData, Tunnel, TunnelKey, Uplink, Veth, Vni,
+        evictable::OCCUPANCY as OCCUPANCY_ENTRIES,
         fragments::FRAGMENTED,
         host::HANDED as HANDED_ENTRIES,
         overlay::{NODES as NODE_ENTRIES, TUNNELS as TUNNEL_ENTRIES},
@@ -106,10 +107,9 @@ pub static PORTS: LpmTrie<PortData, Port, 65536> = LpmTrie::new();
 #[btf_map(name = "generations")]
 pub static GENERATIONS: Array<u32, 65536> = Array::new();
 
-// A host pays for the flows that it has, not for those that there is room for; LRU tables
-// cannot do that.
+// A host pays for the flows that it has, not for those that there is room for.
 pub type Flows<A> = HashMap<FlowKey<A>, Flow<A>, 1024, NO_PREALLOC>;
-pub type Transient<A> = LruHashMap<FlowKey<A>, Flow<A>, 1024>;
+pub type EvictableFlows<A> = Array<Evictable<A>, 1024>;
 pub type Mappings<A> = HashMap<MappingKey<A>, Mapping<A>, 1024, NO_PREALLOC>;
 pub type OutsidePorts<A> = HashMap<OutsideKey<A>, Outside<A>, 1024, NO_PREALLOC>;
 
@@ -117,10 +117,12 @@ pub type OutsidePorts<A> = HashMap<OutsideKey<A>, Outside<A>, 1024, NO_PREALLOC>
 pub static FLOWS4: Flows<Addr4> = HashMap::new();
 #[btf_map(name = "flows6")]
 pub static FLOWS6: Flows<Addr6> = HashMap::new();
-#[btf_map(name = "transient4")]
-pub static TRANSIENT4: Transient<Addr4> = LruHashMap::new();
-#[btf_map(name = "transient6")]
-pub static TRANSIENT6: Transient<Addr6> = LruHashMap::new();
+#[btf_map(name = "evictable4")]
+pub static EVICTABLE4: EvictableFlows<Addr4> = Array::new();
+#[btf_map(name = "evictable6")]
+pub static EVICTABLE6: EvictableFlows<Addr6> = Array::new();
+#[btf_map(name = "occupancy")]
+pub static OCCUPANCY: Array<u64, { OCCUPANCY_ENTRIES as usize }> = Array::new();
 #[btf_map(name = "mappings4")]
 pub static MAPPINGS4: Mappings<Addr4> = HashMap::new();
 #[btf_map(name = "mappings6")]
@@ -174,7 +176,7 @@ pub static RECORDS: HashMap<RecordKey, RecordPart, 4096, NO_PREALLOC> = HashMap:
 pub const SCRATCH_LEN: usize = if cfg!(feature = "next-programs") {
     2048
 } else {
-    1536
+    1600
 };
 
 /// Working space that the 512 bytes of stack have no room for; see

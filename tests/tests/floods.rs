@@ -122,7 +122,7 @@ fn serves_all_under(shop: &Shop, family: Family, flood: impl FnOnce() -> Flood) 
 
     let flood = flood();
     within(SOON, "the table of new flows is full", || {
-        let map = family.of(["transient4", "transient6"]);
+        let map = family.of(["flows4", "flows6"]);
         flood.sent() > FLOWS && entries(shop, map) >= FLOWS * 3 / 4
     });
     for _ in 0..15 {

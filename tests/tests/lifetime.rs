@@ -224,7 +224,7 @@ fn what_a_start_would_do_is_said_beforehand() {
     let reason = flows.and_then(|flows| flows.reason.as_deref());
     let reason = reason.expect("another size");
     assert!(
-        reason.contains("131072") && reason.contains("262144"),
+        reason.contains("262144") && reason.contains("393216"),
         "{reason}"
     );
 

@@ -29,8 +29,8 @@ pub struct Config {
     pub copies: u8,
     /// Not 0 while each flow by an uplink has its mark in `arrivals`; older versions write 0.
     pub arrivals: u8,
-    /// Explicit padding, 0.
-    pub reserved: [u8; 4],
+    /// Entries of `evictable4` and `evictable6`.
+    pub evictable: u32,
     /// New flows that one client may begin by published ports in
     /// [`CLIENT_WINDOW_SHIFT`]'s time; 0: any number.
     pub client_rate: u32,
@@ -44,7 +44,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// `VXLAN_*`.
     pub vxlan_flags: u16,
-    /// Explicit padding, 0.
-    pub reserved2: u32,
+    /// Flows of each family that may be established: `flows4` and `flows6` have room for
+    /// those, and for as many more as are evictable.
+    pub established: u32,
 }
 assert_layout!(Config, 88);

@@ -1,11 +1,10 @@
-//! `flows4`, `flows6`: established flows. `transient4`, `transient6`: flows
-//! that are opening or closed, which may be evicted (LRU). Keys and values are
-//! the same in both.
+//! `flows4`, `flows6`: all flows. Those that are not established may be evicted, see
+//! `evictable4`.
 //!
 //! A flow is a pair of entries, one for each direction, each found by the tuple
 //! of the packet as it arrives. Either half tells the other: the tuple that a
 //! packet leaves with, turned round, is the key of the reverse half, so half a
-//! flow can be mended. Established halves are only removed as a pair.
+//! flow can be mended. Those of an established flow are only removed as a pair.
 
 use crate::{
     assert_layout,
@@ -58,13 +57,19 @@ pub const fn arrival_container(scope: u32) -> u16 {
 pub const FLOW_TO_CONTAINER: u8 = 1 << 0;
 /// This half is the direction of the packet that made the flow.
 pub const FLOW_ORIGINAL: u8 = 1 << 1;
-/// The flow stands in `flows*`, not in `transient*`.
+/// The flow is established and not over: it is not evicted.
 pub const FLOW_ESTABLISHED: u8 = 1 << 2;
 /// Outward: the device of the way out carries Ethernet frames.
 pub const FLOW_ETHERNET: u8 = 1 << 3;
 /// Outward, IPv4: the next hop is an IPv6 neighbour (RFC 5549), which the kernel
 /// is then left to find.
 pub const FLOW_FOREIGN_NEXT_HOP: u8 = 1 << 4;
+
+/// Of the half that says whether its flow is established, and counted as such.
+#[inline(always)]
+pub const fn is_counted(flags: u8) -> bool {
+    flags & (FLOW_ESTABLISHED | FLOW_ORIGINAL) == FLOW_ESTABLISHED | FLOW_ORIGINAL
+}
 
 /// This half leads to the host itself, by `lo`.
 pub const FLOW_TO_HOST: u8 = 1 << 5;
@@ -203,8 +208,9 @@ pub struct Flow<A> {
     pub flags: u8,
     /// TCP flags seen in this direction ([`crate::flow::SEEN_SYN`] …).
     pub seen: u8,
+    /// Not 0 once a program is about to remove the half.
+    pub removed: u8,
     /// Explicit padding, 0: with it the size is a multiple of 8 in both families.
-    pub reserved: [u8; 1],
     pub reserved_addr: A,
     /// As a later version might have it, for tests of upgrades.
     #[cfg(feature = "next-layout")]

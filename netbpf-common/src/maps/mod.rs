@@ -8,6 +8,7 @@
 pub mod config;
 pub mod counters;
 pub mod endpoints;
+pub mod evictable;
 pub mod flows;
 pub mod fragments;
 pub mod host;
@@ -25,6 +26,7 @@ pub mod uplinks;
 pub use config::Config;
 pub use counters::{DropKey, EndpointStats};
 pub use endpoints::{Endpoint, EndpointKey, Veth};
+pub use evictable::Evictable;
 pub use flows::{Flow, FlowKey};
 pub use fragments::{FragmentKey, FragmentOf};
 pub use host::{Asked, AskedKey, Handed, HandedKey, HostConn, Peer, PeerKey};

@@ -11,8 +11,9 @@ use netbpf_common::{
     addr::{Addr, Addr6},
     drop::DropReason,
     maps::{
-        AllowData, BackendKey, EndpointKey, Flow, FlowKey, FragmentKey, FragmentOf, LocalKey,
-        MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, TunnelKey, Uplink, Veth,
+        AllowData, BackendKey, EndpointKey, Evictable, Flow, FlowKey, FragmentKey, FragmentOf,
+        LocalKey, MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, TunnelKey,
+        Uplink, Veth,
     },
     packet::{
         IPPROTO_TCP, IPPROTO_UDP, Read,
@@ -24,8 +25,11 @@ use netbpf_common::{
 
 use crate::{
     ctx::Skb,
-    maps::{Flows, Fragments, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN, Transient},
-    stage::{masquerade::Ask, pool::Wanted, port::Client, route::Way, translate::NewTuple},
+    maps::{EvictableFlows, Flows, Fragments, Mappings, OutsidePorts, SCRATCH, SCRATCH_LEN},
+    stage::{
+        evict::Outcome, masquerade::Ask, pool::Wanted, port::Client, route::Way,
+        translate::NewTuple,
+    },
 };
 
 const AF_INET: u8 = 2;
@@ -85,6 +89,10 @@ pub struct Room<A> {
     pub pool: u32,
     /// The other half of a flow that is in the way.
     pub other_key: FlowKey<A>,
+    /// The flow that is to take a place among those that may be evicted.
+    pub evictable: Evictable<A>,
+    /// Who has the place so far.
+    pub victim: Evictable<A>,
     /// When a mapping that is made now may be taken for another.
     pub expires: Ticks,
     pub socket: bpf_sock_tuple,
@@ -158,7 +166,7 @@ pub trait Family: Sized {
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
 
     fn flows() -> &'static Flows<Self::Addr>;
-    fn transient() -> &'static Transient<Self::Addr>;
+    fn evictable() -> &'static EvictableFlows<Self::Addr>;
     fn mappings() -> &'static Mappings<Self::Addr>;
     fn outside() -> &'static OutsidePorts<Self::Addr>;
     fn fragments() -> &'static Fragments<Self::Addr>;
@@ -222,6 +230,7 @@ pub trait Family: Sized {
     fn call_search(skb: &Skb, wanted: Wanted) -> u32;
     fn call_record(skb: &Skb, port: u16, ask: Ask) -> u32;
     fn call_clear() -> u32;
+    fn call_place(used: bool, take: bool) -> Outcome;
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32;
     fn call_enter_tunnel(skb: &Skb) -> Coded;
     fn call_leave_tunnel(skb: &Skb) -> Coded;

@@ -12,8 +12,8 @@ use netbpf_common::{
 use crate::{
     calls,
     ctx::{Skb, sum_diff},
-    maps::{self, Flows, Fragments, Mappings, OutsidePorts, Transient},
-    stage::{masquerade::Ask, pool::Wanted, port::Client},
+    maps::{self, EvictableFlows, Flows, Fragments, Mappings, OutsidePorts},
+    stage::{evict::Outcome, masquerade::Ask, pool::Wanted, port::Client},
 };
 
 use super::{AF_INET, Family, V4, is_segment};
@@ -95,6 +95,10 @@ impl Family for V4 {
         calls::clear_v4()
     }
     #[inline(always)]
+    fn call_place(used: bool, take: bool) -> Outcome {
+        calls::place_v4(used.into(), take.into())
+    }
+    #[inline(always)]
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32 {
         calls::try_source_v4(skb.raw(), candidate.into(), own.into())
     }
@@ -159,8 +163,8 @@ impl Family for V4 {
         &maps::FLOWS4
     }
     #[inline(always)]
-    fn transient() -> &'static Transient<Addr4> {
-        &maps::TRANSIENT4
+    fn evictable() -> &'static EvictableFlows<Addr4> {
+        &maps::EVICTABLE4
     }
     #[inline(always)]
     fn mappings() -> &'static Mappings<Addr4> {

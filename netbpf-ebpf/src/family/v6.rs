@@ -12,8 +12,8 @@ use netbpf_common::{
 use crate::{
     calls,
     ctx::{Skb, sum_diff},
-    maps::{self, Flows, Fragments, Mappings, OutsidePorts, Transient},
-    stage::{masquerade::Ask, pool::Wanted, port::Client},
+    maps::{self, EvictableFlows, Flows, Fragments, Mappings, OutsidePorts},
+    stage::{evict::Outcome, masquerade::Ask, pool::Wanted, port::Client},
 };
 
 use super::{AF_INET6, Family, V6, is_segment};
@@ -101,6 +101,10 @@ impl Family for V6 {
         calls::clear_v6()
     }
     #[inline(always)]
+    fn call_place(used: bool, take: bool) -> Outcome {
+        calls::place_v6(used.into(), take.into())
+    }
+    #[inline(always)]
     fn call_try_source(skb: &Skb, candidate: u16, own: bool) -> u32 {
         calls::try_source_v6(skb.raw(), candidate.into(), own.into())
     }
@@ -165,8 +169,8 @@ impl Family for V6 {
         &maps::FLOWS6
     }
     #[inline(always)]
-    fn transient() -> &'static Transient<Addr6> {
-        &maps::TRANSIENT6
+    fn evictable() -> &'static EvictableFlows<Addr6> {
+        &maps::EVICTABLE6
     }
     #[inline(always)]
     fn mappings() -> &'static Mappings<Addr6> {

@@ -1,6 +1,8 @@
 //! Packets of known flows: found by their own tuple, counted, translated, and
 //! sent the way that the flow says.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use netbpf_common::{
     drop::DropReason,
     flow::{End, SEEN_ACK, SEEN_ANY, SEEN_SYN, State, Timeouts, counts, seen_tcp, state},
@@ -18,7 +20,7 @@ use netbpf_common::{
 };
 
 use super::{
-    Step, deliver, masquerade, port, route,
+    Step, deliver, evict, masquerade, port, route,
     translate::{self, NewTuple},
 };
 use crate::{
@@ -28,17 +30,56 @@ use crate::{
     maps::CONFIG,
 };
 
-/// Looks among established flows, then among opening and closed ones.
+/// The half of a flow that packets with this tuple belong to.
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F::Addr>) -> Option<&'static mut Flow<F::Addr>> {
-    let found = match F::flows().get_ptr_mut(key) {
-        Some(flow) => flow,
-        None => F::transient().get_ptr_mut(key)?,
-    };
-    // SAFETY: readable as long as the program runs. The entry may be removed and
-    // its memory used for another flow meanwhile: of an LRU table at any time,
-    // see `follow`; of the others only after the flow was long idle or ended.
+    let found = F::flows().get_ptr_mut(key)?;
+    // SAFETY: readable as long as the program runs. The entry may be removed and its memory
+    // used for another flow meanwhile: one that is not established at any time, see
+    // `follow`; the others only after they were long idle or ended.
     Some(unsafe { &mut *found })
+}
+
+/// Removes a half.
+#[inline(always)]
+pub fn remove<F: Family>(key: &FlowKey<F::Addr>) {
+    if let Some(flow) = find::<F>(key) {
+        evict::retire::<F>(flow);
+        let _ = F::flows().remove(key);
+    }
+}
+
+/// Of the kernel, where a table is full.
+const E2BIG: i32 = -7;
+
+/// Gives a new flow its place, where it evicts another one if need be, and writes both halves
+/// as they stand in the room; the kernel's error number where nothing was written. `flags`: of
+/// the reverse half, which comes first, since it must not be another's.
+#[inline(always)]
+pub fn insert<F: Family>(room: &mut Room<F::Addr>, flags: u64) -> Result<(), i32> {
+    room.evictable.key = room.forward_key;
+    room.evictable.created = room.forward.created;
+    room.evictable.last_seen = room.forward.last_seen;
+    if !evict::queue::<F>() {
+        return Err(E2BIG);
+    }
+    let written = write::<F>(room, flags);
+    // It is not full as long as the established ones are counted right.
+    if written == Err(E2BIG) && evict::make_room::<F>() {
+        return write::<F>(room, flags);
+    }
+    written
+}
+
+#[inline(always)]
+fn write<F: Family>(room: &Room<F::Addr>, flags: u64) -> Result<(), i32> {
+    let flows = F::flows();
+    flows.insert(&room.reverse_key, &room.reverse, flags)?;
+    let written = flows.insert(&room.forward_key, &room.forward, 0);
+    if written.is_err() {
+        let _ = flows.remove(&room.reverse_key);
+    }
+    written
 }
 
 /// Follows the packet's flow; `NOT_FOLLOWED` when there is none, or one that is over.
@@ -54,10 +95,11 @@ pub fn follow<F: Family>(
     if !t.identifies_flow() {
         return Ok(Coded::NOT_FOLLOWED);
     }
-    let Some(mut flow) = find::<F>(key) else {
+    // Before it is found, see `Taken::is_sure`.
+    let time = now();
+    let Some(flow) = find::<F>(key) else {
         return Ok(Coded::NOT_FOLLOWED);
     };
-    let time = now();
     let is_tcp = matches!(t.kind, TransportKind::Tcp);
     let opens = is_tcp && t.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     if flow.sender != sender || (opens || !is_tcp) && is_expired(flow, key.protocol, time) {
@@ -68,7 +110,7 @@ pub fn follow<F: Family>(
         return ended::<F>(key, flow);
     }
     let seen = if is_tcp { seen_tcp(t.flags) } else { SEEN_ANY };
-    let mut moved = false;
+    let mut settles = false;
     let turn = is_tcp && t.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0;
     // What comes from outside anybody may have forged, and a reset may carry anything.
     if is_tcp && key.arrival != ARRIVAL_UPLINK && t.flags & (tcp::ACK | tcp::RST) == tcp::ACK {
@@ -81,18 +123,9 @@ pub fn follow<F: Family>(
         };
         match F::call_advance(seen, opens, scale) {
             STAYED => {}
+            SETTLED => settles = true,
             CLOSED => {
                 calls::tell_closed(skb.raw(), u32::from(F::VERSION));
-            }
-            // The entry that we hold is gone, the flow is in the other table.
-            MOVED => {
-                flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
-                moved = true;
-            }
-            MOVED_CLOSED => {
-                calls::tell_closed(skb.raw(), u32::from(F::VERSION));
-                flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
-                moved = true;
             }
             _ => return Ok(Coded::NOT_FOLLOWED),
         }
@@ -104,15 +137,9 @@ pub fn follow<F: Family>(
         return Err(DropReason::HopLimit);
     }
 
-    let mut taken = take::<F>(flow, room);
-    if !is_held::<F>(key, flow, taken.flags) {
-        // It changed tables under the other direction's packet, which is fine; a
-        // second time it did not.
-        flow = find::<F>(key).ok_or(DropReason::NoFlow)?;
-        taken = take::<F>(flow, room);
-        if !is_held::<F>(key, flow, taken.flags) {
-            return Err(DropReason::NoFlow);
-        }
+    let taken = take::<F>(flow, room, time);
+    if !is_held::<F>(key, flow, &taken) {
+        return Err(DropReason::NoFlow);
     }
     count(skb, flow, time);
     let verdict = direct::<F>(skb, p, flow, &taken, room, time)?;
@@ -121,7 +148,7 @@ pub fn follow<F: Family>(
     if settled
         && taken.flags & FLOW_ORIGINAL != 0
         && taken.kind == KIND_MASQUERADE
-        && (moved || room.way.asked != 0)
+        && (settles || room.way.asked != 0)
     {
         masquerade::keep::<F>(p, room, time);
     }
@@ -206,6 +233,9 @@ pub struct Taken {
     flags: u8,
     kind: u8,
     mtu: u16,
+    /// It is what was found: established, and begun before the program looked for it. Memory
+    /// that has become another flow's since is of one that began since.
+    is_sure: bool,
     delivered: Coded,
 }
 
@@ -223,30 +253,36 @@ fn hops(flags: u8) -> u8 {
     u8::from(flags & FLOW_OF_HOST == 0)
 }
 
-/// Copies all that decides where the packet goes, before it is trusted: an entry of an
-/// LRU table may have become another flow's since it was found.
+/// Copies all that decides where the packet goes, before it is trusted: an entry that may be
+/// evicted may have become another flow's since it was found.
 #[inline(always)]
-fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) -> Taken {
+fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>, time: Ticks) -> Taken {
     room.new = NewTuple {
         src: flow.src,
         dst: flow.dst,
         sport: flow.sport,
         dport: flow.dport,
     };
-    Taken {
+    let mut taken = Taken {
         mac: flow.mac,
         flags: flow.flags,
         kind: flow.kind,
         mtu: flow.mtu,
+        is_sure: false,
         delivered: Coded::deliver(flow.ifindex, flow.endpoint),
-    }
+    };
+    // Read after all else.
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: as `flow`, which others may write.
+    let created = unsafe { core::ptr::read_volatile(&raw const flow.created) };
+    taken.is_sure = taken.flags & FLOW_ESTABLISHED != 0 && since(time, created) != 0;
+    taken
 }
 
 /// Is what was copied of the entry the flow's still?
 #[inline(always)]
-fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, flags: u8) -> bool {
-    flags & FLOW_ESTABLISHED != 0
-        || F::transient().get_ptr_mut(key) == Some(core::ptr::from_mut(flow))
+fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, taken: &Taken) -> bool {
+    taken.is_sure || F::flows().get_ptr_mut(key) == Some(core::ptr::from_mut(flow))
 }
 
 /// The flow under the key in the room, for a packet that does not tell it itself, and
@@ -256,10 +292,10 @@ pub fn led<F: Family>(
     room: &mut Room<F::Addr>,
     sender: u32,
 ) -> Option<(&'static mut Flow<F::Addr>, Taken)> {
-    let key = room.forward_key;
+    let (key, time) = (room.forward_key, now());
     let flow = find::<F>(&key)?;
-    let taken = take::<F>(flow, room);
-    if flow.sender != sender || is_ended(flow) || !is_held::<F>(&key, flow, taken.flags) {
+    let taken = take::<F>(flow, room, time);
+    if flow.sender != sender || is_ended(flow) || !is_held::<F>(&key, flow, &taken) {
         return None;
     }
     Some((flow, taken))
@@ -280,8 +316,7 @@ fn ended<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Step {
     if flow.flags & FLOW_ORIGINAL == 0 {
         return Err(DropReason::Unpublished);
     }
-    let _ = F::flows().remove(key);
-    let _ = F::transient().remove(key);
+    remove::<F>(key);
     Ok(Coded::NOT_FOLLOWED)
 }
 
@@ -337,9 +372,10 @@ fn outward<F: Family>(
         route::way::<F>(skb, room, src, dst)?;
         let way = &room.way;
         mtu = way.mtu;
-        // An entry of an LRU table may be another flow's by now.
+        // One that may be evicted may be another flow's by now.
         if flow.flags & FLOW_ESTABLISHED != 0 {
-            flow.flags = flow.flags & !(FLOW_ETHERNET | FLOW_FOREIGN_NEXT_HOP) | way.flow_flags();
+            let of_way = FLOW_ETHERNET | FLOW_FOREIGN_NEXT_HOP;
+            evict::set_flags(flow, of_way, way.flow_flags());
             flow.ifindex = way.ifindex;
             flow.next_hop = way.next_hop;
             flow.mtu = way.flow_mtu();
@@ -388,21 +424,17 @@ fn headers<A>(skb: &Skb, p: &Packet<A>) -> u32 {
     (l4 as u32).wrapping_sub(p.l3 as u32) + transport
 }
 
-/// Outcomes of [`advance`]: the flow is where it was; it is in the other table,
-/// and entries held before are gone; the same of a flow that this packet ended; it is
-/// over, a SYN begins a new one.
+/// Outcomes of [`advance`]: the flow goes on; it is established from this packet on; this
+/// packet has ended it; it is over, a SYN begins a new one.
 const STAYED: Coded = Coded::PASS;
-const MOVED: Coded = Coded::TO_HOST;
+const SETTLED: Coded = Coded::TO_HOST;
 const CLOSED: Coded = Coded::TO_LOOPBACK;
-const MOVED_CLOSED: Coded = Coded::TO_PORT;
 const OVER: Coded = Coded::ANSWER;
 
-/// Notes what was seen and moves the flow between the tables as its state
-/// changes.
+/// Notes what was seen, and whether the flow may be evicted as its state changes.
 ///
-/// Both CPUs of a flow's two directions may get here at once. Each copies what
-/// it sees, so that at worst a flag seen by one is missing in the copy of the
-/// other: the flow then changes tables with its next packet.
+/// Both CPUs of a flow's two directions may get here at once: at worst one does not see what
+/// the other notes, and the flow settles with its next packet.
 #[inline(always)]
 pub fn advance<F: Family>(
     p: &Packet<F::Addr>,
@@ -444,12 +476,17 @@ pub fn advance<F: Family>(
         return Ok(OVER);
     }
     flow.seen |= seen;
+    // Again: of two last segments at once, one sees what the other noted.
+    let other_seen = other.as_ref().map_or(0, |other| {
+        // SAFETY: as `other`, which others may write.
+        unsafe { core::ptr::read_volatile(&raw const other.seen) }
+    });
     let state = both(flow, key.protocol, flow.seen, other_seen);
     if flow.kind == KIND_MASQUERADE && state.is_over() && !before.is_over() {
         masquerade::ended::<F>(p, flow, room);
     }
     let Some(other) = other else {
-        // Its other half was evicted while it was opening. What can begin a flow
+        // Its other half was lost, as two CPUs began it at once. What can begin a flow
         // begins it anew, under the same mapping; the rest is too late.
         let begins = key.protocol != IPPROTO_TCP || opens;
         if begins && flow.flags & FLOW_ORIGINAL != 0 {
@@ -461,63 +498,32 @@ pub fn advance<F: Family>(
     let settled = flow.flags & FLOW_ESTABLISHED != 0;
     let ends = state.is_over() && !before.is_over();
     // Only by a packet of the side that began it: one forged request and its
-    // answer would otherwise fill the table from which nothing is evicted.
+    // answer would otherwise make a flow that nothing evicts.
     if !settled
         && flow.flags & FLOW_ORIGINAL != 0
         && matches!(state, State::Established | State::HalfClosed)
     {
-        return Ok(settle::<F>(room));
+        // Where too many are, the flow goes on, but may be evicted.
+        return Ok(match evict::settle::<F>(flow, other) {
+            true => SETTLED,
+            false => STAYED,
+        });
     }
     if settled && state.is_over() {
-        flow.flags &= !FLOW_ESTABLISHED;
-        other.flags &= !FLOW_ESTABLISHED;
-        let (flows, transient) = (F::flows(), F::transient());
-        if transient.insert(&room.forward_key, &*flow, 0).is_ok()
-            && transient.insert(&room.reverse_key, &*other, 0).is_ok()
-        {
-            let _ = flows.remove(&room.forward_key);
-            let _ = flows.remove(&room.reverse_key);
-            return Ok(if ends { MOVED_CLOSED } else { MOVED });
+        let is_original = flow.flags & FLOW_ORIGINAL != 0;
+        let (half, reply) = match is_original {
+            true => (flow, other),
+            false => (other, flow),
+        };
+        if evict::unsettle::<F>(half, reply) {
+            room.evictable.key = if is_original { *key } else { room.reverse_key };
+            room.evictable.created = half.created;
+            // Of this packet, too, as `follow` notes next.
+            room.evictable.last_seen = if is_original { now() } else { half.last_seen };
+            evict::queue::<F>();
         }
     }
     Ok(if ends { CLOSED } else { STAYED })
-}
-
-/// Copies both halves, whose keys are in the room, to the table from which
-/// nothing is evicted.
-///
-/// An entry of an LRU table may be evicted and its memory used for another flow
-/// while it is copied. So each copy counts only if its entry is still under its
-/// key afterwards.
-#[inline(always)]
-fn settle<F: Family>(room: &mut Room<F::Addr>) -> Coded {
-    let (flows, transient) = (F::flows(), F::transient());
-    for (key, copy) in [
-        (&room.forward_key, &mut room.forward),
-        (&room.reverse_key, &mut room.reverse),
-    ] {
-        let Some(entry) = transient.get_ptr(key) else {
-            return STAYED;
-        };
-        // SAFETY: the entry is readable as long as the program runs; what was
-        // read is used only if it is the flow's, as checked next.
-        *copy = unsafe { *entry };
-        if transient.get_ptr(key) != Some(entry) {
-            return STAYED;
-        }
-        copy.flags |= FLOW_ESTABLISHED;
-    }
-    if flows.insert(&room.forward_key, &room.forward, 0).is_err() {
-        // Full: the flow goes on, but may be evicted.
-        return STAYED;
-    }
-    if flows.insert(&room.reverse_key, &room.reverse, 0).is_err() {
-        let _ = flows.remove(&room.forward_key);
-        return STAYED;
-    }
-    let _ = transient.remove(&room.forward_key);
-    let _ = transient.remove(&room.reverse_key);
-    MOVED
 }
 
 /// Who sends the packets of a half that arrive from that side.
@@ -540,13 +546,11 @@ fn both<A>(flow: &Flow<A>, protocol: u8, own: u8, other: u8) -> State {
     }
 }
 
-/// Removes both halves wherever they are.
+/// Removes both halves.
 #[inline(always)]
 pub fn forget<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) {
     room.reverse_key = key.reverse(flow);
     room.forward_key = *key;
-    let _ = F::flows().remove(&room.forward_key);
-    let _ = F::flows().remove(&room.reverse_key);
-    let _ = F::transient().remove(&room.forward_key);
-    let _ = F::transient().remove(&room.reverse_key);
+    remove::<F>(&room.forward_key);
+    remove::<F>(&room.reverse_key);
 }

@@ -5,6 +5,7 @@ pub mod arp;
 pub mod asked;
 pub mod deliver;
 pub mod displaced;
+pub mod evict;
 pub mod flow;
 pub mod fragment;
 pub mod handed;

@@ -30,7 +30,7 @@ use netbpf_common::{
 
 use super::{
     Step, deliver,
-    flow::{check_mtu, remember},
+    flow::{self, check_mtu, remember},
     local, masquerade, pool, route,
     sockets::host_has,
     translate::{self, NewTuple},
@@ -377,7 +377,7 @@ pub fn begin<F: Family>(
         TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
         _ => tcp::NO_SCALE,
     });
-    forward.reserved = [0];
+    forward.removed = 0;
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
@@ -486,10 +486,9 @@ pub fn try_source<F: Family>(
     candidate: u16,
     own: bool,
 ) -> u32 {
-    let transient = F::transient();
     room.reverse_key.dport = candidate;
     room.forward.sport = candidate;
-    let taken = match super::flow::find::<F>(&room.reverse_key) {
+    let taken = match flow::find::<F>(&room.reverse_key) {
         // A half left behind by an earlier flow of the same tuple.
         Some(held) => {
             held.src != room.reverse.src
@@ -503,17 +502,11 @@ pub fn try_source<F: Family>(
         return TAKEN;
     }
     pool::expect(&room.forward_key);
-    // A flow of before may have been established with either key.
-    let _ = F::flows().remove(&room.reverse_key);
-    let _ = F::flows().remove(&room.forward_key);
-    if transient
-        .insert(&room.reverse_key, &room.reverse, 0)
-        .is_err()
-        || transient
-            .insert(&room.forward_key, &room.forward, 0)
-            .is_err()
-    {
-        return FULL;
+    // Of a flow of before.
+    flow::remove::<F>(&room.reverse_key);
+    flow::remove::<F>(&room.forward_key);
+    match flow::insert::<F>(room, 0) {
+        Ok(()) => WRITTEN,
+        Err(_) => FULL,
     }
-    WRITTEN
 }

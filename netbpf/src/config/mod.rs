@@ -34,6 +34,10 @@ use crate::{
     settings::Settings,
 };
 
+/// Of `max-flows` and `max-endpoints`: maps have room for a few times as many, which the
+/// kernel counts in 32 bits.
+const MOST_ENTRIES: u32 = 1 << 25;
+
 /// Read if it exists, when no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/netbpf/netbpf.toml";
 
@@ -224,6 +228,12 @@ fn finish(keys: Keys, origins: BTreeMap<String, Origin>) -> Result<Config> {
     ] {
         if value == 0 {
             return Err(wrong(key, &format!("{key} 0: at least 1 is needed")));
+        }
+        if value > MOST_ENTRIES {
+            return Err(wrong(
+                key,
+                &format!("{key} {value}: at most {MOST_ENTRIES}"),
+            ));
         }
     }
     for (key, path) in [

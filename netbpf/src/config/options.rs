@@ -87,9 +87,8 @@ pub struct Options {
     /// What is logged [default: info]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
-    /// Connections that are followed at most, of each family [default: 65536]; those that
-    /// are opening or over have a table of their own, for half as many, but above 65536 for
-    /// an eighth as many, at least 32768
+    /// Connections that are followed at most, of each family [default: 65536]; up to
+    /// 65536 as many more may be opening or over, above that a quarter, but never fewer
     #[arg(long, value_name = "N")]
     pub max_flows: Option<u32>,
     /// Endpoints at most [default: 4096]

@@ -156,6 +156,10 @@ fn errors_of_the_file_name_file_line_and_key() {
             ":1: max-flows: invalid value 'many'",
         ),
         ("max-flows = 0\n", ":1: max-flows: max-flows 0: at least 1"),
+        (
+            "max-flows = 33554433\n",
+            ":1: max-flows: max-flows 33554433: at most 33554432",
+        ),
         ("max-flows = -1\n", ":1: max-flows: invalid value '-1'"),
         ("node = ['a', 'b']\n", ":1: node: one value is wanted"),
         (

@@ -50,15 +50,12 @@ impl Datapath {
 }
 
 impl<A: Address> FlowTables<A> {
-    /// Marks where packets of flows arrive by an uplink. Those that are established come
-    /// first and last: one that moves meanwhile is seen wherever it goes.
+    /// Marks where packets of flows arrive by an uplink.
     fn mark(&self, marks: &mut [(u8, Pool); 2]) -> Result<()> {
-        for table in [&self.flows, &self.transient, &self.flows] {
-            let mut page = Page::new();
-            while page.read(table)? {
-                for (key, _) in page.entries() {
-                    mark(&key, marks);
-                }
+        let mut page = Page::new();
+        while page.read(&self.flows)? {
+            for (key, _) in page.entries() {
+                mark(&key, marks);
             }
         }
         Ok(())

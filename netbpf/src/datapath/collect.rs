@@ -10,7 +10,7 @@ use netbpf_common::{
     flow::{State, Timeouts},
     maps::{
         Flow, FlowKey, Mapping, MappingKey, Outside, OutsideKey, Pool,
-        flows::{FLOW_ESTABLISHED, FLOW_ORIGINAL, arrival_container},
+        flows::{FLOW_ORIGINAL, arrival_container, is_counted},
         pools::pool_kind,
     },
     names,
@@ -46,12 +46,34 @@ impl Datapath {
             tell,
         };
         let (mut v4, mut v6) = (Collection::new(&round), Collection::new(&round));
-        while v4.step(&mut self.flow_tables().v4)? {}
-        while v6.step(&mut self.flow_tables().v6)? {}
+        while v4.step(&mut self.flow_tables().v4)? {
+            self.note_established(&mut v4, false)?;
+        }
+        while v6.step(&mut self.flow_tables().v6)? {
+            self.note_established(&mut v6, true)?;
+        }
         let (v4, v6) = (v4.end(), v6.end());
         let in_use = v4.1.into_iter().chain(v6.1);
         self.pools().set(in_use.collect())?;
         Ok(v4.0.and(v6.0))
+    }
+
+    /// Once all flows of a family were looked at, how many are established: as counted, with
+    /// what the programs have added since the look began.
+    fn note_established<A: Address>(
+        &self,
+        collection: &mut Collection<A>,
+        is_v6: bool,
+    ) -> Result<()> {
+        let tables = &mut *self.flow_tables();
+        let now = tables.established(is_v6)?;
+        let before = *collection.before_first.get_or_insert(now);
+        if matches!(collection.at, At::Mappings(_)) && !collection.is_noted {
+            collection.is_noted = true;
+            let since = (now as i64).saturating_sub(before as i64).max(0) as u64;
+            tables.count_established(is_v6, collection.established + since)?;
+        }
+        Ok(())
     }
 }
 
@@ -94,12 +116,15 @@ pub(super) struct Collection<'a, A> {
     at: At<A>,
     collected: Collected,
     in_use: InUse,
+    /// Flows that are established, of those that were looked at.
+    established: u64,
+    /// What the programs had counted after the first page.
+    before_first: Option<u64>,
+    is_noted: bool,
 }
 
-/// Where it is. Opening flows come first, so that one which settles meanwhile is not missed;
-/// one that closes may be, until the next time.
+/// Where it is.
 enum At<A> {
-    Transient(Page<FlowKey<A>, Flow<A>>),
     Flows(Page<FlowKey<A>, Flow<A>>),
     Mappings(Page<MappingKey<A>, Mapping<A>>),
     Outside(Page<OutsideKey<A>, Outside<A>>),
@@ -115,9 +140,12 @@ impl<'a, A: Address> Collection<'a, A> {
                 is_fresh: false,
             },
             before: Suspects::default(),
-            at: At::Transient(Page::new()),
+            at: At::Flows(Page::new()),
             collected: Collected::default(),
             in_use: InUse::new(),
+            established: 0,
+            before_first: None,
+            is_noted: false,
         }
     }
 
@@ -131,16 +159,10 @@ impl<'a, A: Address> Collection<'a, A> {
     /// that are nobody's. One page of it; `false`: it was the last.
     pub(super) fn step(&mut self, tables: &mut FlowTables<A>) -> Result<bool> {
         match &mut self.at {
-            At::Transient(page) => {
+            At::Flows(page) => {
                 if page.is_first() {
                     self.before = std::mem::take(&mut tables.suspects);
                 }
-                if !page.read(&tables.transient)? {
-                    self.at = At::Flows(Page::new());
-                    return Ok(true);
-                }
-            }
-            At::Flows(page) => {
                 if !page.read(&tables.flows)? {
                     self.at = At::Mappings(Page::new());
                     return Ok(true);
@@ -173,7 +195,7 @@ impl<'a, A: Address> Collection<'a, A> {
                 return Ok(true);
             }
         }
-        let (At::Transient(page) | At::Flows(page)) = &self.at else {
+        let At::Flows(page) = &self.at else {
             return Ok(true);
         };
         self.living.is_fresh = false;
@@ -182,7 +204,10 @@ impl<'a, A: Address> Collection<'a, A> {
             let ended = &self.before.ended;
             if !tables.goes_on(&key, &flow, self.round, ended, &mut self.living)? {
                 self.collected.flows += 1;
-            } else if !self.before.mappings.is_empty()
+                continue;
+            }
+            self.established += u64::from(is_counted(flow.flags));
+            if !self.before.mappings.is_empty()
                 && let Some(used) = mapping_of(&key, &flow)
             {
                 self.before.mappings.remove(&used);
@@ -210,7 +235,9 @@ impl<A: Address> FlowTables<A> {
         }
         let original = flow.flags & FLOW_ORIGINAL != 0;
         let reverse_key = key.reverse(flow);
+        // Its own: two CPUs that begin a flow at once may leave halves of different ones.
         let other = self.half(&reverse_key);
+        let other = other.filter(|other| reverse_key.reverse(other) == *key);
         if !original && other.is_some() {
             return Ok(true);
         }
@@ -233,7 +260,7 @@ impl<A: Address> FlowTables<A> {
             }
         }
         for key in [key, &reverse_key] {
-            self.remove_half(key, fresh.flags & FLOW_ESTABLISHED != 0)?;
+            removed(names::FLOWS4, self.flows.remove(key))?;
         }
         let close = match (ended, is_living) {
             (_, false) => Close::Detached,
@@ -246,22 +273,6 @@ impl<A: Address> FlowTables<A> {
             (round.tell)(events::closed(close, flow.endpoint, kind, tuple)?);
         }
         Ok(false)
-    }
-
-    /// Removes a half from the table that it was seen in, and from the other one where it
-    /// was not there any more.
-    fn remove_half(&mut self, key: &FlowKey<A>, established: bool) -> Result<()> {
-        let (first, second) = match established {
-            true => (&mut self.flows, &mut self.transient),
-            false => (&mut self.transient, &mut self.flows),
-        };
-        match first.remove(key) {
-            Ok(()) => Ok(()),
-            gone => {
-                removed(names::FLOWS4, gone)?;
-                removed(names::TRANSIENT4, second.remove(key))
-            }
-        }
     }
 
     /// Is an outside port to be given back? The one flow that a mapping was made with is

@@ -2,34 +2,59 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::Hash,
     net::{IpAddr, SocketAddr},
 };
 
-use aya::Pod;
+use aya::{
+    Pod,
+    maps::{Array, MapData},
+};
 use netbpf_common::{
     addr::{self, Addr, OfFamily},
     flow::{State, Timeouts, state},
     maps::{
         Config, Flow, FlowKey,
+        evictable::{OCCUPANCY, established_index},
         flows::{FLOW_ORIGINAL, KIND_LOCAL, KIND_PUBLISH, arrival_container, is_of_port},
     },
+    names,
     time::{Ticks, since, ticks, ticks_to_millis},
 };
 
 use super::{
-    Datapath, Result, attach::monotonic, collect::InUse, events::Tuple, load, pages::Page,
-    tables::FlowTables, types::FlowRecord,
+    Datapath, Result,
+    attach::monotonic,
+    collect::InUse,
+    events::Tuple,
+    load,
+    pages::Page,
+    tables::{FlowTables, Written},
+    types::{DatapathError, FlowRecord},
 };
 
 /// The flow tables of both families.
 pub(super) struct Flows {
     pub v4: FlowTables<[u8; 4]>,
     pub v6: FlowTables<[u8; 16]>,
+    pub occupancy: Array<MapData, u64>,
 }
 
 impl Flows {
+    /// How many flows of a family are established, as the programs count them.
+    pub fn established(&self, is_v6: bool) -> Result<u64> {
+        let count = self.occupancy.get(&established_index(is_v6), 0);
+        count.map_err(|e| DatapathError::other("read map occupancy", load::chain(&e)))
+    }
+
+    /// Puts it right: programs are not told of what the daemon removes.
+    pub fn count_established(&mut self, is_v6: bool, count: u64) -> Result<()> {
+        self.occupancy
+            .set(established_index(is_v6), count, 0)
+            .written(names::OCCUPANCY, OCCUPANCY)
+    }
+
     /// The outside ports that are in use.
     pub fn in_use(&self) -> Result<InUse> {
         let mut all = InUse::new();
@@ -149,34 +174,26 @@ impl<'a> Ended<'a> {
 }
 
 impl<A: Address> FlowTables<A> {
-    /// All flows by the half that began them, and what answers it. Established flows are read
-    /// before and after the others, so that one which moves meanwhile is seen wherever it
-    /// goes.
+    /// All flows by the half that began them, and what answers it.
     pub(super) fn for_each(
         &self,
         mut each: impl FnMut(&FlowKey<A>, &Flow<A>, Option<&Flow<A>>) -> Result<()>,
     ) -> Result<()> {
-        let mut seen = HashSet::new();
-        for table in [&self.flows, &self.transient, &self.flows] {
-            let mut page = Page::new();
-            while page.read(table)? {
-                for (key, flow) in page.entries() {
-                    if flow.flags & FLOW_ORIGINAL != 0 && seen.insert(key) {
-                        let reply = self.half(&key.reverse(&flow));
-                        each(&key, &flow, reply.as_ref())?;
-                    }
+        let mut page = Page::new();
+        while page.read(&self.flows)? {
+            for (key, flow) in page.entries() {
+                if flow.flags & FLOW_ORIGINAL != 0 {
+                    let reply = self.half(&key.reverse(&flow));
+                    each(&key, &flow, reply.as_ref())?;
                 }
             }
         }
         Ok(())
     }
 
-    /// A half as it is now, in whichever table.
+    /// A half as it is now.
     pub(super) fn half(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
-        self.flows
-            .get(key, 0)
-            .or_else(|_| self.transient.get(key, 0))
-            .ok()
+        self.flows.get(key, 0).ok()
     }
 
     /// Whether a published port's answers leave by this tuple.

@@ -21,10 +21,6 @@ use super::{
     types::{Collected, FlowRecord},
 };
 
-/// A flow that moves to the other table under the removal is removed there; this often
-/// it does not move.
-const TRIES: usize = 4;
-
 impl Datapath {
     /// Forgets the flows that are wanted, as [`Self::flows`] shows them, and the outside
     /// ports that no other uses.
@@ -102,19 +98,13 @@ impl<A: Address> FlowTables<A> {
 
     /// Removes a flow unless it was begun anew since it was read.
     fn remove(&mut self, key: &FlowKey<A>, reverse: &FlowKey<A>, flow: &Flow<A>) -> Result<bool> {
-        let mut found = false;
-        for _ in 0..TRIES {
-            let still = |f: Flow<A>| f.created == flow.created;
-            if !self.half(key).is_some_and(still) {
-                break;
-            }
-            for key in [key, reverse] {
-                removed(names::TRANSIENT4, self.transient.remove(key))?;
-                removed(names::FLOWS4, self.flows.remove(key))?;
-            }
-            found = true;
+        if self.half(key).is_none_or(|f| f.created != flow.created) {
+            return Ok(false);
         }
-        Ok(found)
+        for key in [key, reverse] {
+            removed(names::FLOWS4, self.flows.remove(key))?;
+        }
+        Ok(true)
     }
 
     /// Gives an outside port back, unless a flow was made with it meanwhile. One that is

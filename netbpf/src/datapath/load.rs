@@ -9,11 +9,15 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Array, MapData, MapInfo},
+    maps::{Array, Map, MapData, MapInfo},
     programs::Program,
     util::nr_cpus,
 };
-use netbpf_common::{abi::ABI, maps::Config, names};
+use netbpf_common::{
+    abi::ABI,
+    maps::{Config, evictable::evictable_entries},
+    names,
+};
 
 use super::{
     GATEWAY_MAC, Result,
@@ -169,19 +173,18 @@ fn pin_program(program: &mut Program, bpffs: &Path, name: &str) -> Result<()> {
 /// Entries of the maps whose size is configured.
 fn sizes_of(sizes: Sizes) -> HashMap<&'static str, u32> {
     let (endpoints, flows) = (sizes.endpoints, sizes.flows.max(64));
-    // These take all of their memory at once, and hold what is opening or over, which is
-    // the lesser part of many.
-    let transient = flows.min((flows / 4).max(65_536));
+    let evictable = evictable_entries(flows);
+    let halves = (flows + evictable) * 2;
     HashMap::from([
         (names::ENDPOINTS, endpoints * 2),
         (names::VETHS, endpoints),
         // Of most endpoints one or two, and of all else.
         (names::RECORDS, endpoints * 2 + 4096),
         (names::ENDPOINT_STATS, endpoints),
-        (names::FLOWS4, flows * 2),
-        (names::FLOWS6, flows * 2),
-        (names::TRANSIENT4, transient),
-        (names::TRANSIENT6, transient),
+        (names::FLOWS4, halves),
+        (names::FLOWS6, halves),
+        (names::EVICTABLE4, evictable),
+        (names::EVICTABLE6, evictable),
         (names::MAPPINGS4, flows),
         (names::MAPPINGS6, flows),
         (names::OUTSIDE4, flows),
@@ -220,8 +223,7 @@ fn pinned_config(bpffs: &Path) -> Result<Option<Config>> {
     if info.value_size() != size_of::<Config>() as u32 {
         return Err(layout(0));
     }
-    let config: Array<_, Config> =
-        Array::try_from(aya::maps::Map::Array(data)).map_err(|e| failed(&e))?;
+    let config: Array<_, Config> = Array::try_from(Map::Array(data)).map_err(|e| failed(&e))?;
     match config.get(&0, 0) {
         // Made, but not yet written when its daemon was killed.
         Ok(config) if config.abi == ABI || config.abi == 0 => Ok(Some(config)),
@@ -302,21 +304,41 @@ pub(super) fn fits(bpffs: &Path, sizes: Sizes) -> Result<Vec<(&'static str, Fit)
 }
 
 /// `is_loaded`: the programs are those of before.
-fn set_config(ebpf: &mut Ebpf, options: &Options, is_loaded: bool) -> Result<()> {
+fn set_config(object: &mut Ebpf, options: &Options, is_loaded: bool) -> Result<()> {
+    // Maps that were there have the size of then.
+    let least = |a, b| Ok(entries(object, a)?.min(entries(object, b)?));
+    let evictable: u32 = least(names::EVICTABLE4, names::EVICTABLE6)?;
+    let halves: u32 = least(names::FLOWS4, names::FLOWS6)?;
+    let established = (halves / 2).saturating_sub(evictable);
     let value = |before: &Config| Config {
         abi: ABI,
         events: 0,
         gateway_mac: GATEWAY_MAC,
         // Others may have begun flows, and go on until they are replaced.
         arrivals: before.arrivals * u8::from(is_loaded),
-        reserved: [0; 4],
+        evictable,
+        established,
         client_rate: options.client_rate,
         netns_cookie: options.netns_cookie,
         timeouts: options.timeouts,
         // The overlay goes on as it was until it is said anew.
         ..*before
     };
-    change_config(&mut config(ebpf)?, |config| *config = value(config))
+    change_config(&mut config(object)?, |config| *config = value(config))
+}
+
+/// How many a map has room for.
+fn entries(ebpf: &Ebpf, name: &str) -> Result<u32> {
+    let failed =
+        |e: &dyn std::error::Error| DatapathError::other(format!("read map {name}"), chain(e));
+    let map = ebpf.map(name);
+    let Some(Map::Array(data) | Map::HashMap(data)) = map else {
+        return Err(DatapathError::other(
+            "load",
+            format!("no map {name} in the object"),
+        ));
+    };
+    Ok(data.info().map_err(|e| failed(&e))?.max_entries())
 }
 
 /// The map of what all programs need to know.

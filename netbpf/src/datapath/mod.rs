@@ -124,6 +124,7 @@ impl Datapath {
         let flows = Flows {
             v4: FlowTables::open4(&mut ebpf, options.timeouts)?,
             v6: FlowTables::open6(&mut ebpf, options.timeouts)?,
+            occupancy: tables::take(&mut ebpf, names::OCCUPANCY)?,
         };
         Ok(Datapath {
             bpffs: options.bpffs.clone(),

@@ -42,7 +42,6 @@ use crate::sys::fault;
 /// The flow tables of one family.
 pub(super) struct FlowTables<A: OfFamily> {
     pub flows: Paged<FlowKey<A>, Flow<A>>,
-    pub transient: Paged<FlowKey<A>, Flow<A>>,
     pub mappings: Paged<MappingKey<A>, Mapping<A>>,
     pub outside: Paged<OutsideKey<A>, Outside<A>>,
     pub fragments: Paged<FragmentKey<A>, FragmentOf<A>>,
@@ -114,7 +113,6 @@ impl FlowTables<[u8; 4]> {
         Ok(FlowTables {
             timeouts,
             flows: Paged::take(ebpf, names::FLOWS4)?,
-            transient: Paged::take(ebpf, names::TRANSIENT4)?,
             mappings: Paged::take(ebpf, names::MAPPINGS4)?,
             outside: Paged::take(ebpf, names::OUTSIDE4)?,
             fragments: Paged::take(ebpf, names::FRAGMENTS4)?,
@@ -128,7 +126,6 @@ impl FlowTables<[u8; 16]> {
         Ok(FlowTables {
             timeouts,
             flows: Paged::take(ebpf, names::FLOWS6)?,
-            transient: Paged::take(ebpf, names::TRANSIENT6)?,
             mappings: Paged::take(ebpf, names::MAPPINGS6)?,
             outside: Paged::take(ebpf, names::OUTSIDE6)?,
             fragments: Paged::take(ebpf, names::FRAGMENTS6)?,

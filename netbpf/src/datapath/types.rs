@@ -216,6 +216,15 @@ pub struct MapUsage {
     pub max_entries: u64,
 }
 
+/// How many flows of a family are established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Established {
+    pub is_v6: bool,
+    pub flows: u64,
+    /// Further ones are served, but may be evicted.
+    pub most: u64,
+}
+
 /// A program and where it hangs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramUsage {

@@ -13,10 +13,10 @@ use aya::{
 use netbpf_common::names;
 
 use super::{
-    AttachKind, Datapath, DatapathError, MapUsage, ProgramUsage, Records, Result,
+    AttachKind, Datapath, DatapathError, Established, MapUsage, ProgramUsage, Records, Result,
     attach::name_of,
     linked_program,
-    load::chain,
+    load::{self, chain},
     pins::{self, Hook},
 };
 
@@ -38,6 +38,24 @@ impl Datapath {
         let counted = self.map_usage()?;
         *usage = Some((Instant::now(), began.elapsed(), counted.clone()));
         Ok(counted)
+    }
+
+    /// How many flows are established.
+    pub fn established(&self) -> Result<[Established; 2]> {
+        let config = load::config(&mut self.inner().ebpf)?.get(&0, 0);
+        let config = config.map_err(|e| DatapathError::other("read config", chain(&e)))?;
+        let tables = self.flow_tables();
+        let of = |is_v6| {
+            Ok(Established {
+                is_v6,
+                // Below 0 it may be for a moment.
+                flows: (tables.established(is_v6)?.cast_signed())
+                    .max(0)
+                    .cast_unsigned(),
+                most: config.established.into(),
+            })
+        };
+        Ok([of(false)?, of(true)?])
     }
 
     /// How full the maps are.
@@ -79,8 +97,6 @@ impl Datapath {
             entries.extend([
                 (names::FLOWS4, t.v4.flows.count()?),
                 (names::FLOWS6, t.v6.flows.count()?),
-                (names::TRANSIENT4, t.v4.transient.count()?),
-                (names::TRANSIENT6, t.v6.transient.count()?),
                 (names::MAPPINGS4, t.v4.mappings.count()?),
                 (names::MAPPINGS6, t.v6.mappings.count()?),
                 (names::OUTSIDE4, t.v4.outside.count()?),

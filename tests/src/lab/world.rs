@@ -10,12 +10,13 @@ use serde_json::Value;
 use super::{Host, Namespace, sysctls};
 
 /// Maps whose entries come with traffic, and the one that copies also what was noted once.
-const NOT_COMPARED: [&str; 18] = [
+const NOT_COMPARED: [&str; 19] = [
     names::RECORDS,
     names::FLOWS4,
     names::FLOWS6,
-    names::TRANSIENT4,
-    names::TRANSIENT6,
+    names::EVICTABLE4,
+    names::EVICTABLE6,
+    names::OCCUPANCY,
     names::MAPPINGS4,
     names::MAPPINGS6,
     names::OUTSIDE4,

@@ -145,7 +145,8 @@ impl Traces {
         let ours = |name: &str| {
             let packets = [
                 "flows",
-                "transient",
+                "evictable",
+                "occupancy",
                 "mappings",
                 "outside",
                 "drops",

@@ -38,7 +38,7 @@ pub(super) const FULL: u32 = 1 << 16;
 const OWN: u32 = FULL + 1;
 
 /// Of the kernel, to an entry that is not to be replaced.
-const EEXIST: i32 = -17;
+pub(super) const EEXIST: i32 = -17;
 
 /// The port that the container's address and port has outside: the one it has
 /// already (RFC 4787 REQ-1), or a new one; 0 where there is none to be had. With it what is
@@ -268,8 +268,9 @@ fn release<F: Family>(room: &mut Room<F::Addr>, time: Ticks, idle: bool) -> bool
             if !state(protocol, flow.seen, other).is_over() {
                 return false;
             }
-            let _ = F::flows().remove(&room.reverse_key);
-            let _ = F::transient().remove(&room.reverse_key);
+            // As a whole: what is left of it would lead to whoever has the port next.
+            flow::remove::<F>(&room.reverse_key);
+            flow::remove::<F>(&room.forward_key);
         } else if since(time, mapping.last_used) <= TICKS_PER_SECOND {
             // One that was just made has no flow yet.
             return false;

@@ -28,7 +28,7 @@ use crate::{
 
 use super::{
     HAIRPIN, OF_HOST, OUTWARD,
-    outside::{FULL, TAKEN},
+    outside::{EEXIST, FULL, TAKEN},
     pool,
 };
 
@@ -152,7 +152,7 @@ pub fn record<F: Family>(
         TransportKind::Tcp => calls::window_scale(skb.raw(), ip.l4 as u32) as u8,
         _ => tcp::NO_SCALE,
     });
-    forward.reserved = [0];
+    forward.removed = 0;
     forward.reserved_addr = F::UNSPECIFIED;
     room.reverse = room.forward;
     room.reverse.packets = 0;
@@ -177,22 +177,12 @@ pub fn record<F: Family>(
         return TAKEN;
     }
     pool::expect(&room.reverse_key);
-    let transient = F::transient();
-    let flags = u64::from(BPF_NOEXIST);
-    if transient
-        .insert(&room.reverse_key, &room.reverse, flags)
-        .is_err()
-    {
-        // Another CPU was first, or there is no room, which an LRU table always has.
-        return TAKEN;
+    match flow::insert::<F>(room, u64::from(BPF_NOEXIST)) {
+        Ok(()) => WRITTEN,
+        // Another CPU was first.
+        Err(EEXIST) => TAKEN,
+        Err(_) => FULL,
     }
-    if transient
-        .insert(&room.forward_key, &room.forward, 0)
-        .is_err()
-    {
-        return FULL;
-    }
-    WRITTEN
 }
 
 /// Whether the reverse key in the room is nobody's, or a flow's of before: that of the
@@ -202,7 +192,6 @@ pub fn clear<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> bool {
     let Some(held) = flow::find::<F>(&room.reverse_key) else {
         return true;
     };
-    let transient = F::transient();
     if held.dst != p.ip.src || held.dport != p.t.sport {
         room.other_key = room.reverse_key.reverse(held);
         let (time, protocol) = (now(), p.ip.protocol);
@@ -217,10 +206,8 @@ pub fn clear<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> bool {
         {
             return false;
         }
-        let _ = F::flows().remove(&room.other_key);
-        let _ = transient.remove(&room.other_key);
+        flow::remove::<F>(&room.other_key);
     }
-    let _ = F::flows().remove(&room.reverse_key);
-    let _ = transient.remove(&room.reverse_key);
+    flow::remove::<F>(&room.reverse_key);
     true
 }

@@ -182,7 +182,7 @@ fn sort(endpoints: &mut [EndpointRates], order: Order) {
 
 /// Each is two entries, one for each direction.
 fn flows(status: &StatusInfo) -> u64 {
-    let of = ["flows4", "flows6", "transient4", "transient6"];
+    let of = ["flows4", "flows6"];
     let maps = status.maps.iter();
     let entries = maps.filter(|map| of.contains(&map.name.as_str()));
     entries.filter_map(|map| map.entries).sum::<u64>() / 2
@@ -328,7 +328,7 @@ mod tests {
             "version": "0", "node": "n1", "pid": 1, "kernel": "6.1", "uplinks": [],
             "programs": [], "maps": [
                 {"name": "flows4", "entries": 6, "max_entries": 10},
-                {"name": "transient6", "entries": 2, "max_entries": 10},
+                {"name": "flows6", "entries": 2, "max_entries": 10},
                 {"name": "ports", "entries": 9, "max_entries": 10},
             ],
             "features": {}, "networks": 1, "endpoints": 2, "notes": [],

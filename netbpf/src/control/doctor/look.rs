@@ -144,8 +144,11 @@ pub fn moving(inner: &Inner, seen: &Seen) -> Result<Vec<Finding>> {
     ));
     all.extend(of_firewall());
     all.extend(settings::mtu(&mtus(seen), &seen.uplinks));
-    let usage = datapath.recent_map_usage();
-    all.extend(or_unseen(Check::MapUsage, usage.map(|u| maps::usage(&u))));
+    let usage = datapath
+        .recent_map_usage()
+        .and_then(|maps| Ok((maps, datapath.established()?)));
+    let usage = usage.map(|(maps, established)| maps::usage(&maps, &established));
+    all.extend(or_unseen(Check::MapUsage, usage));
     let drops = datapath.drops(None);
     all.extend(or_unseen(Check::Drops, drops.map(|d| maps::drops(&d))));
     let lost = datapath.events_lost();

@@ -4,7 +4,7 @@ use netbpf_common::drop::DropReason;
 
 use super::findings::{Findings, RESTART, count};
 use crate::{
-    datapath::{Drift, DropCount, MapUsage},
+    datapath::{Drift, DropCount, Established, MapUsage},
     model::{Check, Finding},
 };
 
@@ -43,15 +43,30 @@ pub fn drift(drift: &[Drift]) -> Vec<Finding> {
     found.or_ok("maps", "their entries are as they should be")
 }
 
-/// Those that are nearly full. What is evicted of an LRU map is meant to be.
-pub fn usage(maps: &[MapUsage]) -> Vec<Finding> {
+/// Those that are nearly full. Of flows those count that are not evicted for others.
+pub fn usage(maps: &[MapUsage], established: &[Established]) -> Vec<Finding> {
     let mut found = Findings::of(Check::MapUsage);
-    for map in maps {
+    for of in established {
+        let percent = of.flows * 100 / of.most.max(1);
+        if percent > FULL {
+            let family = if of.is_v6 { 6 } else { 4 };
+            found.warning(
+                format!("map flows{family}"),
+                format!(
+                    "{} of {} flows that may be established are ({percent} %); of more, those \
+                     that are silent for longest may be forgotten",
+                    of.flows, of.most
+                ),
+                "raise --max-flows, which takes effect after netbpf teardown",
+            );
+        }
+    }
+    for map in maps.iter().filter(|map| !map.name.starts_with("flows")) {
         let Some(entries) = map.entries.filter(|_| map.max_entries > 0) else {
             continue;
         };
         let percent = entries * 100 / map.max_entries;
-        if percent > FULL && !map.name.starts_with("transient") {
+        if percent > FULL {
             found.warning(
                 format!("map {}", map.name),
                 format!(
@@ -127,15 +142,27 @@ mod tests {
             entries,
             max_entries,
         };
+        let flows = |is_v6, flows| Established {
+            is_v6,
+            flows,
+            most: 100,
+        };
         let maps = [
-            map("flows4", Some(81), 100),
-            map("flows6", Some(80), 100),
-            map("transient4", Some(100), 100),
+            map("ports", Some(81), 100),
+            map("vteps", Some(80), 100),
+            // Some may be evicted.
+            map("flows4", Some(100), 100),
             map("drops", None, 64),
             map("host_marks", Some(1), 0),
         ];
-        assert_eq!(short(&usage(&maps)), [(Warning, "map flows4")]);
-        assert_eq!(short(&usage(&maps[1..])), [(Ok, "maps")]);
+        assert_eq!(short(&usage(&maps, &[])), [(Warning, "map ports")]);
+        let most = [flows(false, 80), flows(true, 80)];
+        assert_eq!(short(&usage(&maps[1..], &most)), [(Ok, "maps")]);
+        let more = [flows(false, 81), flows(true, 300)];
+        assert_eq!(
+            short(&usage(&maps[1..], &more)),
+            [(Warning, "map flows4"), (Warning, "map flows6")]
+        );
     }
 
     #[test]
