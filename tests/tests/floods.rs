@@ -20,8 +20,8 @@ use netbpf_tests::{
     packets::Way,
 };
 
-/// Halves of flows that may be opening or closed, and half of those established: more
-/// than come while a program answers.
+/// Flows that may be opening or over, and as many that are established: more
+/// than come while a program answers. Each has two halves.
 const FLOWS: u64 = 4096;
 
 struct Shop {
@@ -70,7 +70,7 @@ fn frames(shop: &Shop, family: Family, tcp: bool) -> Vec<Vec<u8>> {
         }
     };
     let (from_mac, to_mac) = (client.mac("eth0"), host.mac("up0"));
-    (0..5000)
+    (0..10_000)
         .map(|n| {
             let way = Way::new(from_mac, to_mac, source(n), family.ip(HOST));
             match tcp {
@@ -123,7 +123,7 @@ fn serves_all_under(shop: &Shop, family: Family, flood: impl FnOnce() -> Flood) 
     let flood = flood();
     within(SOON, "the table of new flows is full", || {
         let map = family.of(["flows4", "flows6"]);
-        flood.sent() > FLOWS && entries(shop, map) >= FLOWS * 3 / 4
+        flood.sent() > FLOWS && entries(shop, map) >= 2 * FLOWS * 3 / 4
     });
     for _ in 0..15 {
         assert_eq!(shop.street.client.fetch(host, 8080).peer, family.ip(CLIENT));

@@ -4,7 +4,9 @@
 //! A flow is a pair of entries, one for each direction, each found by the tuple
 //! of the packet as it arrives. Either half tells the other: the tuple that a
 //! packet leaves with, turned round, is the key of the reverse half, so half a
-//! flow can be mended. Those of an established flow are only removed as a pair.
+//! flow can be mended. A flow is removed as a
+//! pair, but for one whose published port was taken back: the container's half answers until
+//! it is collected.
 
 use crate::{
     assert_layout,

@@ -2,10 +2,13 @@
 //! evicts the one that has been there for longest. Established ones are counted, so that they
 //! leave room for the others.
 
-use netbpf_common::maps::{
-    Evictable, Flow,
-    evictable::{CHANCES, established_index, hand_index},
-    flows::{FLOW_ESTABLISHED, FLOW_ORIGINAL},
+use netbpf_common::{
+    maps::{
+        Evictable, Flow,
+        evictable::{CHANCES, established_index, hand_index},
+        flows::{FLOW_ESTABLISHED, FLOW_ORIGINAL},
+    },
+    time::since,
 };
 
 use super::flow;
@@ -106,27 +109,27 @@ fn evict<F: Family>(room: &mut Room<F::Addr>, used: bool) -> Outcome {
     {
         return NOBODY;
     }
-    if held.last_seen != room.victim.last_seen && !used {
+    if since(held.last_seen, room.victim.last_seen) != 0 && !used {
         room.victim.last_seen = held.last_seen;
         return PASSED_OVER;
     }
     room.other_key = room.victim.key.reverse(held);
     // The outside port of a flow that is over may be another one's by now.
-    let is_its = flow::find::<F>(&room.other_key).is_some_and(|other| {
-        other.created == room.victim.created && other.flags & FLOW_ESTABLISHED == 0
-    });
+    let is_its =
+        flow::find::<F>(&room.other_key).is_some_and(|other| other.created == room.victim.created);
     // What was read of it counts if it was there all the time.
     let flows = F::flows();
     if flows.get_ptr_mut(&room.victim.key) != Some(core::ptr::from_mut(held)) {
         return NOBODY;
     }
     // Either it is removed here, or another CPU, for which it is established at this very
-    // moment, finds it marked, and does not count it.
-    if fetch_or(held, REMOVED) & ESTABLISHED != 0 {
-        fetch_and(held, !REMOVED);
-        return NOBODY;
+    // moment, has said so before.
+    if !claim(held) {
+        return PASSED_OVER;
     }
     if flows.remove(&room.victim.key).is_err() {
+        // It was another flow's already.
+        fetch_and(held, !REMOVED);
         return NOBODY;
     }
     if is_its {
@@ -165,7 +168,8 @@ fn advance<F: Family>() -> u32 {
     next as u32
 }
 
-/// The flow may not be evicted from now on; `false`: there are as many such as may be.
+/// The flow may not be evicted from now on; `false`: it is evicted at this moment, or there are
+/// as many such as may be.
 /// Whatever other CPUs do, it is counted once.
 #[inline(always)]
 pub fn settle<F: Family>(original: &mut Flow<F::Addr>, reply: &mut Flow<F::Addr>) -> bool {
@@ -179,23 +183,58 @@ pub fn settle<F: Family>(original: &mut Flow<F::Addr>, reply: &mut Flow<F::Addr>
     if now >= i64::from(most) {
         return false;
     }
-    fetch_or(reply, ESTABLISHED);
-    if fetch_or(original, ESTABLISHED) & (ESTABLISHED | REMOVED) == 0 {
+    let was = fetch_or(original, ESTABLISHED);
+    if was & REMOVED != 0 {
+        return false;
+    }
+    if was & ESTABLISHED == 0 {
         add(count, 1);
     }
+    fetch_or(reply, ESTABLISHED);
     true
 }
 
 /// The flow may be evicted from now on; `false`: another CPU has said so already.
 #[inline(always)]
 pub fn unsettle<F: Family>(original: &mut Flow<F::Addr>, reply: &mut Flow<F::Addr>) -> bool {
-    fetch_and(reply, !ESTABLISHED);
     let was = fetch_and(original, !ESTABLISHED);
+    fetch_and(reply, !ESTABLISHED);
     let is_first = was & (ESTABLISHED | REMOVED) == ESTABLISHED;
     if is_first {
         leave::<F>();
     }
     is_first
+}
+
+/// Marks a flow that may be evicted as one that is about to be; `false`: it may not, or another
+/// CPU does something to it.
+#[inline(always)]
+fn claim<A>(held: &mut Flow<A>) -> bool {
+    let (word, shift) = word(held);
+    // SAFETY: eight aligned bytes within the flow.
+    let old = unsafe { core::ptr::read_volatile(word.cast::<u64>()) };
+    if (old >> shift) as u32 & (ESTABLISHED | REMOVED) != 0 {
+        return false;
+    }
+    let new = old | u64::from(REMOVED) << shift;
+    let mut found = old;
+    // SAFETY: as above. The target has no compare_exchange in Rust.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({p} + 0, r0, {n})",
+            p = in(reg) word,
+            n = in(reg) new,
+            inout("r0") found,
+        );
+    }
+    found == old
+}
+
+/// Notes what a half has seen; its flags before. Of two CPUs that note something of both
+/// halves at once, one sees what the other has noted.
+#[inline(always)]
+pub fn note<A>(half: &mut Flow<A>, seen: u8) -> u8 {
+    (fetch_or(half, u32::from(seen) << 16) >> 8) as u8
 }
 
 /// The half is about to be removed.

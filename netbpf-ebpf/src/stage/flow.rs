@@ -233,8 +233,9 @@ pub struct Taken {
     flags: u8,
     kind: u8,
     mtu: u16,
-    /// It is what was found: established, and begun before the program looked for it. Memory
-    /// that has become another flow's since is of one that began since.
+    /// It is what was found: established, and begun before the program looked for it, by more
+    /// than a flow may take from its time to its entry. Memory that has become another flow's
+    /// since is of one that began since.
     is_sure: bool,
     delivered: Coded,
 }
@@ -275,7 +276,7 @@ fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>, time: Ticks) 
     compiler_fence(Ordering::SeqCst);
     // SAFETY: as `flow`, which others may write.
     let created = unsafe { core::ptr::read_volatile(&raw const flow.created) };
-    taken.is_sure = taken.flags & FLOW_ESTABLISHED != 0 && since(time, created) != 0;
+    taken.is_sure = taken.flags & FLOW_ESTABLISHED != 0 && since(time, created) > 1;
     taken
 }
 
@@ -475,13 +476,10 @@ pub fn advance<F: Family>(
         forget::<F>(key, flow, room);
         return Ok(OVER);
     }
-    flow.seen |= seen;
+    let settled = evict::note(flow, seen) & FLOW_ESTABLISHED != 0;
     // Again: of two last segments at once, one sees what the other noted.
-    let other_seen = other.as_ref().map_or(0, |other| {
-        // SAFETY: as `other`, which others may write.
-        unsafe { core::ptr::read_volatile(&raw const other.seen) }
-    });
-    let state = both(flow, key.protocol, flow.seen, other_seen);
+    let other_seen = other.as_deref().map_or(0, seen_now);
+    let state = both(flow, key.protocol, seen_now(flow), other_seen);
     if flow.kind == KIND_MASQUERADE && state.is_over() && !before.is_over() {
         masquerade::ended::<F>(p, flow, room);
     }
@@ -495,8 +493,10 @@ pub fn advance<F: Family>(
         }
         return Ok(STAYED);
     };
-    let settled = flow.flags & FLOW_ESTABLISHED != 0;
     let ends = state.is_over() && !before.is_over();
+    let mut over = settled && state.is_over();
+    // Of two CPUs that begin a flow at once, the halves of both may be left.
+    let is_pair = other.created == flow.created;
     // Only by a packet of the side that began it: one forged request and its
     // answer would otherwise make a flow that nothing evicts.
     if !settled
@@ -504,12 +504,16 @@ pub fn advance<F: Family>(
         && matches!(state, State::Established | State::HalfClosed)
     {
         // Where too many are, the flow goes on, but may be evicted.
-        return Ok(match evict::settle::<F>(flow, other) {
-            true => SETTLED,
-            false => STAYED,
-        });
+        if !is_pair || !evict::settle::<F>(flow, other) {
+            return Ok(STAYED);
+        }
+        // Another CPU may have seen its end before it was established.
+        over = both(flow, key.protocol, seen_now(flow), seen_now(other)).is_over();
+        if !over {
+            return Ok(SETTLED);
+        }
     }
-    if settled && state.is_over() {
+    if over && is_pair {
         let is_original = flow.flags & FLOW_ORIGINAL != 0;
         let (half, reply) = match is_original {
             true => (flow, other),
@@ -524,6 +528,13 @@ pub fn advance<F: Family>(
         }
     }
     Ok(if ends { CLOSED } else { STAYED })
+}
+
+/// What a half has seen, as it is at this moment.
+#[inline(always)]
+fn seen_now<A>(half: &Flow<A>) -> u8 {
+    // SAFETY: as `half`, which other CPUs may write.
+    unsafe { core::ptr::read_volatile(&raw const half.seen) }
 }
 
 /// Who sends the packets of a half that arrive from that side.
@@ -548,9 +559,20 @@ fn both<A>(flow: &Flow<A>, protocol: u8, own: u8, other: u8) -> State {
 
 /// Removes both halves.
 #[inline(always)]
-pub fn forget<F: Family>(key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>, room: &mut Room<F::Addr>) {
+pub fn forget<F: Family>(
+    key: &FlowKey<F::Addr>,
+    flow: &mut Flow<F::Addr>,
+    room: &mut Room<F::Addr>,
+) {
     room.reverse_key = key.reverse(flow);
     room.forward_key = *key;
+    let created = flow.created;
+    // What was read of it counts if it was there all the time.
+    if F::flows().get_ptr_mut(&room.forward_key) != Some(core::ptr::from_mut(flow)) {
+        return;
+    }
     remove::<F>(&room.forward_key);
-    remove::<F>(&room.reverse_key);
+    if find::<F>(&room.reverse_key).is_some_and(|other| other.created == created) {
+        remove::<F>(&room.reverse_key);
+    }
 }

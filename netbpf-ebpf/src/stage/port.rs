@@ -495,6 +495,7 @@ pub fn try_source<F: Family>(
                 || held.sport != room.reverse.sport
                 || held.dst != room.reverse.dst
                 || held.dport != room.reverse.dport
+                || held.other_arrival != room.reverse.other_arrival
         }
         None => false,
     };

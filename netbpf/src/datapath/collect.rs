@@ -46,6 +46,8 @@ impl Datapath {
             tell,
         };
         let (mut v4, mut v6) = (Collection::new(&round), Collection::new(&round));
+        v4.before_first = self.flow_tables().established(false)?;
+        v6.before_first = self.flow_tables().established(true)?;
         while v4.step(&mut self.flow_tables().v4)? {
             self.note_established(&mut v4, false)?;
         }
@@ -67,7 +69,7 @@ impl Datapath {
     ) -> Result<()> {
         let tables = &mut *self.flow_tables();
         let now = tables.established(is_v6)?;
-        let before = *collection.before_first.get_or_insert(now);
+        let before = collection.before_first;
         if matches!(collection.at, At::Mappings(_)) && !collection.is_noted {
             collection.is_noted = true;
             let since = (now as i64).saturating_sub(before as i64).max(0) as u64;
@@ -118,8 +120,8 @@ pub(super) struct Collection<'a, A> {
     in_use: InUse,
     /// Flows that are established, of those that were looked at.
     established: u64,
-    /// What the programs had counted after the first page.
-    before_first: Option<u64>,
+    /// What the programs had counted before it.
+    before_first: u64,
     is_noted: bool,
 }
 
@@ -144,7 +146,7 @@ impl<'a, A: Address> Collection<'a, A> {
             collected: Collected::default(),
             in_use: InUse::new(),
             established: 0,
-            before_first: None,
+            before_first: 0,
             is_noted: false,
         }
     }

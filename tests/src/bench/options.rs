@@ -20,6 +20,9 @@ pub struct Options {
     /// Write the page for docs/performance.md there
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// Write a chart of the ratios there, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Only a packet's cost in each program, and the size of the programs: half a minute
     #[arg(long)]
     pub rows: bool,

@@ -31,8 +31,11 @@ fn run(options: &Options) -> Result<()> {
         let text = serde_json::to_string_pretty(&results)? + "\n";
         write(path, &text)?;
     }
+    if let Some(path) = &options.svg {
+        write(path, &report::chart(&results))?;
+    }
     if let Some(path) = &options.markdown {
-        let text = report::markdown(&results);
+        let text = report::markdown(&results, options.svg.as_deref());
         write(path, &text)?;
     }
     Ok(())

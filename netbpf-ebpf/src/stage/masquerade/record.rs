@@ -192,7 +192,7 @@ pub fn clear<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> bool {
     let Some(held) = flow::find::<F>(&room.reverse_key) else {
         return true;
     };
-    if held.dst != p.ip.src || held.dport != p.t.sport {
+    if held.dst != p.ip.src || held.dport != p.t.sport || held.other_arrival != p.key.arrival {
         room.other_key = room.reverse_key.reverse(held);
         let (time, protocol) = (now(), p.ip.protocol);
         let (mut seen, mut silent) = (0, since(time, held.last_seen));

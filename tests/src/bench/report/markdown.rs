@@ -1,6 +1,6 @@
 //! docs/performance.md.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use super::{by_flows, by_nodes, by_size, noisy, of_programs, of_rows, p99, ratio, value};
 use crate::bench::{
@@ -11,12 +11,16 @@ use crate::bench::{
     worlds::{Kind, Way},
 };
 
-/// The page.
-pub fn markdown(results: &Results) -> String {
+/// The page, with the chart if there is one.
+pub fn markdown(results: &Results, chart: Option<&Path>) -> String {
     if let Some(rows) = &results.rows {
         return rows_page(results, rows);
     }
     let mut page = head(results);
+    if let Some(name) = chart.and_then(Path::file_name) {
+        let name = name.display();
+        _ = writeln!(page, "\n![How many times better netbpf is]({name})");
+    }
     for way in Way::ALL {
         section(&mut page, results, way);
     }
@@ -81,8 +85,8 @@ fn head(results: &Results) -> String {
     let mut page = String::from("# Performance\n\n");
     _ = writeln!(
         page,
-        "Made by `cargo xtask bench --markdown docs/performance.md`; `--json FILE` has every\n\
-         sample. Repeat it on your own machine: it takes {} seconds and builds everything\n\
+        "Made by `cargo xtask bench --markdown docs/performance.md --svg docs/performance.svg`;\n\
+         `--json FILE` has every sample. Repeat it on your own machine: it takes {} seconds and builds everything\n\
          in namespaces of its own.\n",
         results.seconds
     );

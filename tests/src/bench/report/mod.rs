@@ -1,10 +1,12 @@
 //! What a run prints and writes.
 
+mod chart;
 mod markdown;
 mod programs;
 mod progress;
 mod table;
 
+pub use chart::chart;
 pub use markdown::markdown;
 pub use programs::programs;
 pub use progress::Progress;
