@@ -15,7 +15,8 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, HOST},
     },
-    rows::{OPTIONS, Rig, RigOptions, with_rig_of},
+    packets::Segment,
+    rows::{self, OPTIONS, Rig, RigOptions, with_rig_of},
 };
 
 const UDP: u8 = 17;
@@ -232,6 +233,39 @@ fn one_that_ends_when_its_own_place_comes_round_stays() {
         // It has that place alone.
         (0..MOST).for_each(|n| service.ask(2000 + n));
         assert_eq!(service.there(), (2000..2000 + MOST).collect());
+    });
+}
+
+/// Whatever ends one, it is taken off the count once.
+#[test]
+fn what_is_established_no_more_is_not_counted() {
+    each("counted_once", |service| {
+        let rig = service.rig;
+        // Begun anew from the same port, with another number.
+        service.sends(30_800, "S");
+        service.comes_back(30_800, "SA");
+        service.sends(30_800, "A");
+        assert_eq!(service.established(), 1);
+        let anew = Segment {
+            flags: "S",
+            seq: 77_777_777,
+            ..Segment::default()
+        };
+        let way = rig.from(&rig.web, service.family.ip(CLIENT));
+        let anew = way.segment((30_800, 80), &anew);
+        service.goes(FROM_CONTAINER, rig.web.ifindex(), &anew);
+        assert_eq!(service.established(), 0);
+        assert!(service.there().contains(&30_800));
+
+        // Its port was taken back, and published again.
+        service.establish(900);
+        assert_eq!(service.established(), 1);
+        let taken = rows::service(UDP, 5300, vec![rows::backend(1, &rig.web, 53, 1)]);
+        rig.datapath.unpublish(&taken).expect("taken back");
+        rig.datapath.end_slot(1).expect("ended");
+        rig.publish(1, UDP, 5300, &rig.web, 53);
+        service.ask(900);
+        assert_eq!(service.established(), 0);
     });
 }
 
