@@ -91,6 +91,8 @@ pub struct Room<A> {
     pub other_key: FlowKey<A>,
     /// The flow that is to take a place among those that may be evicted.
     pub evictable: Evictable<A>,
+    /// Not 0: it is to, once its change of state is done.
+    pub queues: u32,
     /// Who has the place so far.
     pub victim: Evictable<A>,
     /// When a mapping that is made now may be taken for another.

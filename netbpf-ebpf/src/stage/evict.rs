@@ -13,6 +13,7 @@ use netbpf_common::{
 
 use super::flow;
 use crate::{
+    ctx::opaque,
     family::{Family, Room},
     maps::{CONFIG, OCCUPANCY},
 };
@@ -83,18 +84,22 @@ pub fn place<F: Family>(room: &mut Room<F::Addr>, used: bool, take: bool) -> Out
     outcome
 }
 
-/// Field by field: as a whole it would be a call that copies byte by byte.
+/// Word by word: as a whole it would be a call that copies byte by byte, and takes stack.
 #[inline(always)]
-fn copy<A: Copy>(to: &mut Evictable<A>, from: &Evictable<A>) {
-    to.key.src = from.key.src;
-    to.key.dst = from.key.dst;
-    to.key.sport = from.key.sport;
-    to.key.dport = from.key.dport;
-    to.key.protocol = from.key.protocol;
-    to.key.reserved = 0;
-    to.key.arrival = from.key.arrival;
-    to.created = from.created;
-    to.last_seen = from.last_seen;
+fn copy<A>(to: &mut Evictable<A>, from: &Evictable<A>) {
+    let (to, from) = (core::ptr::from_mut(to).cast::<u32>(), words(from));
+    let mut word = 0;
+    while word < const { size_of::<Evictable<A>>() / 4 } {
+        // SAFETY: both are as long, and aligned to their numbers.
+        unsafe { to.add(word).write(from.add(word).read()) };
+        // Unrolled it would take stack, too.
+        word = opaque(word + 1);
+    }
+}
+
+#[inline(always)]
+fn words<A>(of: &Evictable<A>) -> *const u32 {
+    core::ptr::from_ref(of).cast()
 }
 
 /// Evicts the flow whose place was read, if it is there, may be evicted, and was not used since,
@@ -138,15 +143,17 @@ fn evict<F: Family>(room: &mut Room<F::Addr>, used: bool) -> Outcome {
     EVICTED
 }
 
+/// The same flow, whenever it was seen.
 #[inline(always)]
-fn is_same<A: PartialEq>(a: &Evictable<A>, b: &Evictable<A>) -> bool {
-    a.created == b.created
-        && a.key.sport == b.key.sport
-        && a.key.dport == b.key.dport
-        && a.key.protocol == b.key.protocol
-        && a.key.arrival == b.key.arrival
-        && a.key.src == b.key.src
-        && a.key.dst == b.key.dst
+fn is_same<A>(a: &Evictable<A>, b: &Evictable<A>) -> bool {
+    let (a, b) = (words(a), words(b));
+    let (mut word, mut differs) = (0, 0);
+    while word < const { core::mem::offset_of!(Evictable<A>, last_seen) / 4 } {
+        // SAFETY: within both.
+        differs |= unsafe { a.add(word).read() ^ b.add(word).read() };
+        word = opaque(word + 1);
+    }
+    differs == 0
 }
 
 /// The next place, which no other CPU gets until all others were given out.

@@ -129,6 +129,10 @@ pub fn follow<F: Family>(
             }
             _ => return Ok(Coded::NOT_FOLLOWED),
         }
+        // Not there: all of it together has more stack than there is.
+        if room.queues != 0 {
+            evict::queue::<F>();
+        }
     } else if flow.seen & seen != seen {
         flow.seen |= seen;
     }
@@ -445,6 +449,7 @@ pub fn advance<F: Family>(
     scale: u8,
 ) -> Step {
     let key = &p.key;
+    room.queues = 0;
     let Some(flow) = find::<F>(key) else {
         return Ok(OVER);
     };
@@ -524,7 +529,7 @@ pub fn advance<F: Family>(
             room.evictable.created = half.created;
             // Of this packet, too, as `follow` notes next.
             room.evictable.last_seen = if is_original { now() } else { half.last_seen };
-            evict::queue::<F>();
+            room.queues = 1;
         }
     }
     Ok(if ends { CLOSED } else { STAYED })
