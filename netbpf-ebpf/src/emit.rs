@@ -9,7 +9,7 @@ use netbpf_common::{
 };
 
 use crate::{
-    calls,
+    atomic, calls,
     ctx::Skb,
     family::{Family, Packet, V4, V6},
     frame::Frame,
@@ -26,10 +26,7 @@ pub const SHOT: i32 = 2;
 #[inline(always)]
 fn add(counter: *mut u64, value: u64) {
     // SAFETY: `counter` points into a map value; this is its only use here.
-    // The target has no fetch_add in Rust.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) counter, v = in(reg) value)
-    };
+    unsafe { atomic::add(counter, value) };
 }
 
 #[inline(always)]

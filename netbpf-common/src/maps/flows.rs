@@ -4,9 +4,8 @@
 //! A flow is a pair of entries, one for each direction, each found by the tuple
 //! of the packet as it arrives. Either half tells the other: the tuple that a
 //! packet leaves with, turned round, is the key of the reverse half, so half a
-//! flow can be mended. A flow is removed as a
-//! pair, but for one whose published port was taken back: the container's half answers until
-//! it is collected.
+//! flow can be mended. A flow is removed as a pair, but for one whose published port was
+//! taken back: the container's half answers until it is collected.
 
 use crate::{
     assert_layout,
@@ -67,12 +66,6 @@ pub const FLOW_ETHERNET: u8 = 1 << 3;
 /// is then left to find.
 pub const FLOW_FOREIGN_NEXT_HOP: u8 = 1 << 4;
 
-/// Of the half that says whether its flow is established, and counted as such.
-#[inline(always)]
-pub const fn is_counted(flags: u8) -> bool {
-    flags & (FLOW_ESTABLISHED | FLOW_ORIGINAL) == FLOW_ESTABLISHED | FLOW_ORIGINAL
-}
-
 /// This half leads to the host itself, by `lo`.
 pub const FLOW_TO_HOST: u8 = 1 << 5;
 
@@ -82,6 +75,12 @@ pub const FLOW_HAIRPIN: u8 = 1 << 6;
 /// Both halves are of a connection of the host's own: a packet keeps its way, and all but the
 /// host's port, which a container has towards the same remote.
 pub const FLOW_OF_HOST: u8 = 1 << 7;
+
+/// Of the half that says whether its flow is established, and counted as such.
+#[inline(always)]
+pub const fn is_counted(flags: u8) -> bool {
+    flags & (FLOW_ESTABLISHED | FLOW_ORIGINAL) == FLOW_ESTABLISHED | FLOW_ORIGINAL
+}
 
 /// What made the flow.
 pub const KIND_PUBLISH: u8 = 1;

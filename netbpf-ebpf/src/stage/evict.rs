@@ -13,6 +13,7 @@ use netbpf_common::{
 
 use super::flow;
 use crate::{
+    atomic,
     ctx::opaque,
     family::{Family, Room},
     maps::{CONFIG, OCCUPANCY},
@@ -162,17 +163,8 @@ fn advance<F: Family>() -> u32 {
     let Some(hand) = OCCUPANCY.get_ptr_mut(hand_index(F::IS_V6)) else {
         return 0;
     };
-    let mut next: u64 = 1;
-    // SAFETY: the pointer is to a map value of eight bytes. The target has no fetch_add in
-    // Rust.
-    unsafe {
-        core::arch::asm!(
-            "{n} = atomic_fetch_add((u64 *)({p} + 0), {n})",
-            p = in(reg) hand,
-            n = inout(reg) next,
-        );
-    }
-    next as u32
+    // SAFETY: the pointer is to a map value of eight bytes.
+    unsafe { atomic::fetch_add(hand, 1) as u32 }
 }
 
 /// The flow may not be evicted from now on; `false`: it is evicted at this moment, or there are
@@ -219,22 +211,13 @@ pub fn unsettle<F: Family>(original: &mut Flow<F::Addr>, reply: &mut Flow<F::Add
 fn claim<A>(held: &mut Flow<A>) -> bool {
     let (word, shift) = word(held);
     // SAFETY: eight aligned bytes within the flow.
-    let old = unsafe { core::ptr::read_volatile(word.cast::<u64>()) };
+    let old = unsafe { core::ptr::read_volatile(word) };
     if (old >> shift) as u32 & (ESTABLISHED | REMOVED) != 0 {
         return false;
     }
     let new = old | u64::from(REMOVED) << shift;
-    let mut found = old;
-    // SAFETY: as above. The target has no compare_exchange in Rust.
-    unsafe {
-        core::arch::asm!(
-            "r0 = cmpxchg_64({p} + 0, r0, {n})",
-            p = in(reg) word,
-            n = in(reg) new,
-            inout("r0") found,
-        );
-    }
-    found == old
+    // SAFETY: as above.
+    unsafe { atomic::compare_exchange(word, old, new) == old }
 }
 
 /// Notes what a half has seen; its flags before. Of two CPUs that note something of both
@@ -264,9 +247,7 @@ fn leave<F: Family>() {
 #[inline(always)]
 fn add(count: *mut u64, value: u64) {
     // SAFETY: as in `advance`.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({p} + 0) += {v}", p = in(reg) count, v = in(reg) value);
-    }
+    unsafe { atomic::add(count, value) };
 }
 
 /// Makes those of its flags what is wanted, without touching what other CPUs do to the others.
@@ -290,37 +271,21 @@ const fn flags(flags: u8) -> u32 {
 #[inline(always)]
 fn fetch_or<A>(flow: &mut Flow<A>, bits: u32) -> u32 {
     let (word, shift) = word(flow);
-    let mut value = u64::from(bits) << shift;
-    // SAFETY: eight aligned bytes within the flow. The target has no fetch_or in Rust.
-    unsafe {
-        core::arch::asm!(
-            "{v} = atomic_fetch_or((u64 *)({p} + 0), {v})",
-            p = in(reg) word,
-            v = inout(reg) value,
-        );
-    }
-    (value >> shift) as u32
+    // SAFETY: eight aligned bytes within the flow.
+    (unsafe { atomic::fetch_or(word, u64::from(bits) << shift) } >> shift) as u32
 }
 
 /// Leaves these bits alone and clears all others; what they were.
 #[inline(always)]
 fn fetch_and<A>(flow: &mut Flow<A>, bits: u32) -> u32 {
     let (word, shift) = word(flow);
-    let mut value = !(u64::from(!bits) << shift);
     // SAFETY: as above.
-    unsafe {
-        core::arch::asm!(
-            "{v} = atomic_fetch_and((u64 *)({p} + 0), {v})",
-            p = in(reg) word,
-            v = inout(reg) value,
-        );
-    }
-    (value >> shift) as u32
+    (unsafe { atomic::fetch_and(word, !(u64::from(!bits) << shift)) } >> shift) as u32
 }
 
 /// The eight bytes of which the number is a part, and by how many bits it is shifted there.
 #[inline(always)]
-fn word<A>(flow: &mut Flow<A>) -> (*mut u8, usize) {
+fn word<A>(flow: &mut Flow<A>) -> (*mut u64, usize) {
     const {
         assert!(cfg!(target_endian = "little"));
         assert!(core::mem::offset_of!(Flow<A>, kind).is_multiple_of(4));
@@ -328,5 +293,5 @@ fn word<A>(flow: &mut Flow<A>) -> (*mut u8, usize) {
     let at = core::mem::offset_of!(Flow<A>, kind);
     // SAFETY: within the flow, whose size is a multiple of eight.
     let word = unsafe { core::ptr::from_mut(flow).cast::<u8>().add(at & !7) };
-    (word, (at & 7) * 8)
+    (word.cast(), (at & 7) * 8)
 }

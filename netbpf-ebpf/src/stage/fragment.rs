@@ -14,6 +14,7 @@ use netbpf_common::{
 
 use super::{Step, flow};
 use crate::{
+    atomic,
     ctx::{Skb, now},
     family::{Family, Packet, Room},
     maps::FRAGMENT_ID,
@@ -118,16 +119,8 @@ fn next_id<F: Family>() -> u32 {
     let Some(counter) = FRAGMENT_ID.get_ptr_mut(0) else {
         return 0;
     };
-    let mut next: u64 = 1;
-    // SAFETY: the pointer is to a map value of eight bytes. The target has no
-    // fetch_add in Rust.
-    unsafe {
-        core::arch::asm!(
-            "{n} = atomic_fetch_add((u64 *)({p} + 0), {n})",
-            p = in(reg) counter,
-            n = inout(reg) next,
-        );
-    }
+    // SAFETY: the pointer is to a map value of eight bytes.
+    let next = unsafe { atomic::fetch_add(counter, 1) };
     if F::IS_V6 {
         next as u32
     } else {

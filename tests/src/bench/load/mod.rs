@@ -215,7 +215,10 @@ impl<'a> MtuSized<'a> {
 
 impl Drop for MtuSized<'_> {
     fn drop(&mut self) {
-        self.offload("on", "off");
+        // After a failure the namespaces go, wires and all, and a second one would abort.
+        if !thread::panicking() {
+            self.offload("on", "off");
+        }
     }
 }
 
