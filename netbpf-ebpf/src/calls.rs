@@ -15,7 +15,9 @@ use crate::{
         Step, arp, displaced, evict, flow, fragment, icmp_error, masquerade, nd, overlay,
         pool::{self, Wanted},
         port::{self, Client},
-        refuse, route,
+        refuse,
+        renew::give_up,
+        route,
     },
 };
 
@@ -86,19 +88,31 @@ macro_rules! of_family {
         #[inline(never)]
         pub extern "C" fn $masquerade(skb: *mut __sk_buff) -> u64 {
             let skb = &Skb::from_raw(skb);
-            code(
-                scratch::<$family>()
-                    .and_then(|(p, room)| masquerade::begin::<$family>(skb, p, room)),
-            )
+            match scratch::<$family>() {
+                Ok((p, room)) => {
+                    // As in `port`.
+                    let verdict = code(masquerade::begin::<$family>(skb, p, room));
+                    give_up::<$family>(p, room);
+                    verdict
+                }
+                Err(reason) => code(Err(reason)),
+            }
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $port(skb: *mut __sk_buff, client: u32) -> u64 {
             let skb = &Skb::from_raw(skb);
-            code(scratch::<$family>().and_then(|(p, room)| {
-                port::begin::<$family>(skb, p, room, Client::from_number(client))
-            }))
+            match scratch::<$family>() {
+                Ok((p, room)) => {
+                    let client = Client::from_number(client);
+                    // As a number, before it is kept over calls: half of it may be nothing.
+                    let verdict = code(port::begin::<$family>(skb, p, room, client));
+                    give_up::<$family>(p, room);
+                    verdict
+                }
+                Err(reason) => code(Err(reason)),
+            }
         }
 
         #[unsafe(no_mangle)]
@@ -262,7 +276,9 @@ macro_rules! of_family {
         pub extern "C" fn $try_source(skb: *mut __sk_buff, candidate: u32, own: u32) -> u32 {
             let skb = &Skb::from_raw(skb);
             match scratch::<$family>() {
-                Ok((_, room)) => port::try_source::<$family>(skb, room, candidate as u16, own != 0),
+                Ok((p, room)) => {
+                    port::try_source::<$family>(skb, p, room, candidate as u16, own != 0)
+                }
                 Err(_) => 0,
             }
         }

@@ -37,6 +37,10 @@ const BPF_F_IPV6: u64 = 1 << 7;
 const BPF_F_ADJ_ROOM_DECAP_L3_IPV4: u32 = 1 << 7;
 const BPF_F_ADJ_ROOM_DECAP_L3_IPV6: u32 = 1 << 8;
 
+/// `skb->tc_index` of what a program of ours sends out of a device; of qdiscs only `dsmark`
+/// used it, which is gone.
+const OURS: u32 = 0x6e62;
+
 /// A packet at a TC hook.
 #[derive(Clone, Copy)]
 pub struct Skb {
@@ -412,6 +416,20 @@ impl Skb {
         unsafe { (*self.skb).ingress_ifindex }
     }
 
+    /// Leaves a word for the program at the device that the packet goes out of.
+    #[inline(always)]
+    pub fn set_ours(&self) {
+        // SAFETY: writing to the context, which nothing else has a reference to.
+        unsafe { (*self.skb).tc_index = OURS };
+    }
+
+    /// Has the program that sent it here left its word?
+    #[inline(always)]
+    pub fn is_set_ours(&self) -> bool {
+        // SAFETY: reading the context.
+        unsafe { (*self.skb).tc_index == OURS }
+    }
+
     #[inline(always)]
     pub fn pkt_type(&self) -> u32 {
         // SAFETY: reading the context.
@@ -494,19 +512,16 @@ pub fn sum<const N: usize>(bytes: &[u8; N], seed: u32) -> u32 {
     }
 }
 
-/// Difference that replacing `from` by `to` makes to a checksum.
+/// Difference that replacing `from` by `to` (words in memory order) makes to a checksum, as
+/// `bpf_csum_diff` gives it, without a call: each packet needs it.
 #[inline(always)]
-pub fn sum_diff<const N: usize>(from: &[u8; N], to: &[u8; N]) -> u32 {
-    // SAFETY: as above, for both.
-    unsafe {
-        bpf_csum_diff(
-            from.as_ptr().cast_mut().cast(),
-            N as u32,
-            to.as_ptr().cast_mut().cast(),
-            N as u32,
-            0,
-        ) as u32
+pub fn sum_diff<const WORDS: usize>(from: &[u32; WORDS], to: &[u32; WORDS]) -> u32 {
+    let mut sum = 0;
+    for (from, to) in from.iter().zip(to) {
+        sum += u64::from(!from) + u64::from(*to);
     }
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
 /// `CLOCK_MONOTONIC` of the last timer tick.

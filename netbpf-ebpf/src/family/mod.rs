@@ -89,6 +89,8 @@ pub struct Room<A> {
     pub pool: u32,
     /// The other half of a flow that is in the way.
     pub other_key: FlowKey<A>,
+    /// Not 0: the flow of the packet is over, and there to begin anew.
+    pub past: u32,
     /// The flow that is to take a place among those that may be evicted.
     pub evictable: Evictable<A>,
     /// Not 0: it is to, once its change of state is done.

@@ -306,7 +306,8 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn addr_diff(from: (Addr4, Addr4), to: (Addr4, Addr4)) -> u32 {
-        sum_diff(&join4(from), &join4(to))
+        let both = |(a, b)| [u32::from_ne_bytes(a), u32::from_ne_bytes(b)];
+        sum_diff(&both(from), &both(to))
     }
     #[inline(always)]
     fn icmp_error(reason: DropReason) -> Option<(u8, u8)> {
@@ -320,9 +321,4 @@ impl Family for V4 {
             _ => None,
         }
     }
-}
-
-#[inline(always)]
-fn join4((a, b): (Addr4, Addr4)) -> [u8; 8] {
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
 }

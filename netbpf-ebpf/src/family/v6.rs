@@ -274,11 +274,11 @@ impl Family for V6 {
     }
     #[inline(always)]
     fn addr_diff(from: (Addr6, Addr6), to: (Addr6, Addr6)) -> u32 {
-        // The carries of both differences are folded by whoever adds them.
-        let low = sum_diff(&from.0, &to.0);
-        let high = sum_diff(&from.1, &to.1);
-        let sum = u64::from(low) + u64::from(high);
-        (sum as u32).wrapping_add((sum >> 32) as u32)
+        let both = |(a, b)| {
+            let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (words(a), words(b));
+            [a0, a1, a2, a3, b0, b1, b2, b3]
+        };
+        sum_diff(&both(from), &both(to))
     }
     #[inline(always)]
     fn icmp_error(reason: DropReason) -> Option<(u8, u8)> {

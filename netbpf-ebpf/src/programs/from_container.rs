@@ -22,7 +22,7 @@ use crate::{
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
         Step, antispoof, asked, deliver, handed, local, masquerade, nd, overlay, port::Client,
-        route,
+        renew::give_up, route,
     },
 };
 
@@ -173,7 +173,13 @@ fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) ->
 #[inline(never)]
 fn last_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) => rest::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop),
+        Ok((p, room)) => {
+            let verdict = rest::<F>(skb, veth, p, room).unwrap_or_else(Coded::drop);
+            if verdict != Coded::TO_PORT && verdict != Coded::TO_MASQUERADE {
+                give_up::<F>(p, room);
+            }
+            verdict
+        }
         Err(reason) => Coded::drop(reason),
     };
     verdict.to_bits()
@@ -233,8 +239,14 @@ fn finish<F: Family>(skb: &Skb, own: u32, sent: Sent, verdict: Coded) -> i32 {
             emit::received(skb, verdict.endpoint());
             skb.redirect_peer(verdict.ifindex())
         }
-        Kind::Forward => send::<F>(skb, verdict.ifindex()),
-        Kind::ForwardBare => skb.redirect(verdict.ifindex()),
+        Kind::Forward => {
+            skb.set_ours();
+            send::<F>(skb, verdict.ifindex())
+        }
+        Kind::ForwardBare => {
+            skb.set_ours();
+            skb.redirect(verdict.ifindex())
+        }
         // The kernel's own route makes the packet local: `lo` would take it for a martian
         // otherwise.
         Kind::ToLoopback => skb.redirect_neigh(LOOPBACK, None),

@@ -19,6 +19,7 @@ use crate::{
     stage::{
         Step, deliver, handed, local, nd, overlay,
         port::{self, Client},
+        renew::give_up,
         route,
     },
 };
@@ -134,7 +135,13 @@ fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
 #[inline(never)]
 fn last_steps<F: Family>(skb: &Skb) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) => rest::<F>(skb, p, room).unwrap_or_else(Coded::drop),
+        Ok((p, room)) => {
+            let verdict = rest::<F>(skb, p, room).unwrap_or_else(Coded::drop);
+            if verdict != Coded::TO_PORT {
+                give_up::<F>(p, room);
+            }
+            verdict
+        }
         Err(_) => Coded::PASS,
     };
     verdict.to_bits()

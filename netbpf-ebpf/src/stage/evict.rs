@@ -220,11 +220,26 @@ fn claim<A>(held: &mut Flow<A>) -> bool {
     unsafe { atomic::compare_exchange(word, old, new) == old }
 }
 
+/// Makes what a half of a flow that may be evicted has seen just this; `false`: it may not, or
+/// another CPU does something to it.
+#[inline(always)]
+pub fn restart<A>(half: &mut Flow<A>, seen: u8) -> bool {
+    let (word, shift) = word(half);
+    // SAFETY: eight aligned bytes within the flow.
+    let old = unsafe { core::ptr::read_volatile(word) };
+    if (old >> shift) as u32 & (ESTABLISHED | REMOVED) != 0 {
+        return false;
+    }
+    let new = old & !(u64::from(SEEN) << shift) | u64::from(seen) << SEEN_SHIFT << shift;
+    // SAFETY: as above.
+    unsafe { atomic::compare_exchange(word, old, new) == old }
+}
+
 /// Notes what a half has seen; its flags before. Of two CPUs that note something of both
 /// halves at once, one sees what the other has noted.
 #[inline(always)]
 pub fn note<A>(half: &mut Flow<A>, seen: u8) -> u8 {
-    (fetch_or(half, u32::from(seen) << 16) >> 8) as u8
+    (fetch_or(half, u32::from(seen) << SEEN_SHIFT) >> 8) as u8
 }
 
 /// The half is about to be removed.
@@ -261,6 +276,8 @@ pub fn set_flags<A>(flow: &mut Flow<A>, mask: u8, wanted: u8) {
 
 /// Bits of `kind`, `flags`, `seen` and `removed` as one number, the first lowest.
 const ESTABLISHED: u32 = flags(FLOW_ESTABLISHED);
+const SEEN_SHIFT: u32 = 16;
+const SEEN: u32 = 0xff << SEEN_SHIFT;
 const REMOVED: u32 = 1 << 24;
 
 const fn flags(flags: u8) -> u32 {

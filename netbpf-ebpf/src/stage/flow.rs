@@ -9,9 +9,9 @@ use netbpf_common::{
     maps::{
         Flow, FlowKey,
         flows::{
-            ARRIVAL_UPLINK, Expects, FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP,
-            FLOW_HAIRPIN, FLOW_OF_HOST, FLOW_ORIGINAL, FLOW_TO_CONTAINER, FLOW_TO_HOST,
-            KIND_MASQUERADE, is_of_port,
+            ARRIVAL_HOST, ARRIVAL_UPLINK, Expects, FLOW_ESTABLISHED, FLOW_ETHERNET,
+            FLOW_FOREIGN_NEXT_HOP, FLOW_HAIRPIN, FLOW_OF_HOST, FLOW_ORIGINAL, FLOW_TO_CONTAINER,
+            FLOW_TO_HOST, KIND_MASQUERADE, is_of_port,
         },
     },
     packet::{IPPROTO_TCP, Read as _, tcp, tuple::TransportKind},
@@ -57,10 +57,7 @@ const E2BIG: i32 = -7;
 /// the reverse half, which comes first, since it must not be another's.
 #[inline(always)]
 pub fn insert<F: Family>(room: &mut Room<F::Addr>, flags: u64) -> Result<(), i32> {
-    room.evictable.key = room.forward_key;
-    room.evictable.created = room.forward.created;
-    room.evictable.last_seen = room.forward.last_seen;
-    if !evict::queue::<F>() {
+    if !queue::<F>(room) {
         return Err(E2BIG);
     }
     let written = write::<F>(room, flags);
@@ -69,6 +66,16 @@ pub fn insert<F: Family>(room: &mut Room<F::Addr>, flags: u64) -> Result<(), i32
         return write::<F>(room, flags);
     }
     written
+}
+
+/// Gives the flow that stands in the room its place; `false`: the maps are not as they should
+/// be.
+#[inline(always)]
+pub fn queue<F: Family>(room: &mut Room<F::Addr>) -> bool {
+    room.evictable.key = room.forward_key;
+    room.evictable.created = room.forward.created;
+    room.evictable.last_seen = room.forward.last_seen;
+    evict::queue::<F>()
 }
 
 #[inline(always)]
@@ -92,6 +99,7 @@ pub fn follow<F: Family>(
     sender: u32,
 ) -> Step {
     let (ip, t, key) = (&p.ip, &p.t, &p.key);
+    room.past = 0;
     if !t.identifies_flow() {
         return Ok(Coded::NOT_FOLLOWED);
     }
@@ -478,7 +486,12 @@ pub fn advance<F: Family>(
         }
     }
     if opens && (anew || before.is_over()) {
-        forget::<F>(key, flow, room);
+        // Mostly it goes the same way, see `renew`.
+        if key.arrival != ARRIVAL_HOST && flow.flags & FLOW_ORIGINAL != 0 {
+            room.past = 1;
+        } else {
+            forget::<F>(key, flow, room);
+        }
         return Ok(OVER);
     }
     let settled = evict::note(flow, seen) & FLOW_ESTABLISHED != 0;

@@ -17,6 +17,7 @@ pub mod overlay;
 pub mod pool;
 pub mod port;
 pub mod refuse;
+pub mod renew;
 pub mod route;
 pub mod sockets;
 pub mod translate;

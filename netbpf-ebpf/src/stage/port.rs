@@ -31,7 +31,9 @@ use netbpf_common::{
 use super::{
     Step, deliver,
     flow::{self, check_mtu, remember},
-    local, masquerade, pool, route,
+    local, masquerade, pool,
+    renew::{give_up, renew},
+    route,
     sockets::host_has,
     translate::{self, NewTuple},
 };
@@ -482,13 +484,16 @@ const FULL: u32 = 2;
 #[inline(always)]
 pub fn try_source<F: Family>(
     skb: &Skb,
+    p: &Packet<F::Addr>,
     room: &mut Room<F::Addr>,
     candidate: u16,
     own: bool,
 ) -> u32 {
     room.reverse_key.dport = candidate;
     room.forward.sport = candidate;
-    let taken = match flow::find::<F>(&room.reverse_key) {
+    let held = flow::find::<F>(&room.reverse_key);
+    let was_held = held.is_some();
+    let taken = match held {
         // A half left behind by an earlier flow of the same tuple.
         Some(held) => {
             held.src != room.reverse.src
@@ -503,6 +508,11 @@ pub fn try_source<F: Family>(
         return TAKEN;
     }
     pool::expect(&room.forward_key);
+    if was_held && room.past != 0 && renew::<F>(room) {
+        room.past = 0;
+        return WRITTEN;
+    }
+    give_up::<F>(p, room);
     // Of a flow of before.
     flow::remove::<F>(&room.reverse_key);
     flow::remove::<F>(&room.forward_key);

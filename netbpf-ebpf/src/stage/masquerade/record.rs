@@ -18,6 +18,7 @@ use crate::stage::{
     Step,
     flow::{self, timeout_ticks},
     local,
+    renew::{give_up, renew},
     sockets::host_has,
 };
 use crate::{
@@ -173,6 +174,11 @@ pub fn record<F: Family>(
     room.reverse.seen = 0;
     room.reverse.expects = Expects::after_syn(t.seq);
     room.reverse.mtu = 0;
+    if room.past != 0 && renew::<F>(room) {
+        room.past = 0;
+        return WRITTEN;
+    }
+    give_up::<F>(p, room);
     if F::call_clear() == 0 {
         return TAKEN;
     }
