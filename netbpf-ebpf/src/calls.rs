@@ -138,20 +138,20 @@ macro_rules! of_family {
         #[inline(never)]
         pub extern "C" fn $quoted(skb: *mut __sk_buff, sender: u32) -> u64 {
             let skb = &Skb::from_raw(skb);
-            code(
-                scratch::<$family>()
-                    .and_then(|(p, room)| icmp_error::follow::<$family>(skb, p, room, sender)),
-            )
+            code(scratch::<$family>().and_then(|(p, room)| {
+                room.past = 0;
+                icmp_error::follow::<$family>(skb, p, room, sender)
+            }))
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $fragment(skb: *mut __sk_buff, sender: u32) -> u64 {
             let skb = &Skb::from_raw(skb);
-            code(
-                scratch::<$family>()
-                    .and_then(|(p, room)| fragment::follow::<$family>(skb, p, room, sender)),
-            )
+            code(scratch::<$family>().and_then(|(p, room)| {
+                room.past = 0;
+                fragment::follow::<$family>(skb, p, room, sender)
+            }))
         }
 
         #[unsafe(no_mangle)]

@@ -37,10 +37,6 @@ const BPF_F_IPV6: u64 = 1 << 7;
 const BPF_F_ADJ_ROOM_DECAP_L3_IPV4: u32 = 1 << 7;
 const BPF_F_ADJ_ROOM_DECAP_L3_IPV6: u32 = 1 << 8;
 
-/// `skb->tc_index` of what a program of ours sends out of a device; of qdiscs only `dsmark`
-/// used it, which is gone.
-const OURS: u32 = 0x6e62;
-
 /// A packet at a TC hook.
 #[derive(Clone, Copy)]
 pub struct Skb {
@@ -414,20 +410,6 @@ impl Skb {
     pub fn ingress_ifindex(&self) -> u32 {
         // SAFETY: reading the context.
         unsafe { (*self.skb).ingress_ifindex }
-    }
-
-    /// Leaves a word for the program at the device that the packet goes out of.
-    #[inline(always)]
-    pub fn set_ours(&self) {
-        // SAFETY: writing to the context, which nothing else has a reference to.
-        unsafe { (*self.skb).tc_index = OURS };
-    }
-
-    /// Has the program that sent it here left its word?
-    #[inline(always)]
-    pub fn is_set_ours(&self) -> bool {
-        // SAFETY: reading the context.
-        unsafe { (*self.skb).tc_index == OURS }
     }
 
     #[inline(always)]

@@ -89,8 +89,9 @@ pub struct Room<A> {
     pub pool: u32,
     /// The other half of a flow that is in the way.
     pub other_key: FlowKey<A>,
-    /// Not 0: the flow of the packet is over, and there to begin anew.
+    /// Not 0: the flow of the packet is over, and there to begin anew; it began at `past_created`.
     pub past: u32,
+    pub past_created: Ticks,
     /// The flow that is to take a place among those that may be evicted.
     pub evictable: Evictable<A>,
     /// Not 0: it is to, once its change of state is done.

@@ -239,14 +239,8 @@ fn finish<F: Family>(skb: &Skb, own: u32, sent: Sent, verdict: Coded) -> i32 {
             emit::received(skb, verdict.endpoint());
             skb.redirect_peer(verdict.ifindex())
         }
-        Kind::Forward => {
-            skb.set_ours();
-            send::<F>(skb, verdict.ifindex())
-        }
-        Kind::ForwardBare => {
-            skb.set_ours();
-            skb.redirect(verdict.ifindex())
-        }
+        Kind::Forward => send::<F>(skb, verdict.ifindex()),
+        Kind::ForwardBare => skb.redirect(verdict.ifindex()),
         // The kernel's own route makes the packet local: `lo` would take it for a martian
         // otherwise.
         Kind::ToLoopback => skb.redirect_neigh(LOOPBACK, None),

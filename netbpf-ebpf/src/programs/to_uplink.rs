@@ -52,8 +52,7 @@ fn program(skb: &Skb, l3: usize) -> i32 {
 fn is_ours(skb: &Skb) -> bool {
     let from = skb.ingress_ifindex();
     // SAFETY: entries are replaced whole by the daemon; a reader sees either.
-    let comes_by_veth = || unsafe { VETHS.get(&from) }.is_some();
-    from != 0 && (skb.is_set_ours() || from == skb.ifindex() || comes_by_veth())
+    from != 0 && (from == skb.ifindex() || unsafe { VETHS.get(&from) }.is_some())
 }
 
 #[inline(always)]

@@ -133,9 +133,12 @@ fn evict<F: Family>(room: &mut Room<F::Addr>, used: bool) -> Outcome {
     if !claim(held) {
         return PASSED_OVER;
     }
-    if flows.remove(&room.victim.key).is_err() {
-        // It was another flow's already.
-        fetch_and(held, !REMOVED);
+    // Begun anew in its halves meanwhile, see `renew`.
+    // SAFETY: as `held`, which other CPUs may write.
+    let created = unsafe { core::ptr::read_volatile(&raw const held.created) };
+    // Or it was another flow's already.
+    if created != room.victim.created || flows.remove(&room.victim.key).is_err() {
+        leave_alone(held);
         return NOBODY;
     }
     if is_its {
@@ -205,10 +208,10 @@ pub fn unsettle<F: Family>(original: &mut Flow<F::Addr>, reply: &mut Flow<F::Add
     is_first
 }
 
-/// Marks a flow that may be evicted as one that is about to be; `false`: it may not, or another
-/// CPU does something to it.
+/// Marks a flow that may be evicted as one that is about to be, so that no other CPU evicts or
+/// establishes it; `false`: it may not, or another CPU does something to it.
 #[inline(always)]
-fn claim<A>(held: &mut Flow<A>) -> bool {
+pub fn claim<A>(held: &mut Flow<A>) -> bool {
     let (word, shift) = word(held);
     // SAFETY: eight aligned bytes within the flow.
     let old = unsafe { core::ptr::read_volatile(word) };
@@ -220,19 +223,17 @@ fn claim<A>(held: &mut Flow<A>) -> bool {
     unsafe { atomic::compare_exchange(word, old, new) == old }
 }
 
-/// Makes what a half of a flow that may be evicted has seen just this; `false`: it may not, or
-/// another CPU does something to it.
+/// Takes the mark of [`claim`] off.
 #[inline(always)]
-pub fn restart<A>(half: &mut Flow<A>, seen: u8) -> bool {
-    let (word, shift) = word(half);
-    // SAFETY: eight aligned bytes within the flow.
-    let old = unsafe { core::ptr::read_volatile(word) };
-    if (old >> shift) as u32 & (ESTABLISHED | REMOVED) != 0 {
-        return false;
-    }
-    let new = old & !(u64::from(SEEN) << shift) | u64::from(seen) << SEEN_SHIFT << shift;
-    // SAFETY: as above.
-    unsafe { atomic::compare_exchange(word, old, new) == old }
+pub fn leave_alone<A>(held: &mut Flow<A>) {
+    fetch_and(held, !REMOVED);
+}
+
+/// Makes what a half has seen just this.
+#[inline(always)]
+pub fn see_only<A>(half: &mut Flow<A>, seen: u8) {
+    fetch_and(half, !SEEN);
+    note(half, seen);
 }
 
 /// Notes what a half has seen; its flags before. Of two CPUs that note something of both

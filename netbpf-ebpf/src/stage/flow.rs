@@ -489,6 +489,7 @@ pub fn advance<F: Family>(
         // Mostly it goes the same way, see `renew`.
         if key.arrival != ARRIVAL_HOST && flow.flags & FLOW_ORIGINAL != 0 {
             room.past = 1;
+            room.past_created = flow.created;
         } else {
             forget::<F>(key, flow, room);
         }

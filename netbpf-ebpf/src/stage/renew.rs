@@ -1,9 +1,12 @@
 //! A connection that begins anew between the ports of one that is over: its flow's two halves
 //! stay where they are, instead of being removed and written again.
 
-use netbpf_common::maps::{
-    Flow,
-    flows::{FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_TO_CONTAINER},
+use netbpf_common::{
+    maps::{
+        Flow, FlowKey,
+        flows::{FLOW_ESTABLISHED, FLOW_ETHERNET, FLOW_FOREIGN_NEXT_HOP, FLOW_TO_CONTAINER},
+    },
+    time::Ticks,
 };
 
 use super::{evict, flow};
@@ -19,16 +22,22 @@ pub fn renew<F: Family>(room: &mut Room<F::Addr>) -> bool {
     let Some(reverse) = flow::find::<F>(&room.reverse_key) else {
         return false;
     };
-    if forward.created != reverse.created
-        || !goes_as(forward, &room.forward)
+    // Nobody evicts it as long as it is claimed.
+    if !evict::claim(forward) {
+        return false;
+    }
+    // What is read of both counts if they are where they were; another CPU may have evicted
+    // them, or begun the flow anew.
+    if !goes_as(forward, &room.forward)
         || !goes_as(reverse, &room.reverse)
+        || !is_past::<F>(&room.forward_key, forward, room.past_created)
+        || !is_past::<F>(&room.reverse_key, reverse, room.past_created)
     {
+        evict::leave_alone(forward);
         return false;
     }
-    // Another CPU may be about to evict it, or has begun it anew.
-    if !evict::restart(forward, room.forward.seen) || !evict::restart(reverse, 0) {
-        return false;
-    }
+    evict::see_only(forward, room.forward.seen);
+    evict::see_only(reverse, 0);
     restart(forward, &room.forward);
     restart(reverse, &room.reverse);
     if room.forward.checked != 0 {
@@ -38,8 +47,15 @@ pub fn renew<F: Family>(room: &mut Room<F::Addr>) -> bool {
         forward.checked = room.forward.checked;
         evict::set_flags(forward, OF_WAY, room.forward.flags & OF_WAY);
     }
+    evict::leave_alone(forward);
     // Its place is that of the one before, who is known by when it began.
     flow::queue::<F>(room)
+}
+
+/// Is the half that was found under the key still there, and of the flow that began then?
+#[inline(always)]
+fn is_past<F: Family>(key: &FlowKey<F::Addr>, half: &mut Flow<F::Addr>, created: Ticks) -> bool {
+    half.created == created && F::flows().get_ptr_mut(key) == Some(core::ptr::from_mut(half))
 }
 
 /// Of the way out, which is asked for anew when it is a second old.
@@ -80,11 +96,13 @@ pub fn give_up<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) {
         return;
     }
     room.past = 0;
-    let Some(past) = flow::find::<F>(&p.key) else {
+    let (created, Some(past)) = (room.past_created, flow::find::<F>(&p.key)) else {
         return;
     };
     room.other_key = p.key.reverse(past);
-    let created = past.created;
+    if !is_past::<F>(&p.key, past, created) {
+        return;
+    }
     flow::remove::<F>(&p.key);
     if flow::find::<F>(&room.other_key).is_some_and(|other| other.created == created) {
         flow::remove::<F>(&room.other_key);
