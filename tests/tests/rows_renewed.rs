@@ -14,7 +14,7 @@ use netbpf_tests::{
         Family,
         names::{CLIENT, HOST},
     },
-    packets::Segment,
+    packets::{Segment, fragments},
     rows::{Member, Rig, TC_ACT_SHOT, backend, service, with_rig},
 };
 
@@ -243,5 +243,49 @@ fn who_is_not_allowed_any_more_does_not_begin_anew() {
         rig.publish_service(&to(&["203.0.113.2/32", "2001:db8:3::2/128"]));
         let (code, _) = wire.comes((PORT, 8082), &syn(2000));
         assert_eq!((code, wire.halves()), (TC_ACT_SHOT, 0));
+    });
+}
+
+/// A fragment of which nothing is known, and an error that a container sends, end no flow.
+#[test]
+fn what_tells_no_ports_ends_nothing() {
+    const GRE: u8 = 47;
+    each("no_ports", |wire| {
+        let (rig, family) = (wire.rig, wire.family);
+        let (web, uplink) = (&rig.web, rig.uplink.entry.device.ifindex);
+        let [client, host] = [family.ip(CLIENT), family.ip(HOST)];
+        let out = rig.from(web, client).protocol(GRE, &[0; 64]);
+        let back = rig.by_uplink(client, host);
+        let answer = back.protocol(GRE, &[0; 64]);
+        for (program, ifindex, packet) in [
+            (FROM_CONTAINER, web.ifindex(), &out),
+            (FROM_UPLINK, uplink, &answer),
+            (FROM_CONTAINER, web.ifindex(), &out),
+        ] {
+            assert_eq!(rig.run(program, ifindex, packet).0, REDIRECT);
+        }
+        let goes_on = || {
+            let flows = rig.datapath.flows().expect("flows");
+            let is_it = |flow: &&FlowRecord| {
+                flow.protocol == GRE && flow.src.0.is_ipv4() == client.is_ipv4()
+            };
+            let flow = flows.iter().find(is_it).expect("the flow");
+            assert_eq!(flow.state, State::Established);
+        };
+        goes_on();
+        // What one family leaves in the programs' room is not the other's.
+        let others = Family::BOTH.into_iter().find(|other| *other != family);
+        let other = others.expect("another family").ip(CLIENT);
+        let datagram = rig.from(web, other).udp(5000, 53, b"?");
+        for frames in [
+            fragments(&back.protocol(GRE, &[0; 2000]), 1200, 99),
+            fragments(&rig.from(web, client).protocol(GRE, &[0; 2000]), 1200, 98),
+        ] {
+            rig.run(FROM_CONTAINER, web.ifindex(), &datagram);
+            let last = frames.last().expect("several");
+            rig.run(FROM_UPLINK, uplink, last);
+            rig.run(FROM_CONTAINER, web.ifindex(), last);
+            goes_on();
+        }
     });
 }
