@@ -264,19 +264,30 @@ fn what_tells_no_ports_ends_nothing() {
         ] {
             assert_eq!(rig.run(program, ifindex, packet).0, REDIRECT);
         }
+        // Of an echo with that identifier an error has the key.
+        let echo = rig.from(web, client).echo_request(0, 1, &[0; 8]);
+        assert_eq!(rig.run(FROM_CONTAINER, web.ifindex(), &echo).0, REDIRECT);
         let goes_on = || {
             let flows = rig.datapath.flows().expect("flows");
-            let is_it = |flow: &&FlowRecord| {
-                flow.protocol == GRE && flow.src.0.is_ipv4() == client.is_ipv4()
-            };
-            let flow = flows.iter().find(is_it).expect("the flow");
-            assert_eq!(flow.state, State::Established);
+            for protocol in [GRE, family.of([1, 58])] {
+                let is_it = |flow: &FlowRecord| {
+                    flow.protocol == protocol && flow.src.0.is_ipv4() == client.is_ipv4()
+                };
+                assert!(flows.iter().any(is_it), "{protocol}: {flows:?}");
+            }
         };
         goes_on();
         // What one family leaves in the programs' room is not the other's.
         let others = Family::BOTH.into_iter().find(|other| *other != family);
         let other = others.expect("another family").ip(CLIENT);
         let datagram = rig.from(web, other).udp(5000, 53, b"?");
+        // About what it was never sent.
+        let (kind, code) = family.of([(3, 3), (1, 4)]);
+        let quoted = &rig.into(web, client).udp(7, 9, b"?")[14..];
+        let error = rig.from(web, client).icmp(kind, code, [0; 4], quoted);
+        rig.run(FROM_CONTAINER, web.ifindex(), &datagram);
+        rig.run(FROM_CONTAINER, web.ifindex(), &error);
+        goes_on();
         for frames in [
             fragments(&back.protocol(GRE, &[0; 2000]), 1200, 99),
             fragments(&rig.from(web, client).protocol(GRE, &[0; 2000]), 1200, 98),

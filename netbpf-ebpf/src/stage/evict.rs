@@ -124,8 +124,7 @@ fn evict<F: Family>(room: &mut Room<F::Addr>, used: bool) -> Outcome {
     let is_its =
         flow::find::<F>(&room.other_key).is_some_and(|other| other.created == room.victim.created);
     // What was read of it counts if it was there all the time.
-    let flows = F::flows();
-    if flows.get_ptr_mut(&room.victim.key) != Some(core::ptr::from_mut(held)) {
+    if !flow::is_at::<F>(&room.victim.key, held) {
         return NOBODY;
     }
     // Either it is removed here, or another CPU, for which it is established at this very
@@ -133,10 +132,10 @@ fn evict<F: Family>(room: &mut Room<F::Addr>, used: bool) -> Outcome {
     if !claim(held) {
         return PASSED_OVER;
     }
-    // Begun anew in its halves meanwhile, see `renew`.
+    let flows = F::flows();
     // SAFETY: as `held`, which other CPUs may write.
     let created = unsafe { core::ptr::read_volatile(&raw const held.created) };
-    // Or it was another flow's already.
+    // It was begun anew in its halves meanwhile, see `renew`, or was another flow's already.
     if created != room.victim.created || flows.remove(&room.victim.key).is_err() {
         leave_alone(held);
         return NOBODY;

@@ -295,7 +295,14 @@ fn take<F: Family>(flow: &Flow<F::Addr>, room: &mut Room<F::Addr>, time: Ticks) 
 /// Is what was copied of the entry the flow's still?
 #[inline(always)]
 fn is_held<F: Family>(key: &FlowKey<F::Addr>, flow: &mut Flow<F::Addr>, taken: &Taken) -> bool {
-    taken.is_sure || F::flows().get_ptr_mut(key) == Some(core::ptr::from_mut(flow))
+    taken.is_sure || is_at::<F>(key, flow)
+}
+
+/// Is a half that was found under the key still there? Then what was read of it meanwhile is its
+/// own.
+#[inline(always)]
+pub fn is_at<F: Family>(key: &FlowKey<F::Addr>, half: &mut Flow<F::Addr>) -> bool {
+    F::flows().get_ptr_mut(key) == Some(core::ptr::from_mut(half))
 }
 
 /// The flow under the key in the room, for a packet that does not tell it itself, and
@@ -576,22 +583,20 @@ fn both<A>(flow: &Flow<A>, protocol: u8, own: u8, other: u8) -> State {
     }
 }
 
-/// Removes both halves.
+/// Removes both halves, where what was read of the one that was found is still under its key.
 #[inline(always)]
 pub fn forget<F: Family>(
     key: &FlowKey<F::Addr>,
     flow: &mut Flow<F::Addr>,
     room: &mut Room<F::Addr>,
 ) {
-    room.reverse_key = key.reverse(flow);
-    room.forward_key = *key;
+    room.other_key = key.reverse(flow);
     let created = flow.created;
-    // What was read of it counts if it was there all the time.
-    if F::flows().get_ptr_mut(&room.forward_key) != Some(core::ptr::from_mut(flow)) {
+    if !is_at::<F>(key, flow) {
         return;
     }
-    remove::<F>(&room.forward_key);
-    if find::<F>(&room.reverse_key).is_some_and(|other| other.created == created) {
-        remove::<F>(&room.reverse_key);
+    remove::<F>(key);
+    if find::<F>(&room.other_key).is_some_and(|other| other.created == created) {
+        remove::<F>(&room.other_key);
     }
 }

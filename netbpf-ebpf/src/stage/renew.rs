@@ -55,12 +55,14 @@ pub fn renew<F: Family>(room: &mut Room<F::Addr>) -> bool {
 /// Is the half that was found under the key still there, and of the flow that began then?
 #[inline(always)]
 fn is_past<F: Family>(key: &FlowKey<F::Addr>, half: &mut Flow<F::Addr>, created: Ticks) -> bool {
-    half.created == created && F::flows().get_ptr_mut(key) == Some(core::ptr::from_mut(half))
+    half.created == created && flow::is_at::<F>(key, half)
 }
 
 /// Of the way out, which is asked for anew when it is a second old.
 const OF_WAY: u8 = FLOW_ETHERNET | FLOW_FOREIGN_NEXT_HOP;
 
+/// Do a flow's packets go where those of the new one will?
+///
 /// What both have in common tells where a packet goes and as what, so that one that another CPU
 /// sends meanwhile goes there, too. The way out may differ.
 #[inline(always)]
@@ -96,15 +98,9 @@ pub fn give_up<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) {
         return;
     }
     room.past = 0;
-    let (created, Some(past)) = (room.past_created, flow::find::<F>(&p.key)) else {
-        return;
-    };
-    room.other_key = p.key.reverse(past);
-    if !is_past::<F>(&p.key, past, created) {
-        return;
-    }
-    flow::remove::<F>(&p.key);
-    if flow::find::<F>(&room.other_key).is_some_and(|other| other.created == created) {
-        flow::remove::<F>(&room.other_key);
+    if let Some(past) = flow::find::<F>(&p.key)
+        && past.created == room.past_created
+    {
+        flow::forget::<F>(&p.key, past, room);
     }
 }
