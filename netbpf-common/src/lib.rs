@@ -13,6 +13,7 @@ pub mod drop;
 pub mod event;
 pub mod flow;
 pub mod maps;
+pub mod mix;
 pub mod names;
 pub mod packet;
 pub mod time;

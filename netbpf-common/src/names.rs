@@ -4,10 +4,13 @@
 pub const CONFIG: &str = "config";
 pub const ENDPOINTS: &str = "endpoints";
 pub const VETHS: &str = "veths";
+pub const VETH_SLOTS: &str = "veth_slots";
+pub const SIBLINGS: &str = "siblings";
 pub const UPLINKS: &str = "uplinks";
 pub const SOURCES: &str = "sources";
 pub const LOCALS: &str = "locals";
 pub const SUBNETS: &str = "subnets";
+pub const AREAS: &str = "areas";
 pub const PORTS: &str = "ports";
 pub const PUBLISHED: &str = "published";
 pub const SHARES: &str = "shares";
@@ -64,10 +67,13 @@ pub const MAPS: &[&str] = &[
     CONFIG,
     ENDPOINTS,
     VETHS,
+    VETH_SLOTS,
+    SIBLINGS,
     UPLINKS,
     SOURCES,
     LOCALS,
     SUBNETS,
+    AREAS,
     VNIS,
     NODES,
     VTEPS,

@@ -131,6 +131,19 @@ impl Skb {
         if ret == 0 { Ok(()) } else { Err(HELPER) }
     }
 
+    /// The same without a call where they can be written directly.
+    #[inline(always)]
+    pub fn put<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> Result<(), DropReason> {
+        match self.at::<N>(offset) {
+            Some(at) => {
+                // SAFETY: checked to lie within the packet; alignment 1.
+                unsafe { at.write_unaligned(*bytes) };
+                Ok(())
+            }
+            None => self.store(offset, bytes),
+        }
+    }
+
     /// Overwrites bytes that nothing but `skb->csum` covers, and puts that right:
     /// the IPv6 hop limit (of IPv4 the header's own checksum makes up for it).
     #[inline(always)]

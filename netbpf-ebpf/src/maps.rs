@@ -14,13 +14,15 @@ use netbpf_common::{
         EndpointKey, EndpointStats, Evictable, Flow, FlowKey, FragmentKey, FragmentOf, Handed,
         HandedKey, HostConn, Local, LocalKey, Mapping, MappingKey, Node, Outside, OutsideKey, Peer,
         PeerKey, Pool, Port, PortData, Published, RecordKey, RecordPart, Share, Source, SourceData,
-        Subnet, SubnetData, Tunnel, TunnelKey, Uplink, Veth, Vni,
+        Subnet, SubnetData, Tunnel, TunnelKey, Uplink, Veth, VethSlot, Vni,
+        endpoints::{SIBLINGS as SIBLING_ENTRIES, VETH_SLOTS as VETH_SLOT_ENTRIES},
         evictable::OCCUPANCY as OCCUPANCY_ENTRIES,
         fragments::FRAGMENTED,
         host::HANDED as HANDED_ENTRIES,
         overlay::{NODES as NODE_ENTRIES, TUNNELS as TUNNEL_ENTRIES},
         pools::{ARRIVALS as ARRIVAL_ENTRIES, POOL_KINDS, POOLS as POOL_ENTRIES},
         published::PUBLISHED_ENTRIES,
+        subnets::AREAS as AREA_ENTRIES,
     },
 };
 
@@ -35,6 +37,12 @@ pub static ENDPOINTS: HashMap<EndpointKey, Endpoint, 1024> = HashMap::new();
 #[btf_map(name = "veths")]
 pub static VETHS: HashMap<u32, Veth, 1024> = HashMap::new();
 
+#[btf_map(name = "veth_slots")]
+pub static VETH_SLOTS: Array<VethSlot, { VETH_SLOT_ENTRIES as usize }> = Array::new();
+
+#[btf_map(name = "siblings")]
+pub static SIBLINGS: Array<Pool, { SIBLING_ENTRIES as usize }> = Array::new();
+
 #[btf_map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, 256> = HashMap::new();
 
@@ -46,6 +54,9 @@ pub static LOCALS: HashMap<LocalKey, Local, 4096> = HashMap::new();
 
 #[btf_map(name = "subnets")]
 pub static SUBNETS: LpmTrie<SubnetData, Subnet, 4096> = LpmTrie::new();
+
+#[btf_map(name = "areas")]
+pub static AREAS: Array<Pool, { AREA_ENTRIES as usize }> = Array::new();
 
 #[btf_map(name = "vnis")]
 pub static VNIS: HashMap<u32, Vni, 4096, NO_PREALLOC> = HashMap::new();
@@ -176,7 +187,7 @@ pub static RECORDS: HashMap<RecordKey, RecordPart, 4096, NO_PREALLOC> = HashMap:
 pub const SCRATCH_LEN: usize = if cfg!(feature = "next-programs") {
     2048
 } else {
-    1600
+    1696
 };
 
 /// Working space that the 512 bytes of stack have no room for; see

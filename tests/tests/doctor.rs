@@ -318,6 +318,40 @@ fn map_entries_that_are_missing_stale_or_different_are_named() {
         finds(host, Check::Map, Severity::Error, "is missing");
         restart_heals(host);
     }
+    // Of arrays: the place of a device, whose ifindex is there behind what `veths` says of it.
+    let dump: serde_json::Value =
+        serde_json::from_str(&bpftool("dump", names::VETH_SLOTS, &[])).expect("JSON");
+    let slots = dump.as_array().expect("slots").iter();
+    let mut slots = slots.map(|slot| (bytes(&slot["key"]), bytes(&slot["value"])));
+    let ifindex = size_of::<netbpf_common::maps::Veth>();
+    let is_taken = |(_, value): &(_, Vec<String>)| value[ifindex] != "0x00";
+    let (key, value) = slots.find(is_taken).expect("a device");
+    let entry = |key: &[String], value: &[String]| {
+        [&["key".to_owned()], key, &["value".to_owned()], value].concat()
+    };
+    let mut other = value.clone();
+    other[0] = "0x7f".into();
+    bpftool("update", names::VETH_SLOTS, &entry(&key, &other));
+    finds(host, Check::Map, Severity::Error, "map veth_slots");
+    restart_heals(host);
+    // One that is gone, of an endpoint that is there.
+    let (mut free, mut stale) = (key, value);
+    free[0] = "0xf0".into();
+    stale[ifindex] = "0xf0".into();
+    bpftool("update", names::VETH_SLOTS, &entry(&free, &stale));
+    finds(
+        host,
+        Check::Map,
+        Severity::Error,
+        "of nothing that is there",
+    );
+    restart_heals(host);
+    let empty = vec!["0".to_owned(); size_of::<netbpf_common::maps::Pool>()];
+    let first = ["0"; 4].map(str::to_owned);
+    bpftool("update", names::AREAS, &entry(&first, &empty));
+    finds(host, Check::Map, Severity::Error, "map areas");
+    restart_heals(host);
+
     let stale: Vec<String> = "key 0xff 0 0 0 value"
         .split(' ')
         .map(str::to_owned)

@@ -2,11 +2,10 @@
 //! test-run, each row for both families. The surroundings are drawn at
 //! [`netbpf_tests::rows::Rig`].
 
-use aya::maps::{Array, Map, MapData};
 use netbpf::datapath::NetworkFlags;
 use netbpf_common::{
     drop::DropReason,
-    maps::{Config, Pool, pools::ARRIVALS},
+    maps::{Config, Pool, pools::ARRIVALS, subnets::AREAS},
     names::{self, FROM_CONTAINER, FROM_UPLINK},
 };
 use netbpf_tests::{
@@ -257,12 +256,11 @@ fn an_error_message_is_not_taken_for_the_answer_to_an_echo() {
 
 /// As after programs of a version that set no marks in `arrivals`.
 fn forget_marks(rig: &Rig) {
-    let open = |name| Map::Array(MapData::from_pin(rig.bpffs().join(name)).expect(name));
-    let mut marks: Array<_, Pool> = open(names::ARRIVALS).try_into().expect("bit maps");
+    let mut marks = rig.pinned_array::<Pool>(names::ARRIVALS);
     for index in 0..ARRIVALS {
         marks.set(index, Pool::EMPTY, 0).expect("no marks");
     }
-    let mut config: Array<_, Config> = open(names::CONFIG).try_into().expect("the config");
+    let mut config = rig.pinned_array::<Config>(names::CONFIG);
     let value = config.get(&0, 0).expect("the config");
     let value = Config {
         arrivals: 0,
@@ -306,11 +304,48 @@ fn flows_that_were_not_marked_are_found() {
             all();
             // The next start finds them.
             let next = rig.another_daemon();
-            next.trust_arrivals().expect("marked");
+            next.trust_marks().expect("marked");
             all();
             // And one that begins has its mark.
             sent(out.udp(5002, 53, b"x"));
             came_for_us(back.udp(53, 5002, b"x"));
         }
+    });
+}
+
+#[test]
+fn subnets_are_known_by_how_they_begin() {
+    with_rig("areas", |rig| {
+        let spoofed = |verdict, drops: &[(DropReason, u64)]| {
+            for family in Family::BOTH {
+                let packet = rig
+                    .by_uplink(rig.web.ip(family), family.ip(HOST))
+                    .udp(1000, 9999, b"x");
+                came(rig, "from a container", family, packet, verdict)
+                    .drops(drops)
+                    .check(rig);
+            }
+        };
+        let refused = [(DropReason::SpoofedSubnet, 1)];
+        spoofed(Action::Drop, &refused);
+        let mut areas = rig.pinned_array::<Pool>(names::AREAS);
+        let held = [0, 1].map(|index| areas.get(&index, 0).expect("areas"));
+        assert!(held.iter().all(|marks| *marks != Pool::EMPTY));
+        for index in 0..AREAS {
+            areas.set(index, Pool::EMPTY, 0).expect("no marks");
+        }
+        // It is by them alone that it is known.
+        spoofed(Action::Pass, &[]);
+        // They come and go with the subnets.
+        rig.set_network_flags(OPEN);
+        spoofed(Action::Drop, &refused);
+        assert_eq!(
+            [0, 1].map(|index| areas.get(&index, 0).expect("areas")),
+            held
+        );
+        rig.datapath.set_subnets(&[]).expect("no subnets");
+        let marks = [0, 1].map(|index| areas.get(&index, 0).expect("areas"));
+        assert_eq!(marks, [Pool::EMPTY; 2]);
+        spoofed(Action::Pass, &[]);
     });
 }

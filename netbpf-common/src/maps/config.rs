@@ -27,7 +27,9 @@ pub struct Config {
     pub gateway_mac: [u8; 6],
     /// Not 0 of a daemon that copies its store to `records`; older versions write 0.
     pub copies: u8,
-    /// Not 0 while each flow by an uplink has its mark in `arrivals`; older versions write 0.
+    /// Not 0 while each flow by an uplink has its mark in `arrivals`, each between containers in
+    /// `siblings`, and each subnet in `areas`; a start with programs of another version, older or
+    /// newer, writes 0.
     pub arrivals: u8,
     /// Entries of `evictable4` and `evictable6`.
     pub evictable: u32,

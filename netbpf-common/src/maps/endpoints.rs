@@ -1,6 +1,7 @@
-//! `endpoints`: where an address lives. `veths`: who is behind a device.
+//! `endpoints`: where an address lives. `veths`: who is behind a device. `veth_slots`: the same
+//! in an array, found without a hash. `siblings`: between whom flows go that are no plain ones.
 
-use crate::{addr::Addr, assert_layout};
+use crate::{addr::Addr, assert_layout, mix::mixed};
 
 /// Key of `endpoints`: an address within a scope.
 #[repr(C)]
@@ -78,3 +79,61 @@ pub struct Veth {
     pub vni: u32,
 }
 assert_layout!(Veth, 68);
+
+/// Value of `veth_slots`: at the index [`veth_slot`] of its ifindex, what `veths` says of a
+/// device and what more there is to know of its network. Of two devices with one index the
+/// first has it, the other is found by `veths` alone.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VethSlot {
+    /// As in `veths`.
+    pub veth: Veth,
+    /// Host-side veth; 0: the slot is free.
+    pub ifindex: u32,
+    /// The bits that all addresses of the container's network have in common, set; all of them
+    /// where it has no address of the family.
+    pub mask4: [u8; 4],
+    /// The same of IPv6.
+    pub mask6: [u8; 16],
+    /// Explicit padding, 0.
+    pub reserved: u32,
+}
+assert_layout!(VethSlot, 96);
+
+/// Entries of `veth_slots`, a power of two.
+pub const VETH_SLOTS: u32 = 4096;
+
+/// The index of a device in `veth_slots`. The kernel numbers devices one after the other.
+#[inline(always)]
+pub const fn veth_slot(ifindex: u32) -> u32 {
+    ifindex & (VETH_SLOTS - 1)
+}
+
+impl VethSlot {
+    /// Of a device that is known by `veths` alone, or of none.
+    #[inline(always)]
+    pub const fn unplaced(veth: Veth) -> VethSlot {
+        VethSlot {
+            ifindex: 0,
+            veth,
+            mask4: [0xff; 4],
+            mask6: [0xff; 16],
+            reserved: 0,
+        }
+    }
+}
+
+/// Entries of `siblings`.
+pub const SIBLINGS: u32 = 2;
+
+/// The one with the marks that programs set.
+pub const SIBLINGS_OF_PROGRAMS: u32 = 0;
+/// The one with those that the daemon sets: all bits of it at once.
+pub const SIBLINGS_OF_DAEMON: u32 = 1;
+
+/// The bit of `siblings` for what one endpoint sends another one under its own address. Others
+/// may have the same: then both take the long way.
+#[inline(always)]
+pub const fn sibling_bit(from: u32, to: u32) -> u16 {
+    mixed(from << 16 | to & 0xffff, 16) as u16
+}

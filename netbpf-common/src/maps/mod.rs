@@ -25,7 +25,7 @@ pub mod uplinks;
 
 pub use config::Config;
 pub use counters::{DropKey, EndpointStats};
-pub use endpoints::{Endpoint, EndpointKey, Veth};
+pub use endpoints::{Endpoint, EndpointKey, Veth, VethSlot};
 pub use evictable::Evictable;
 pub use flows::{Flow, FlowKey};
 pub use fragments::{FragmentKey, FragmentOf};

@@ -10,8 +10,8 @@
 //!
 //! All are bit maps. The first two are no more than hints: the insert into `outside*`
 //! decides. Their bits are set by the programs and put right by the daemon, every 10 seconds.
-//! Those of `arrivals` are set before the flow is there: half by the programs, half by the
-//! daemon, for flows of programs that knew nothing of it (see [`arrivals_index`]).
+//! Those of `arrivals` and `siblings` are set before the flow is there: half by the programs,
+//! half by the daemon, for flows of programs that knew nothing of it (see [`arrivals_index`]).
 
 use crate::{
     assert_layout,
@@ -40,7 +40,8 @@ pub const fn arrivals_index(protocol: u8, by_daemon: bool) -> u32 {
     pool_kind(protocol) + 2 * by_daemon as u32
 }
 
-/// Value of all five: bit `n % 64` of word `n / 64` is port `n`.
+/// Value of all five, of `siblings` and of `areas`: bit `n % 64` of word `n / 64` is port `n`, or
+/// whatever else has the number `n`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -52,6 +53,16 @@ impl Pool {
     pub const EMPTY: Pool = Pool {
         words: [0; POOL_WORDS],
     };
+
+    pub const FULL: Pool = Pool {
+        words: [u64::MAX; POOL_WORDS],
+    };
+
+    /// Are all marks of the other one here as well?
+    pub fn includes(&self, other: &Pool) -> bool {
+        let mut words = self.words.iter().zip(&other.words);
+        words.all(|(own, other)| other & !own == 0)
+    }
 
     pub fn has(&self, port: u16) -> bool {
         self.words[usize::from(port / 64)] & (1 << (port % 64)) != 0

@@ -7,7 +7,7 @@
 //! `shares` and `backends`: the endpoints behind a port that several share.
 //! `allows`: the clients that a port is limited to.
 
-use crate::{addr::Addr, assert_layout};
+use crate::{addr::Addr, assert_layout, mix::mixed};
 
 /// What a prefix of `ports` is made of.
 #[repr(C)]
@@ -108,7 +108,7 @@ assert_layout!(Share, SHARE_PLACES);
 /// places, whatever their number (golden ratio, Knuth 6.4).
 #[inline(always)]
 pub const fn place_of_turn(turn: u32) -> u32 {
-    turn.wrapping_mul(0x9e37_79b1) >> (32 - SHARE_BITS)
+    mixed(turn, SHARE_BITS)
 }
 
 /// The place for a client (finaliser of MurmurHash3).

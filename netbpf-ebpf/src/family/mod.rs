@@ -13,7 +13,7 @@ use netbpf_common::{
     maps::{
         AllowData, BackendKey, EndpointKey, Evictable, Flow, FlowKey, FragmentKey, FragmentOf,
         LocalKey, MappingKey, Outside, OutsideKey, PortData, SourceData, SubnetData, TunnelKey,
-        Uplink, Veth,
+        Uplink, Veth, VethSlot,
     },
     packet::{
         IPPROTO_TCP, IPPROTO_UDP, Read,
@@ -121,10 +121,21 @@ pub struct Packet<A> {
 }
 
 /// Bytes of [`SCRATCH`] in front of the room.
+const VETH_LEN: usize = size_of::<VethSlot>();
 const PACKET_LEN: usize = 192;
 
 const _: () = assert!(size_of::<Packet<Addr6>>() <= PACKET_LEN);
-const _: () = assert!(size_of::<Room<Addr6>>() <= SCRATCH_LEN - PACKET_LEN);
+const _: () = assert!(size_of::<Room<Addr6>>() <= SCRATCH_LEN - VETH_LEN - PACKET_LEN);
+
+/// This CPU's copy of what is known of the container that sends, which is none of the parts of
+/// [`scratch`]; [`local::find`] writes it.
+///
+/// [`local::find`]: crate::stage::local::find
+#[inline(always)]
+pub fn sender() -> Result<*mut VethSlot, DropReason> {
+    let scratch = SCRATCH.get_ptr_mut(0).ok_or(DropReason::Helper)?;
+    Ok(scratch.cast())
+}
 
 /// This CPU's packet and working space.
 #[inline(always)]
@@ -139,8 +150,8 @@ pub fn scratch<F: Family>()
     // written before they are read.
     unsafe {
         Ok((
-            &mut *scratch.cast::<Packet<F::Addr>>(),
-            &mut *scratch.add(PACKET_LEN).cast::<Room<F::Addr>>(),
+            &mut *scratch.add(VETH_LEN).cast::<Packet<F::Addr>>(),
+            &mut *scratch.add(VETH_LEN + PACKET_LEN).cast::<Room<F::Addr>>(),
         ))
     }
 }
@@ -166,7 +177,12 @@ pub trait Family: Sized {
     fn is_martian(addr: Self::Addr) -> bool;
     fn is_link_local(addr: Self::Addr) -> bool;
 
+    /// Its bit in `areas`.
+    fn area(addr: Self::Addr) -> u16;
+
     fn own(veth: &Veth) -> Self::Addr;
+    /// Is it an address of the container's own network?
+    fn is_near(slot: &VethSlot, addr: Self::Addr) -> bool;
     fn gateway(veth: &Veth) -> Self::Addr;
     fn uplink_addr(uplink: &Uplink) -> Self::Addr;
 

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_sock_tuple};
 use netbpf_common::{
     addr::{self, Addr, Addr4},
     drop::DropReason,
-    maps::{Uplink, Veth},
+    maps::{Uplink, Veth, VethSlot, subnets::area4},
     packet::{self, Read, checksum, eth, icmp, ipv4, tuple::Ip, vxlan},
     verdict::Coded,
 };
@@ -147,8 +147,17 @@ impl Family for V4 {
         ipv4::is_link_local(addr)
     }
     #[inline(always)]
+    fn area(addr: Addr4) -> u16 {
+        area4(addr)
+    }
+    #[inline(always)]
     fn own(veth: &Veth) -> Addr4 {
         veth.ipv4
+    }
+    #[inline(always)]
+    fn is_near(slot: &VethSlot, addr: Addr4) -> bool {
+        let word = u32::from_ne_bytes;
+        (word(slot.veth.ipv4) ^ word(addr)) & word(slot.mask4) == 0
     }
     #[inline(always)]
     fn gateway(veth: &Veth) -> Addr4 {

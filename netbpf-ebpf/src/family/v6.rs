@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_sock_tuple};
 use netbpf_common::{
     addr::{Addr, Addr6},
     drop::DropReason,
-    maps::{Uplink, Veth},
+    maps::{Uplink, Veth, VethSlot, subnets::area6},
     packet::{self, Read, eth, icmp, ipv6, tuple::Ip, vxlan},
     verdict::Coded,
 };
@@ -153,8 +153,18 @@ impl Family for V6 {
         ipv6::is_link_local(addr)
     }
     #[inline(always)]
+    fn area(addr: Addr6) -> u16 {
+        area6(addr)
+    }
+    #[inline(always)]
     fn own(veth: &Veth) -> Addr6 {
         veth.ipv6
+    }
+    #[inline(always)]
+    fn is_near(slot: &VethSlot, addr: Addr6) -> bool {
+        let (own, addr, mask) = (words(slot.veth.ipv6), words(addr), words(slot.mask6));
+        let differ = |word: usize| (own[word] ^ addr[word]) & mask[word];
+        differ(0) | differ(1) | differ(2) | differ(3) == 0
     }
     #[inline(always)]
     fn gateway(veth: &Veth) -> Addr6 {

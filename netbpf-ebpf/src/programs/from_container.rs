@@ -1,12 +1,12 @@
 //! TC ingress of a host-side veth: everything that a container sends.
 //!
-//! anti-spoof → parse → ARP/ND → tunnel, or flow, fragment or ICMP error → endpoint → local → masquerade or route
+//! anti-spoof → parse → ARP/ND → tunnel, sibling, or flow, fragment or ICMP error → endpoint → local → masquerade or route
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netbpf_common::{
     drop::DropReason,
     maps::{
-        Veth,
+        Veth, VethSlot,
         endpoints::{NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED},
         flows::{ARRIVAL_HAIRPIN, arrival_container},
     },
@@ -22,16 +22,17 @@ use crate::{
     family::{Family, Packet, Room, V4, V6, scratch},
     stage::{
         Step, antispoof, asked, deliver, handed, local, masquerade, nd, overlay, port::Client,
-        renew::give_up, route,
+        renew::give_up, route, sibling,
     },
 };
 
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     let skb = &Skb::new(&ctx);
-    let Ok(veth) = local::veth(skb) else {
+    let Ok(slot) = local::find(skb) else {
         return emit::dropped(skb, eth::LEN, DropReason::UnknownEndpoint as u32, 0);
     };
+    let veth = &slot.veth;
     let (own, sent) = (veth.endpoint, Sent::of(skb));
     let Some(header) = skb.bytes::<{ eth::LEN }>(0) else {
         return drop(skb, own, sent, DropReason::Malformed);
@@ -46,8 +47,8 @@ pub fn from_container(ctx: TcContext) -> i32 {
         return drop(skb, own, sent, DropReason::Vlan);
     }
     match u16::from_be_bytes([header[12], header[13]]) {
-        eth::TYPE_IPV4 => ip::<V4>(skb, veth, sent),
-        eth::TYPE_IPV6 => ip::<V6>(skb, veth, sent),
+        eth::TYPE_IPV4 => ip::<V4>(skb, slot, sent),
+        eth::TYPE_IPV6 => ip::<V6>(skb, slot, sent),
         eth::TYPE_ARP => {
             let verdict = Coded::from_bits(calls::answer_arp(skb.raw()));
             finish::<V4>(skb, own, sent, refuse::<V4>(skb, eth::LEN, verdict, own))
@@ -66,9 +67,10 @@ fn drop(skb: &Skb, own: u32, sent: Sent, reason: DropReason) -> i32 {
 /// The steps that end most packets' way come first, in a function of their own;
 /// those that begin a flow follow, so that their stacks do not add up.
 #[inline(always)]
-fn ip<F: Family>(skb: &Skb, veth: &Veth, sent: Sent) -> i32 {
+fn ip<F: Family>(skb: &Skb, slot: &VethSlot, sent: Sent) -> i32 {
+    let veth = &slot.veth;
     let own = veth.endpoint;
-    let mut verdict = Coded::from_bits(first_steps::<F>(skb, veth));
+    let mut verdict = Coded::from_bits(first_steps::<F>(skb, slot));
     let found_by = verdict;
     if is_to_follow(verdict) {
         verdict = follow_by::<F>(skb, found_by, own);
@@ -118,13 +120,14 @@ fn hairpin<F: Family>(skb: &Skb, found_by: Coded) -> Coded {
 }
 
 #[inline(never)]
-fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
+fn first_steps<F: Family>(skb: &Skb, slot: &VethSlot) -> u64 {
     let verdict = match scratch::<F>() {
         Ok((p, room)) => {
+            let veth = &slot.veth;
             room.answer_from = F::gateway(veth);
             // A chain of headers that we do not see the end of might hide anything.
             match parse::<F>(skb, eth::LEN, arrival_container(veth.scope)) {
-                Parsed::Whole => way::<F>(veth, p, room).unwrap_or_else(Coded::drop),
+                Parsed::Whole => way::<F>(skb, slot, p, room).unwrap_or_else(Coded::drop),
                 Parsed::Nothing | Parsed::Headless => Coded::drop(DropReason::Malformed),
             }
         }
@@ -134,8 +137,13 @@ fn first_steps<F: Family>(skb: &Skb, veth: &Veth) -> u64 {
 }
 
 #[inline(always)]
-fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
-    let (ip, t) = (&p.ip, &p.t);
+fn way<F: Family>(
+    skb: &Skb,
+    slot: &VethSlot,
+    p: &Packet<F::Addr>,
+    room: &mut Room<F::Addr>,
+) -> Step {
+    let (veth, ip, t) = (&slot.veth, &p.ip, &p.t);
     if F::IS_V6 && nd::is_nd(ip.protocol, t) {
         return Ok(Coded::TO_ND);
     }
@@ -166,7 +174,7 @@ fn way<F: Family>(veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<F::Addr>) ->
     if icmp::is_about_flow(ip.protocol, t.flags) {
         return Ok(Coded::TO_QUOTED);
     }
-    Ok(Coded::TO_FLOW)
+    Ok(sibling::straight::<F>(skb, slot, p, room)?.unwrap_or(Coded::TO_FLOW))
 }
 
 /// The way of a packet that belongs to no flow.
@@ -190,9 +198,7 @@ fn rest<F: Family>(skb: &Skb, veth: &Veth, p: &Packet<F::Addr>, room: &mut Room<
     let ip = &p.ip;
     if let Some(to) = local::endpoint::<F>(room, ip.dst, veth.scope) {
         local::policy(veth, to)?;
-        let verdict = Coded::deliver(to.ifindex, to.endpoint);
-        deliver::address(skb, eth::LEN, to.mac, F::ETHERTYPE)?;
-        return Ok(verdict);
+        return deliver::to::<F>(skb, to);
     }
     if local::host::<F>(room, ip.dst).is_some() {
         return Ok(Coded::TO_PORT);

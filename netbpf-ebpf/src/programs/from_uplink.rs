@@ -90,10 +90,10 @@ fn answer_as_host<F: Family>(skb: &Skb) -> u32 {
 #[inline(never)]
 fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
     let verdict = match scratch::<F>() {
-        Ok((p, room)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
+        Ok((p, _)) => match parse::<F>(skb, l3, ARRIVAL_UPLINK) {
             // What cannot be parsed is the kernel's to judge.
             Parsed::Nothing => Coded::PASS,
-            Parsed::Whole | Parsed::Headless => way::<F>(p, room).unwrap_or_else(Coded::drop),
+            Parsed::Whole | Parsed::Headless => way::<F>(p).unwrap_or_else(Coded::drop),
         },
         Err(_) => Coded::PASS,
     };
@@ -101,7 +101,7 @@ fn first_steps<F: Family>(skb: &Skb, l3: usize) -> u64 {
 }
 
 #[inline(always)]
-fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
+fn way<F: Family>(p: &Packet<F::Addr>) -> Step {
     let ip = &p.ip;
     if F::is_multicast(ip.dst) || F::IS_V6 && nd::is_nd(ip.protocol, &p.t) {
         return Ok(Coded::PASS);
@@ -125,7 +125,7 @@ fn way<F: Family>(p: &Packet<F::Addr>, room: &mut Room<F::Addr>) -> Step {
         return Ok(Coded::TO_TUNNEL);
     }
     // What the host's own traffic costs is the price that everybody pays.
-    if local::is_hosts::<F>(p, room) {
+    if local::is_hosts::<F>(p) {
         return Ok(Coded::PASS);
     }
     Ok(Coded::TO_FLOW)

@@ -11,16 +11,13 @@ use crate::{
     ctx::Skb,
     emit,
     family::{Family, V4, V6},
-    maps::VETHS,
-    stage::handed,
+    stage::{handed, local},
 };
 
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
     let skb = &Skb::new(&ctx);
-    let ifindex = skb.ifindex();
-    // SAFETY: entries are replaced whole by the daemon; a reader sees either.
-    let endpoint = unsafe { VETHS.get(&ifindex) }.map_or(0, |veth| veth.endpoint);
+    let endpoint = local::of_veth(skb.ifindex(), |veth| veth.endpoint).unwrap_or(0);
     // Something beside us made the host a router: nobody asked it to forward into our
     // networks, past their policy, but for answers to what our containers have asked the
     // host for, and others translate.

@@ -16,7 +16,7 @@ use crate::{ctx::Skb, maps::CONFIG};
 
 #[inline(always)]
 pub fn answer(skb: &Skb) -> Step {
-    let veth = local::veth(skb)?;
+    let veth = local::veth()?;
     let arp = arp::parse(skb, eth::LEN).ok_or(DropReason::Malformed)?;
     if arp.sender_mac != veth.mac {
         return Err(DropReason::SpoofedNeighbour);

@@ -1,6 +1,6 @@
 //! Puts the link header of the next stretch on a packet.
 
-use netbpf_common::{drop::DropReason, packet::eth, verdict::Coded};
+use netbpf_common::{drop::DropReason, maps::Endpoint, packet::eth, verdict::Coded};
 
 use super::Step;
 use crate::{
@@ -18,6 +18,14 @@ pub fn address(skb: &Skb, l3: usize, mac: [u8; 6], ethertype: u16) -> Step<()> {
         return skb.store(0, &eth::header(mac, gateway_mac, ethertype));
     }
     skb.write(0, eth::header(mac, gateway_mac, ethertype))
+}
+
+/// From one container to another one, as it is.
+#[inline(always)]
+pub fn to<F: Family>(skb: &Skb, to: &Endpoint) -> Step {
+    let verdict = Coded::deliver(to.ifindex, to.endpoint);
+    address(skb, eth::LEN, to.mac, F::ETHERTYPE)?;
+    Ok(verdict)
 }
 
 /// Out by the way in the room.

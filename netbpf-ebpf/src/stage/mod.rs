@@ -19,6 +19,7 @@ pub mod port;
 pub mod refuse;
 pub mod renew;
 pub mod route;
+pub mod sibling;
 pub mod sockets;
 pub mod translate;
 

@@ -23,7 +23,7 @@ pub fn is_nd(protocol: u8, transport: &Transport) -> bool {
 
 #[inline(always)]
 pub fn answer(skb: &Skb, p: &Packet<[u8; 16]>) -> Step {
-    let veth = local::veth(skb)?;
+    let veth = local::veth()?;
     let (ip, t) = (&p.ip, &p.t);
     let (src, l4) = (ip.src, ip.l4 & 0x3fff);
     // RFC 4861 section 7.1.1: what crossed a router is not ND.

@@ -133,7 +133,7 @@ pub fn enter<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         } else {
             V4::call_ask_way(skb, number)
         };
-        room.answer_from = F::gateway(local::veth(skb)?);
+        room.answer_from = F::gateway(local::veth()?);
         if let Some(number) = asked.dropped() {
             room.mtu = node.mtu.saturating_sub(overhead);
             return Err(DropReason::from_number(number).unwrap_or(DropReason::Helper));
@@ -171,13 +171,13 @@ pub fn enter<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
     };
     skb.enter_tunnel(overhead as i32, over_ipv6)?;
     if over_ipv6 {
-        skb.store(
+        skb.put(
             eth::LEN,
             &vxlan::over_ipv6(config.vtep, node.vtep, &headers),
         )?;
     } else {
         let (src, dst) = (V4::from_mapped(config.vtep), V4::from_mapped(node.vtep));
-        skb.store(eth::LEN, &vxlan::over_ipv4(src, dst, &headers))?;
+        skb.put(eth::LEN, &vxlan::over_ipv4(src, dst, &headers))?;
     }
     if over_ipv6 != F::IS_V6 {
         // The kernel writes it anew on the way out, but until then it is to be right.
@@ -186,7 +186,7 @@ pub fn enter<F: Family>(skb: &Skb, p: &Packet<F::Addr>, room: &mut Room<F::Addr>
         } else {
             eth::TYPE_IPV4
         };
-        skb.store(eth::TYPE, &ethertype.to_be_bytes())?;
+        skb.put(eth::TYPE, &ethertype.to_be_bytes())?;
     }
     room.next_hop.nh_family = 0;
     if node.way & u32::from(FLOW_FOREIGN_NEXT_HOP) == 0 {

@@ -151,7 +151,7 @@ pub fn note_idle(number: u32, protocol: u8, port: u16) {
 }
 
 #[inline(always)]
-fn set(pool: Option<*mut Pool>, port: u16) {
+pub(super) fn set(pool: Option<*mut Pool>, port: u16) {
     let Some(pool) = pool else {
         return;
     };
@@ -164,7 +164,7 @@ fn set(pool: Option<*mut Pool>, port: u16) {
 }
 
 #[inline(always)]
-fn has(pool: &Pool, port: u16) -> bool {
+pub(super) fn has(pool: &Pool, port: u16) -> bool {
     pool.words[word_of(port)] & (1 << (port & 63)) != 0
 }
 

@@ -33,7 +33,7 @@ use super::{
     flow::{self, check_mtu, remember},
     local, masquerade, pool,
     renew::{give_up, renew},
-    route,
+    route, sibling,
     sockets::host_has,
     translate::{self, NewTuple},
 };
@@ -263,7 +263,7 @@ pub fn begin<F: Family>(
     client: Client,
 ) -> Step {
     let container = match client {
-        Client::Container => Some(local::veth(skb)?),
+        Client::Container => Some(local::veth()?),
         Client::Uplink | Client::Host => None,
     };
     let (ip, t) = (&p.ip, &p.t);
@@ -326,8 +326,12 @@ pub fn begin<F: Family>(
         let veth = unsafe { VETHS.get(&to.ifindex) }.ok_or(DropReason::UnknownEndpoint)?;
         mtu = veth.mtu;
         check_mtu(skb, p, mtu.into()).inspect_err(|_| room.mtu = mtu.into())?;
-        // A loopback address means the container itself there.
-        if F::is_martian(src) {
+        // An address that means the container itself there, or another one of its network, whose
+        // packets would not come back here: of two overlay networks with the same subnet, the
+        // host has the gateway of one.
+        if F::is_martian(src)
+            || to.scope != 0 && local::endpoint::<F>(room, src, to.scope.into()).is_some()
+        {
             src = F::gateway(veth);
         }
     } else if let Some(veth) = container
@@ -508,6 +512,7 @@ pub fn try_source<F: Family>(
         return TAKEN;
     }
     pool::expect(&room.forward_key);
+    sibling::expect(&room.reverse);
     if was_held && room.past != 0 && renew::<F>(room) {
         room.past = 0;
         return WRITTEN;

@@ -269,7 +269,7 @@ fn reload(inner: &Inner, state: &mut State) -> Result<()> {
     let is_whole = is_whole && state.uplinks.iter().all(|uplink| uplink.failed.is_none());
     // Where older programs may hang, it takes the long way.
     let trusted = match is_whole {
-        true => inner.datapath.trust_arrivals(),
+        true => inner.datapath.trust_marks(),
         false => Ok(()),
     };
     if let Err(error) = trusted {

@@ -1,12 +1,16 @@
-//! `arrivals`: at which ports of the host packets of flows may arrive by an uplink. Programs
-//! mark the port of each flow that they begin; those of flows that are there already, begun by
-//! a version that knew nothing of it, are marked here.
+//! `arrivals`: at which ports of the host packets of flows may arrive by an uplink; `siblings`:
+//! between which containers. Programs mark what the flows need that they begin; what those need
+//! that are there already, begun by a version that knew nothing of it, is marked here.
 
-use aya::maps::{Array, MapData, MapError};
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+};
 use netbpf_common::{
     maps::{
-        FlowKey, Pool,
-        flows::ARRIVAL_UPLINK,
+        Flow, FlowKey, Pool,
+        endpoints::{SIBLINGS, SIBLINGS_OF_DAEMON, sibling_bit},
+        flows::{ARRIVAL_UPLINK, FLOW_ORIGINAL, FLOW_TO_CONTAINER},
         pools::{ARRIVALS, arrivals_index},
     },
     names,
@@ -23,51 +27,84 @@ use super::{
 };
 
 impl Datapath {
-    /// Lets the programs go by `arrivals`. To be called once each program that begins flows
-    /// is of this version, on all devices.
-    pub fn trust_arrivals(&self) -> Result<()> {
+    /// Lets the programs go by `arrivals`, `siblings` and `areas`, of which this one is right
+    /// already. To be called once each program that begins flows is of this version, on all
+    /// devices.
+    pub fn trust_marks(&self) -> Result<()> {
         if load::is_trusted(&mut self.inner().ebpf)? {
             return Ok(());
         }
-        let mut marks = [IPPROTO_TCP, IPPROTO_UDP].map(|protocol| (protocol, Pool::EMPTY));
+        let mut marks = Marks::default();
         {
             let tables = self.flow_tables();
             tables.v4.mark(&mut marks)?;
             tables.v6.mark(&mut marks)?;
         }
         let ebpf = &mut self.inner().ebpf;
-        let wrong = |e: MapError| DatapathError::other("open map arrivals", load::chain(&e));
-        // Not taken out: programs that are loaded at need refer to it by its descriptor.
-        let map = ebpf.map_mut(names::ARRIVALS);
-        let map = map.ok_or_else(|| DatapathError::other("open maps", "no map arrivals"))?;
-        let mut map: Array<&mut MapData, Pool> = Array::try_from(map).map_err(wrong)?;
-        for (protocol, pool) in marks {
-            map.set(arrivals_index(protocol, true), pool, 0)
+        let mut arrivals = bit_maps(ebpf, names::ARRIVALS)?;
+        for (protocol, pool) in [(IPPROTO_TCP, marks.tcp), (IPPROTO_UDP, marks.udp)] {
+            arrivals
+                .set(arrivals_index(protocol, true), pool, 0)
                 .written(names::ARRIVALS, ARRIVALS)?;
         }
+        bit_maps(ebpf, names::SIBLINGS)?
+            .set(SIBLINGS_OF_DAEMON, marks.siblings, 0)
+            .written(names::SIBLINGS, SIBLINGS)?;
         load::change_config(&mut load::config(ebpf)?, |config| config.arrivals = 1)
     }
 }
 
-impl<A: Address> FlowTables<A> {
-    /// Marks where packets of flows arrive by an uplink.
-    fn mark(&self, marks: &mut [(u8, Pool); 2]) -> Result<()> {
-        let mut page = Page::new();
-        while page.read(&self.flows)? {
-            for (key, _) in page.entries() {
-                mark(&key, marks);
-            }
+/// Not taken out: programs that are loaded at need refer to it by its descriptor.
+fn bit_maps<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, Pool>> {
+    let map = ebpf.map_mut(name);
+    let map = map.ok_or_else(|| DatapathError::other("open maps", format!("no map {name}")))?;
+    Array::try_from(map)
+        .map_err(|e| DatapathError::other(format!("open map {name}"), load::chain(&e)))
+}
+
+/// What flows that are there need.
+struct Marks {
+    tcp: Pool,
+    udp: Pool,
+    siblings: Pool,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Marks {
+            tcp: Pool::EMPTY,
+            udp: Pool::EMPTY,
+            siblings: Pool::EMPTY,
         }
-        Ok(())
     }
 }
 
-fn mark<A>(key: &FlowKey<A>, marks: &mut [(u8, Pool); 2]) {
-    if key.arrival != ARRIVAL_UPLINK {
-        return;
+impl Marks {
+    fn add<A>(&mut self, key: &FlowKey<A>, half: &Flow<A>) {
+        if key.arrival == ARRIVAL_UPLINK {
+            match key.protocol {
+                IPPROTO_TCP => self.tcp.put(key.dport, true),
+                IPPROTO_UDP => self.udp.put(key.dport, true),
+                _ => {}
+            }
+        } else if half.sender != 0
+            && half.flags & (FLOW_TO_CONTAINER | FLOW_ORIGINAL) == FLOW_TO_CONTAINER
+        {
+            let bit = sibling_bit(half.sender, half.endpoint);
+            self.siblings.put(bit, true);
+        }
     }
-    let mut marks = marks.iter_mut();
-    if let Some((_, pool)) = marks.find(|(protocol, _)| *protocol == key.protocol) {
-        pool.put(key.dport, true);
+}
+
+impl<A: Address> FlowTables<A> {
+    /// Marks what the flows that are there need.
+    fn mark(&self, marks: &mut Marks) -> Result<()> {
+        let mut page = Page::new();
+        while page.read(&self.flows)? {
+            for (key, half) in page.entries() {
+                marks.add(&key, &half);
+            }
+        }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use netbpf_common::{
     abi::ABI,
     flow::Timeouts,
-    maps::{Local, PortKey, SubnetData, ports::PORT_PREFIX},
+    maps::{Local, PortKey, SubnetData, VethSlot, ports::PORT_PREFIX},
     names,
 };
 
@@ -83,8 +83,23 @@ impl Datapath {
         let endpoints = wanted.endpoints.iter();
         found.extend(compare(
             names::VETHS,
-            endpoints.map(|e| (e.device.ifindex, tables::veth(e))),
+            endpoints.map(|e| (e.device.ifindex, tables::veth(e).veth)),
             tables.veths.iter().flatten(),
+            of_device,
+        ));
+        // Not all need one.
+        let placed: HashMap<u32, VethSlot> = tables
+            .veth_slots
+            .taken()
+            .map(|slot| (slot.ifindex, slot))
+            .collect();
+        let endpoints = wanted.endpoints.iter().map(tables::veth);
+        found.extend(compare(
+            names::VETH_SLOTS,
+            endpoints
+                .filter(|slot| placed.contains_key(&slot.ifindex))
+                .map(|slot| (slot.ifindex, slot)),
+            placed.clone(),
             of_device,
         ));
         let uplinks = wanted.uplinks.iter();
@@ -117,6 +132,9 @@ impl Datapath {
                 .map(|(key, value)| ((key.prefix_len(), key.data().addr), value)),
             |&(prefix_len, addr)| of_subnet(prefix_len, SubnetData { addr }),
         ));
+        if let Some(subnet) = tables.areas.unmarked(&wanted.subnets)? {
+            found.push(different(names::AREAS, format!("of {}", subnet.subnet)));
+        }
         found.extend(compare(
             names::PORTS,
             known.ports(&wanted.services),

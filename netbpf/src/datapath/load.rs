@@ -314,7 +314,8 @@ fn set_config(object: &mut Ebpf, options: &Options, is_loaded: bool) -> Result<(
         abi: ABI,
         events: 0,
         gateway_mac: GATEWAY_MAC,
-        // Others may have begun flows, and go on until they are replaced.
+        // Others may have begun flows, and go on until they are replaced: they may not know of
+        // all marks.
         arrivals: before.arrivals * u8::from(is_loaded),
         evictable,
         established,
@@ -349,7 +350,7 @@ pub(super) fn config(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Config>> {
     Array::try_from(map).map_err(|e| DatapathError::other("open config", chain(&e)))
 }
 
-/// Whether programs go by the map `arrivals`.
+/// Whether programs go by the marks in `arrivals`, `siblings` and `areas`.
 pub(super) fn is_trusted(ebpf: &mut Ebpf) -> Result<bool> {
     let config = config(ebpf)?.get(&0, 0);
     let config = config.map_err(|e| DatapathError::other("read config", chain(&e)))?;

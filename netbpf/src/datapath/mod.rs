@@ -11,6 +11,7 @@ mod collect;
 mod connections;
 mod drift;
 mod early;
+mod endpoints;
 mod events;
 mod flows;
 mod flush;
@@ -30,6 +31,7 @@ mod records;
 mod refusal;
 mod repin;
 mod services;
+mod subnets;
 mod tables;
 mod types;
 mod upgrade;
@@ -54,11 +56,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{
-    maps::{MapError, PerCpuValues},
-    programs::links::{FdLink, PinnedLink},
-};
-use netbpf_common::{drop::DropReason, maps::EndpointStats, names, verdict::MAX_ENDPOINT};
+use aya::programs::links::{FdLink, PinnedLink};
+use netbpf_common::{drop::DropReason, names};
 
 use crate::sys::cgroup::Cgroup;
 use attach::name_of;
@@ -309,73 +308,6 @@ impl Datapath {
         pins::devices(&self.bpffs)
     }
 
-    /// Writes an endpoint's entries, new or changed.
-    pub fn set_endpoint(&self, endpoint: &EndpointEntry) -> Result<()> {
-        // A verdict has 16 bits for an endpoint.
-        let max = self.max_endpoints.min(MAX_ENDPOINT + 1);
-        if endpoint.index == 0 || endpoint.index >= max {
-            return Err(DatapathError::Full {
-                map: names::ENDPOINT_STATS,
-                max_entries: max,
-            });
-        }
-        let tables = &mut self.inner().tables;
-        tables
-            .veths
-            .insert(endpoint.device.ifindex, tables::veth(endpoint), 0)
-            .written(names::VETHS, max)?;
-        for key in tables::endpoint_keys(endpoint) {
-            tables
-                .endpoints
-                .insert(key, tables::endpoint(endpoint), 0)
-                .written(names::ENDPOINTS, max * 2)?;
-        }
-        Ok(())
-    }
-
-    /// Removes an endpoint's entries and counters; idempotent. Its masqueraded
-    /// flows are followed no more, and collected with the next [`Self::collect`].
-    pub fn remove_endpoint(&self, endpoint: &EndpointEntry) -> Result<()> {
-        let tables = &mut self.inner().tables;
-        for key in tables::endpoint_keys(endpoint) {
-            // The address may be another's by now.
-            if tables
-                .endpoints
-                .get(&key, 0)
-                .is_ok_and(|e| e.endpoint == endpoint.index)
-            {
-                removed(names::ENDPOINTS, tables.endpoints.remove(&key))?;
-            }
-        }
-        removed(names::VETHS, tables.veths.remove(&endpoint.device.ifindex))?;
-        reset_counters(tables, endpoint.index)
-    }
-
-    /// Removes entries of endpoints other than these indexes; returns how many.
-    pub fn retain_endpoints(&self, indexes: &HashSet<u32>) -> Result<usize> {
-        let tables = &mut self.inner().tables;
-        let gone: Vec<_> = tables
-            .endpoints
-            .iter()
-            .flatten()
-            .filter(|(_, e)| !indexes.contains(&e.endpoint))
-            .collect();
-        for (key, _) in &gone {
-            removed(names::ENDPOINTS, tables.endpoints.remove(key))?;
-        }
-        let veths: Vec<_> = tables
-            .veths
-            .iter()
-            .flatten()
-            .filter(|(_, veth)| !indexes.contains(&veth.endpoint))
-            .collect();
-        for (ifindex, veth) in &veths {
-            removed(names::VETHS, tables.veths.remove(ifindex))?;
-            reset_counters(tables, veth.endpoint)?;
-        }
-        Ok(gone.len().max(veths.len()))
-    }
-
     /// Makes the table of the host's own addresses just this.
     pub fn set_locals(&self, locals: &[LocalEntry]) -> Result<()> {
         let mut wanted: HashMap<_, _> = locals.iter().map(tables::local).collect();
@@ -397,12 +329,6 @@ impl Datapath {
             removed(names::LOCALS, table.remove(key))?;
         }
         Ok(())
-    }
-
-    /// Makes the table of our subnets just this.
-    pub fn set_subnets(&self, subnets: &[SubnetEntry]) -> Result<()> {
-        let wanted: Vec<_> = subnets.iter().map(tables::subnet).collect();
-        tables::replace_all(names::SUBNETS, &mut self.inner().tables.subnets, &wanted)
     }
 
     /// Whether the programs ask [`Self::set_sources`] for source addresses; else the
@@ -535,31 +461,3 @@ const OF_HOST: u32 = 0;
 /// No endpoint has this index: here is the sum of those that are no more, so that what
 /// all of them carried never becomes less.
 const DETACHED: u32 = 0;
-
-/// Sets an endpoint's counters to 0 for whoever gets its index next.
-fn reset_counters(tables: &mut Tables, index: u32) -> Result<()> {
-    let failed = |e| DatapathError::other(format!("reset counters of {index}"), chain(&e));
-    let zeros = tables.zeros::<EndpointStats>()?;
-    let stats = &mut tables.endpoint_stats;
-    let last = match stats.get(&index, 0) {
-        // Others wrote it into a map: no endpoint ever had it.
-        Err(MapError::OutOfBounds { .. }) => return Ok(()),
-        other => other.map_err(failed)?,
-    };
-    let detached = stats.get(&DETACHED, 0).map_err(failed)?;
-    let per_cpu = detached.iter().zip(last.iter());
-    let detached: Vec<_> = per_cpu.map(|(all, last)| sum([*all, *last])).collect();
-    let detached = PerCpuValues::try_from(detached)
-        .map_err(|e| DatapathError::other("make a per-CPU value", chain(&e)))?;
-    // In this order: ended in between, some is counted twice and nothing becomes less.
-    stats.set(DETACHED, detached, 0).map_err(failed)?;
-    stats.set(index, zeros, 0).map_err(failed)?;
-    for &reason in DropReason::ALL {
-        let key = netbpf_common::maps::DropKey {
-            endpoint: index,
-            reason: reason as u32,
-        };
-        removed(names::ENDPOINT_DROPS, tables.endpoint_drops.remove(&key))?;
-    }
-    Ok(())
-}

@@ -521,8 +521,8 @@ fn entry(
 ) -> Option<Backend> {
     let endpoint = &backend.endpoint;
     let addr = match family {
-        4 => IpAddr::V4(endpoint.ipv4?),
-        _ => IpAddr::V6(endpoint.ipv6?),
+        4 => IpAddr::V4(endpoint.ipv4?.addr()),
+        _ => IpAddr::V6(endpoint.ipv6?.addr()),
     };
     Some(Backend {
         slot: backend.slot,

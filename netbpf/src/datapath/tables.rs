@@ -18,7 +18,7 @@ use netbpf_common::{
         AllowData, Asked, AskedKey, Backend, BackendKey, Client, DropKey, Endpoint, EndpointKey,
         EndpointStats, Flow, FlowKey, FragmentKey, FragmentOf, Handed, HandedKey, HostConn, Local,
         LocalKey, Mapping, MappingKey, Outside, OutsideKey, Peer, PeerKey, Pool, Port, PortData,
-        PortKey, Published, Share, Source, SourceData, Subnet, SubnetData, Uplink, Veth,
+        PortKey, Published, Share, Source, SourceData, Subnet, SubnetData, Uplink, Veth, VethSlot,
         endpoints::{
             CONTAINER_SHIFT, NETWORK_ICC, NETWORK_INTERNAL, NETWORK_MASQUERADE, NETWORK_SHADOWED,
         },
@@ -30,8 +30,10 @@ use netbpf_common::{
 
 use super::{
     Result,
+    endpoints::Slots,
     load::{chain, cpus},
     pages::Paged,
+    subnets::Areas,
     types::{
         DatapathError, EarlyDrop, EndpointEntry, LocalEntry, NetworkFlags, SourceEntry,
         SubnetEntry, UplinkEntry,
@@ -75,10 +77,12 @@ impl<A> Default for Suspects<A> {
 pub(super) struct Tables {
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub veths: HashMap<MapData, u32, Veth>,
+    pub veth_slots: Slots,
     pub uplinks: HashMap<MapData, u32, Uplink>,
     pub sources: LpmTrie<MapData, SourceData, Source>,
     pub locals: HashMap<MapData, LocalKey, Local>,
     pub subnets: LpmTrie<MapData, SubnetData, Subnet>,
+    pub areas: Areas,
     pub ports: LpmTrie<MapData, PortData, Port>,
     pub published: Array<MapData, Published>,
     pub reserved: Array<MapData, Pool>,
@@ -139,10 +143,12 @@ impl Tables {
         Ok(Tables {
             endpoints: take(ebpf, names::ENDPOINTS)?,
             veths: take(ebpf, names::VETHS)?,
+            veth_slots: Slots::open(ebpf)?,
             uplinks: take(ebpf, names::UPLINKS)?,
             sources: take(ebpf, names::SOURCES)?,
             locals: take(ebpf, names::LOCALS)?,
             subnets: take(ebpf, names::SUBNETS)?,
+            areas: Areas::open(ebpf)?,
             ports: take(ebpf, names::PORTS)?,
             published: take(ebpf, names::PUBLISHED)?,
             reserved: take(ebpf, names::RESERVED)?,
@@ -240,21 +246,31 @@ pub(super) fn flags(network: NetworkFlags) -> u32 {
         )
 }
 
-pub(super) fn veth(e: &EndpointEntry) -> Veth {
+pub(super) fn veth(e: &EndpointEntry) -> VethSlot {
     let v4 = |ip: Option<Ipv4Addr>| ip.map_or([0; 4], |ip| ip.octets());
     let v6 = |ip: Option<Ipv6Addr>| ip.map_or([0; 16], |ip| ip.octets());
-    Veth {
+    let (mask4, mask6) = (
+        e.ipv4.map(|net| net.netmask()),
+        e.ipv6.map(|net| net.netmask()),
+    );
+    let veth = Veth {
         endpoint: e.index,
         network: e.network,
         flags: flags(e.flags) | (e.container as u32) << CONTAINER_SHIFT,
         scope: scope(e),
-        ipv4: v4(e.ipv4),
-        ipv6: v6(e.ipv6),
+        ipv4: v4(e.ipv4.map(|net| net.addr())),
+        ipv6: v6(e.ipv6.map(|net| net.addr())),
         gateway4: v4(e.gateway4),
         gateway6: v6(e.gateway6),
         mac: e.mac,
         mtu: e.mtu,
         vni: e.flags.overlay.map_or(0, |at| at.vni),
+    };
+    VethSlot {
+        ifindex: e.device.ifindex,
+        mask4: mask4.map_or([0xff; 4], |mask| mask.octets()),
+        mask6: mask6.map_or([0xff; 16], |mask| mask.octets()),
+        ..VethSlot::unplaced(veth)
     }
 }
 
@@ -276,8 +292,8 @@ pub(super) fn endpoint(e: &EndpointEntry) -> Endpoint {
 
 /// The keys under which an endpoint's addresses are found.
 pub(super) fn endpoint_keys(e: &EndpointEntry) -> impl Iterator<Item = EndpointKey> {
-    let v4 = e.ipv4.map(|ip| mapped(ip.octets()));
-    let v6 = e.ipv6.map(|ip| ip.octets());
+    let v4 = e.ipv4.map(|net| mapped(net.addr().octets()));
+    let v6 = e.ipv6.map(|net| net.addr().octets());
     v4.into_iter().chain(v6).map(|addr| EndpointKey {
         scope: scope(e),
         addr,
@@ -344,6 +360,21 @@ pub(super) fn subnet(s: &SubnetEntry) -> (Key<SubnetData>, Subnet) {
     )
 }
 
+/// What such a key is of.
+pub(super) fn subnet_of(key: &Key<SubnetData>) -> ipnet::IpNet {
+    net(key.data().addr, key.prefix_len())
+}
+
+/// The destinations whose addresses begin with that many bits of this one.
+fn net(addr: Addr, bits: u32) -> ipnet::IpNet {
+    let bits = bits as u8;
+    let (ip, bits) = match unmapped(addr) {
+        Some(v4) if bits >= 96 => (IpAddr::from(v4), bits - 96),
+        _ => (IpAddr::from(addr), bits),
+    };
+    ipnet::IpNet::new_assert(ip, bits)
+}
+
 /// The family of an address in 16-byte form.
 pub(super) fn family_of(addr: Addr) -> u8 {
     if unmapped(addr).is_some() { 4 } else { 6 }
@@ -367,12 +398,11 @@ pub(super) fn allow(number: u32, clients: ipnet::IpNet) -> Key<AllowData> {
 
 /// The list and the clients of such a key.
 pub(super) fn allowed(key: &Key<AllowData>) -> (u32, ipnet::IpNet) {
-    let (data, bits) = (key.data(), key.prefix_len().saturating_sub(32) as u8);
-    let (ip, bits) = match unmapped(data.addr) {
-        Some(v4) if bits >= 96 => (IpAddr::from(v4), bits - 96),
-        _ => (IpAddr::from(data.addr), bits),
-    };
-    (data.allow, ipnet::IpNet::new_assert(ip, bits))
+    let data = key.data();
+    (
+        data.allow,
+        net(data.addr, key.prefix_len().saturating_sub(32)),
+    )
 }
 
 /// Makes a longest-prefix table of 4,096 entries just this; what is right already is

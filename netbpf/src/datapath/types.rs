@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::settings::Release;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netbpf_common::{
     drop::DropReason,
     flow::{State, Timeouts},
@@ -85,8 +85,9 @@ pub struct EndpointEntry {
     /// Host-side veth.
     pub device: Device,
     pub mac: [u8; 6],
-    pub ipv4: Option<Ipv4Addr>,
-    pub ipv6: Option<Ipv6Addr>,
+    /// Its addresses, with the prefixes of its network.
+    pub ipv4: Option<Ipv4Net>,
+    pub ipv6: Option<Ipv6Net>,
     pub gateway4: Option<Ipv4Addr>,
     pub gateway6: Option<Ipv6Addr>,
     pub mtu: u16,

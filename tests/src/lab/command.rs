@@ -57,7 +57,9 @@ impl Cmd {
             cgroups: Vec::new(),
             environment: Vec::new(),
             stdin: None,
-            timeout: Duration::from_secs(10),
+            // While the kernel frees the namespaces of a test before, all that asks it by netlink
+            // waits.
+            timeout: Duration::from_secs(30),
             refusals: Vec::new(),
         }
     }

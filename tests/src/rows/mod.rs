@@ -12,7 +12,7 @@ mod rig;
 mod row;
 
 pub use rig::{
-    Member, OPEN, OPTIONS, Opened, ROOMY, Rig, RigOptions, TC_ACT_SHOT, Uplink, backend, service,
-    with_rig, with_rig_of,
+    Member, OPEN, OPTIONS, Opened, ROOMY, Rig, RigOptions, TC_ACT_SHOT, Uplink, backend,
+    pinned_array, service, with_rig, with_rig_of,
 };
 pub use row::{Action, Out, Row};

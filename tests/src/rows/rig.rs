@@ -4,12 +4,17 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+};
 use aya_obj::programs::XdpAttachType;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netbpf::datapath::{
     Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
     ServiceAt, ServiceBackend, Sizes, SubnetEntry, UplinkEntry,
@@ -46,17 +51,17 @@ pub struct Member {
 impl Member {
     pub fn ip(&self, family: Family) -> IpAddr {
         match family {
-            Family::V4 => self.entry.ipv4.expect("dual-stack").into(),
-            Family::V6 => self.entry.ipv6.expect("dual-stack").into(),
+            Family::V4 => self.ipv4().into(),
+            Family::V6 => self.ipv6().into(),
         }
     }
 
     pub fn ipv4(&self) -> Ipv4Addr {
-        self.entry.ipv4.expect("dual-stack")
+        self.entry.ipv4.expect("dual-stack").addr()
     }
 
     pub fn ipv6(&self) -> Ipv6Addr {
-        self.entry.ipv6.expect("dual-stack")
+        self.entry.ipv6.expect("dual-stack").addr()
     }
 
     pub fn mac(&self) -> [u8; 6] {
@@ -195,6 +200,12 @@ impl Rig {
         Datapath::open(&self.options).unwrap_or_else(|e| panic!("open again: {e}"))
     }
 
+    /// An array of the datapath, as others see it.
+    #[track_caller]
+    pub fn pinned_array<V: Pod>(&self, name: &str) -> Array<MapData, V> {
+        pinned_array(&self.bpffs(), name)
+    }
+
     fn fill(&self) {
         let datapath = &self.datapath;
         datapath
@@ -217,7 +228,7 @@ impl Rig {
         locals.extend(BACK.gateways.map(|ip| local(ip, Some(2))));
         datapath
             .set_locals(&locals)
-            .and_then(|()| datapath.trust_arrivals())
+            .and_then(|()| datapath.trust_marks())
             .unwrap_or_else(|e| panic!("locals: {e}"));
     }
 
@@ -301,17 +312,7 @@ impl Rig {
     /// Opens the pinned program, for many a packet.
     #[track_caller]
     pub fn open(&self, program: &str) -> Opened {
-        let path = self.host.bpffs().join("programs").join(program);
-        let loaded = if program == EARLY_DROP {
-            Xdp::from_pin(&path, XdpAttachType::Interface).map(Loaded::Xdp)
-        } else {
-            SchedClassifier::from_pin(&path).map(Loaded::Classifier)
-        };
-        let loaded = loaded.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Opened {
-            name: program.into(),
-            loaded,
-        }
+        Opened::open(&self.host.bpffs(), program)
     }
 
     pub fn bpffs(&self) -> PathBuf {
@@ -326,6 +327,13 @@ impl Rig {
     }
 }
 
+/// An array that is pinned.
+#[track_caller]
+pub fn pinned_array<V: Pod>(bpffs: &Path, name: &str) -> Array<MapData, V> {
+    let map = MapData::from_pin(bpffs.join(name)).expect(name);
+    Map::Array(map).try_into().expect(name)
+}
+
 /// A program that stays open.
 pub struct Opened {
     pub name: String,
@@ -333,6 +341,21 @@ pub struct Opened {
 }
 
 impl Opened {
+    #[track_caller]
+    pub fn open(bpffs: &Path, program: &str) -> Opened {
+        let path = bpffs.join("programs").join(program);
+        let loaded = if program == EARLY_DROP {
+            Xdp::from_pin(&path, XdpAttachType::Interface).map(Loaded::Xdp)
+        } else {
+            SchedClassifier::from_pin(&path).map(Loaded::Classifier)
+        };
+        let loaded = loaded.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Opened {
+            name: program.into(),
+            loaded,
+        }
+    }
+
     /// How often it has run, and for how long, while the kernel kept count.
     #[track_caller]
     pub fn spent(&self) -> (u64, Duration) {
@@ -441,9 +464,13 @@ fn member(lab: &Lab, host: &Host, index: u32, network: u32, net: &Net, number: u
     // bpf_fib_lookup refuses on a device that does not forward.
     host.sysctl(&format!("net.ipv4.conf.{name}.forwarding"), "1");
     host.sysctl(&format!("net.ipv6.conf.{name}.forwarding"), "1");
-    let [subnet4, subnet6] = net.subnets.map(|subnet| subnet.split('/').next().unwrap());
-    let ipv4 = subnet4.parse::<Ipv4Addr>().expect("a subnet").to_bits() + u32::from(number);
-    let ipv6 = subnet6.parse::<Ipv6Addr>().expect("a subnet").to_bits() + u128::from(number);
+    let [subnet4, subnet6] = net.subnets;
+    let (subnet4, subnet6): (Ipv4Net, Ipv6Net) = (
+        subnet4.parse().expect("a subnet"),
+        subnet6.parse().expect("a subnet"),
+    );
+    let ipv4 = Ipv4Addr::from_bits(subnet4.addr().to_bits() + u32::from(number));
+    let ipv6 = Ipv6Addr::from_bits(subnet6.addr().to_bits() + u128::from(number));
     Member {
         entry: EndpointEntry {
             index,
@@ -452,8 +479,8 @@ fn member(lab: &Lab, host: &Host, index: u32, network: u32, net: &Net, number: u
             container: index.into(),
             device: device(host, &name),
             mac: space.mac("eth0"),
-            ipv4: Some(Ipv4Addr::from_bits(ipv4)),
-            ipv6: Some(Ipv6Addr::from_bits(ipv6)),
+            ipv4: Ipv4Net::new(ipv4, subnet4.prefix_len()).ok(),
+            ipv6: Ipv6Net::new(ipv6, subnet6.prefix_len()).ok(),
             gateway4: net.gateways[0].parse().ok(),
             gateway6: net.gateways[1].parse().ok(),
             mtu: 1500,

@@ -78,7 +78,7 @@ pub(super) fn owner<A>(skb: &Skb, room: &Room<A>) -> Step<Owner> {
             mac: [0; 6],
         });
     }
-    let veth = local::veth(skb)?;
+    let veth = local::veth()?;
     Ok(Owner {
         endpoint: veth.endpoint,
         scope: veth.scope,

@@ -9,6 +9,7 @@ pub use connections::end_of_host;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt::{self, Write as _},
     net::IpAddr,
     os::fd::AsFd,
     sync::Arc,
@@ -436,19 +437,34 @@ fn entry(endpoint: &Endpoint, device: Device) -> EndpointEntry {
         container: record.namespace.inode,
         device,
         mac: record.mac,
-        ipv4: record.ipv4.map(|net| net.addr()),
-        ipv6: record.ipv6.map(|net| net.addr()),
+        ipv4: record.ipv4,
+        ipv6: record.ipv6,
         gateway4: record.gateway,
         gateway6: record.gateway6,
         mtu: record.mtu,
     }
 }
 
-/// A step's name for the log.
+/// A step's name for the log: how it is written begins with it. What follows may have ten
+/// thousand ports, and is not written at all.
 fn name(step: &Step) -> String {
-    let text = format!("{step:?}");
-    let end = text.find(['(', '{', ' ']).unwrap_or(text.len());
-    text[..end].to_owned()
+    struct First(String);
+
+    impl fmt::Write for First {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let end = text.find(['(', '{', ' ']);
+            self.0.push_str(&text[..end.unwrap_or(text.len())]);
+            match end {
+                None => Ok(()),
+                Some(_) => Err(fmt::Error),
+            }
+        }
+    }
+
+    let mut first = First(String::new());
+    // It ends with the first character that is of no name.
+    _ = write!(first, "{step:?}");
+    first.0
 }
 
 /// Endpoints whose devices are gone, of those given with their devices.
