@@ -33,6 +33,13 @@ fn worlds(way: Way) -> &'static [Kind] {
             Kind::Netbpf,
             Kind::NetbpfAgain,
         ],
+        Way::Crowded => &[
+            Kind::IptablesPorts,
+            Kind::NetbpfPorts,
+            Kind::NetbpfFlows,
+            Kind::Netbpf,
+            Kind::NetbpfAgain,
+        ],
         Way::Loopback => &[
             Kind::IptablesLocalnet,
             Kind::Proxy,
@@ -131,7 +138,13 @@ fn build(options: &Options, lab: &Lab, turn: usize) -> Worlds {
     if !turn.is_multiple_of(2) {
         kinds.reverse();
     }
-    kinds.retain(|kind| options.wants_world(kind.name()));
+    let ways: Vec<Way> = Way::ALL
+        .into_iter()
+        .filter(|way| options.wants_way(*way))
+        .collect();
+    kinds.retain(|kind| {
+        options.wants_world(kind.name()) && ways.iter().any(|way| worlds(*way).contains(kind))
+    });
     kinds
         .into_iter()
         .map(|kind| (kind, kind.build(lab, options)))

@@ -62,7 +62,8 @@ impl Measure {
     /// long and say little more.
     pub fn is_for(self, way: Way) -> bool {
         match self {
-            Measure::RoundTrip | Measure::SetUp | Measure::Stream => true,
+            Measure::RoundTrip | Measure::SetUp => true,
+            Measure::Stream => way != Way::Crowded,
             Measure::MtuStream => matches!(way, Way::Published | Way::Masquerade | Way::Overlay),
             Measure::TwoCpuStream => matches!(way, Way::Published | Way::Overlay),
             Measure::UdpRoundTrip | Measure::UdpPackets => {

@@ -160,6 +160,7 @@ fn section(page: &mut String, results: &Results, way: Way) {
             "The host's own: a client outside to a program of the host, which nobody translates"
         }
         Way::Loopback => "Localhost: a program of the host, at 127.0.0.1, to a container",
+        Way::Crowded => "A published port among 10,000, or a connection among a million flows",
     };
     _ = writeln!(page, "\n## {title}\n");
     _ = writeln!(page, "| | world | median | p99 | netbpf / it |");

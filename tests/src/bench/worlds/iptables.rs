@@ -60,6 +60,12 @@ pub struct Iptables {
     routes_localnet: bool,
 }
 
+impl Iptables {
+    pub fn host(&self) -> &Namespace {
+        &self.town.host
+    }
+}
+
 impl World for Iptables {
     fn path(&self, way: Way) -> Option<Path> {
         let has = (way == Way::Loopback) == self.routes_localnet;

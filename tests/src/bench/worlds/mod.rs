@@ -10,6 +10,7 @@
 //! there is no network card, and packets of up to 64 KiB pass them whole.
 
 mod bridge;
+mod crowded;
 mod iptables;
 mod netbpf;
 mod nftables;
@@ -43,16 +44,19 @@ pub enum Way {
     Host,
     /// A program of the host, by a published port at 127.0.0.1, to a container.
     Loopback,
+    /// [`Way::Published`] once more, where there are many other ports or flows.
+    Crowded,
 }
 
 impl Way {
-    pub const ALL: [Way; 6] = [
+    pub const ALL: [Way; 7] = [
         Way::Published,
         Way::Sibling,
         Way::Masquerade,
         Way::Overlay,
         Way::Host,
         Way::Loopback,
+        Way::Crowded,
     ];
 
     pub fn name(self) -> &'static str {
@@ -63,6 +67,7 @@ impl Way {
             Way::Overlay => "overlay",
             Way::Host => "host",
             Way::Loopback => "loopback",
+            Way::Crowded => "crowded",
         }
     }
 }
@@ -96,6 +101,12 @@ pub enum Kind {
     Iptables,
     /// The same without br_netfilter.
     IptablesPlainBridge,
+    /// The first, with 10,000 published ports.
+    IptablesPorts,
+    /// netbpf with as many.
+    NetbpfPorts,
+    /// netbpf with a million flows.
+    NetbpfFlows,
     /// The first, and a published port is reached at 127.0.0.1.
     IptablesLocalnet,
     /// A bridge and nftables.
@@ -111,7 +122,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Netbpf,
         Kind::NetbpfAgain,
         Kind::Iptables,
@@ -122,6 +133,9 @@ impl Kind {
         Kind::Bridge,
         Kind::Vxlan,
         Kind::Wire,
+        Kind::IptablesPorts,
+        Kind::NetbpfPorts,
+        Kind::NetbpfFlows,
     ];
 
     pub fn name(self) -> &'static str {
@@ -136,6 +150,9 @@ impl Kind {
             Kind::Bridge => "bare bridge",
             Kind::Vxlan => "kernel vxlan and bridge",
             Kind::Wire => "bare wire",
+            Kind::IptablesPorts => "iptables, 10,000 ports",
+            Kind::NetbpfPorts => "netbpf, 10,000 ports",
+            Kind::NetbpfFlows => "netbpf, a million flows",
         }
     }
 
@@ -166,6 +183,9 @@ impl Kind {
             Kind::Bridge => Box::new(bridge::build(lab, "b")),
             Kind::Vxlan => Box::new(overlay::vxlan(lab, "v")),
             Kind::Wire => Box::new(wire::build(lab, "w")),
+            Kind::IptablesPorts => Box::new(crowded::iptables_ports(lab, "q")),
+            Kind::NetbpfPorts => Box::new(crowded::netbpf_ports(lab, "o")),
+            Kind::NetbpfFlows => Box::new(crowded::netbpf_flows(lab, "f")),
         }
     }
 }
@@ -194,7 +214,7 @@ struct Town {
 impl World for Town {
     fn path(&self, way: Way) -> Option<Path> {
         let (client, server, connect) = match way {
-            Way::Published => (&self.client, &self.web, (host(), 8080)),
+            Way::Published | Way::Crowded => (&self.client, &self.web, (host(), 8080)),
             Way::Sibling => (&self.app, &self.web, (self.web_address, 80)),
             Way::Masquerade => (&self.app, &self.client, (outside(), 80)),
             Way::Host => (&self.client, &self.host, (host(), 80)),

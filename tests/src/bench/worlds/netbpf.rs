@@ -10,12 +10,20 @@ use crate::lab::{
     names::{CLIENT_WIRE, FRONT, HOST_WIRE},
 };
 
-struct Netbpf {
+pub struct Netbpf {
     town: Town,
     pair: Option<Pair>,
     /// Endpoints and daemon live as long as the world.
-    _containers: [Container; 2],
-    _host: Host,
+    _containers: Vec<Container>,
+    pub host: Host,
+}
+
+impl Netbpf {
+    /// With another container, which lives as long.
+    pub fn with(mut self, container: Container) -> Netbpf {
+        self._containers.push(container);
+        self
+    }
 }
 
 /// A world with this netbpf, or with the one under test, and these flags of its
@@ -26,7 +34,7 @@ pub fn build(
     binary: Option<&std::path::Path>,
     flags: &[String],
     with_overlay: bool,
-) -> impl World + use<> {
+) -> Netbpf {
     let host = lab.host(&format!("host-{tag}"));
     let client = lab.space(&format!("client-{tag}"));
     lab.wire((&host, "up0", &HOST_WIRE), (&client, "eth0", &CLIENT_WIRE));
@@ -53,8 +61,8 @@ pub fn build(
             web_address: web.addr(Family::V4),
             app: Namespace::clone(&app),
         },
-        _containers: [web, app],
-        _host: host,
+        _containers: vec![web, app],
+        host,
     }
 }
 

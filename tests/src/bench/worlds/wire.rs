@@ -31,7 +31,7 @@ impl World for Wire {
                 (&self.client, &self.server, host())
             }
             Way::Masquerade => (&self.server, &self.client, outside()),
-            Way::Sibling => return None,
+            Way::Sibling | Way::Crowded => return None,
         };
         Some(Path {
             client: client.clone(),
