@@ -293,6 +293,16 @@ fn map_entries_that_are_missing_stale_or_different_are_named() {
         all.map(|b| b.as_str().expect("a byte").to_owned())
             .collect()
     };
+    let found_and_healed = |what: &str| {
+        finds(host, Check::Map, Severity::Error, what);
+        restart_heals(host);
+    };
+    let dump = |name| -> serde_json::Value {
+        serde_json::from_str(&bpftool("dump", name, &[])).expect("JSON")
+    };
+    let entry = |key: &[String], value: &[String]| {
+        [&["key".to_owned()], key, &["value".to_owned()], value].concat()
+    };
     for name in [
         names::ENDPOINTS,
         names::VETHS,
@@ -301,73 +311,43 @@ fn map_entries_that_are_missing_stale_or_different_are_named() {
         names::UPLINKS,
         names::PORTS,
     ] {
-        let dump: serde_json::Value =
-            serde_json::from_str(&bpftool("dump", name, &[])).expect("JSON");
+        let dump = dump(name);
         let key = bytes(&dump[0]["key"]);
         let value = bytes(&dump[0]["value"]);
-        let with = |words: &[&[String]]| words.concat();
-        let (key_word, value_word) = (["key".to_owned()], ["value".to_owned()]);
-
         let mut other = value.clone();
         other[0] = "0x7f".into();
-        let update = with(&[&key_word, &key, &value_word, &other]);
-        bpftool("update", name, &update);
+        bpftool("update", name, &entry(&key, &other));
         finds(host, Check::Map, Severity::Error, &format!("map {name}"));
 
-        bpftool("delete", name, &with(&[&key_word, &key]));
-        finds(host, Check::Map, Severity::Error, "is missing");
-        restart_heals(host);
+        bpftool("delete", name, &[&["key".to_owned()], &key[..]].concat());
+        found_and_healed("is missing");
     }
     // Of arrays: the place of a device, whose ifindex is there behind what `veths` says of it.
-    let dump: serde_json::Value =
-        serde_json::from_str(&bpftool("dump", names::VETH_SLOTS, &[])).expect("JSON");
+    let dump = dump(names::VETH_SLOTS);
     let slots = dump.as_array().expect("slots").iter();
     let mut slots = slots.map(|slot| (bytes(&slot["key"]), bytes(&slot["value"])));
     let ifindex = size_of::<netbpf_common::maps::Veth>();
     let is_taken = |(_, value): &(_, Vec<String>)| value[ifindex] != "0x00";
     let (key, value) = slots.find(is_taken).expect("a device");
-    let entry = |key: &[String], value: &[String]| {
-        [&["key".to_owned()], key, &["value".to_owned()], value].concat()
-    };
     let mut other = value.clone();
     other[0] = "0x7f".into();
     bpftool("update", names::VETH_SLOTS, &entry(&key, &other));
-    finds(host, Check::Map, Severity::Error, "map veth_slots");
-    restart_heals(host);
+    found_and_healed("map veth_slots");
     // One that is gone, of an endpoint that is there.
     let (mut free, mut stale) = (key, value);
     free[0] = "0xf0".into();
     stale[ifindex] = "0xf0".into();
     bpftool("update", names::VETH_SLOTS, &entry(&free, &stale));
-    finds(
-        host,
-        Check::Map,
-        Severity::Error,
-        "of nothing that is there",
-    );
-    restart_heals(host);
+    found_and_healed("of nothing that is there");
     let empty = vec!["0".to_owned(); size_of::<netbpf_common::maps::Pool>()];
     let first = ["0"; 4].map(str::to_owned);
     bpftool("update", names::AREAS, &entry(&first, &empty));
-    finds(host, Check::Map, Severity::Error, "map areas");
-    restart_heals(host);
+    found_and_healed("map areas");
 
-    let stale: Vec<String> = "key 0xff 0 0 0 value"
-        .split(' ')
-        .map(str::to_owned)
-        .chain(std::iter::repeat_n(
-            "0x01".to_owned(),
-            size_of::<netbpf_common::maps::Veth>(),
-        ))
-        .collect();
-    bpftool("update", names::VETHS, &stale);
-    finds(
-        host,
-        Check::Map,
-        Severity::Error,
-        "of nothing that is there",
-    );
-    restart_heals(host);
+    let key = ["0xff", "0", "0", "0"].map(str::to_owned);
+    let stale = vec!["0x01".to_owned(); ifindex];
+    bpftool("update", names::VETHS, &entry(&key, &stale));
+    found_and_healed("of nothing that is there");
 }
 
 #[test]

@@ -7,10 +7,10 @@ use netbpf::datapath::{Device, EndpointEntry, NetworkFlags};
 use netbpf_common::{
     drop::DropReason,
     maps::{
-        Config, Pool, Veth, VethSlot,
-        endpoints::{SIBLINGS, VETH_SLOTS as SLOTS, veth_slot},
+        Veth, VethSlot,
+        endpoints::{VETH_SLOTS as SLOTS, veth_slot},
     },
-    names::{self, CONFIG, FROM_CONTAINER, HOST_LOCAL, VETH_SLOTS, VETHS},
+    names::{self, FROM_CONTAINER, HOST_LOCAL, VETH_SLOTS, VETHS},
 };
 use netbpf_tests::{
     lab::{
@@ -88,7 +88,7 @@ fn publish(rig: &Rig) {
 /// is not looked up among the flows.
 #[track_caller]
 fn is_answered_straight(rig: &Rig, sport: u16) {
-    clear_marks(rig);
+    rig.clear_marks(names::SIBLINGS);
     goes_straight(rig, &rig.web, &rig.app, |way| way.tcp(80, sport, "A", b"x"));
 }
 
@@ -117,25 +117,6 @@ fn answers_by_a_port_are_followed() {
     });
 }
 
-fn clear_marks(rig: &Rig) {
-    let mut marks = rig.pinned_array::<Pool>(names::SIBLINGS);
-    for index in 0..SIBLINGS {
-        marks.set(index, Pool::EMPTY, 0).expect("no marks");
-    }
-}
-
-/// As after programs that set no marks in `siblings`.
-fn forget_marks(rig: &Rig) {
-    clear_marks(rig);
-    let mut config = rig.pinned_array::<Config>(CONFIG);
-    let value = config.get(&0, 0).expect("the config");
-    let value = Config {
-        arrivals: 0,
-        ..value
-    };
-    config.set(0, value, 0).expect("the config");
-}
-
 #[test]
 fn answers_that_were_not_marked_are_followed() {
     with_rig("siblings_without_marks", |rig| {
@@ -155,7 +136,7 @@ fn answers_that_were_not_marked_are_followed() {
             .check(rig);
         };
         is_answered_from_the_host(rig, 6000);
-        forget_marks(rig);
+        rig.forget_marks(names::SIBLINGS);
         Family::BOTH.into_iter().for_each(answer);
         all_go_straight(rig, &rig.web, &rig.app);
         // The next start finds them.
@@ -251,7 +232,17 @@ fn a_device_is_found_by_its_place_alone() {
             .retain_endpoints(&[1, 2, 3].into())
             .expect("none");
         assert_eq!(slot(rig, &rig.web).ifindex, 0);
-        assert_eq!(slot(rig, &rig.other).ifindex, rig.other.ifindex());
+        let other = slot(rig, &rig.other);
+        assert_eq!(other.ifindex, rig.other.ifindex());
+        // Nor what is at no device's place.
+        let mut slots = rig.pinned_array::<VethSlot>(VETH_SLOTS);
+        let elsewhere = veth_slot(rig.other.ifindex() + 1000);
+        slots.set(elsewhere, other, 0).expect("a copy");
+        rig.datapath
+            .retain_endpoints(&[1, 2, 3].into())
+            .expect("one");
+        assert_eq!(slots.get(&elsewhere, 0).expect("a slot").ifindex, 0);
+        assert_eq!(slot(rig, &rig.other), other);
     });
 }
 

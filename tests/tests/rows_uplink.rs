@@ -5,7 +5,7 @@
 use netbpf::datapath::NetworkFlags;
 use netbpf_common::{
     drop::DropReason,
-    maps::{Config, Pool, pools::ARRIVALS, subnets::AREAS},
+    maps::Pool,
     names::{self, FROM_CONTAINER, FROM_UPLINK},
 };
 use netbpf_tests::{
@@ -254,21 +254,6 @@ fn an_error_message_is_not_taken_for_the_answer_to_an_echo() {
     });
 }
 
-/// As after programs of a version that set no marks in `arrivals`.
-fn forget_marks(rig: &Rig) {
-    let mut marks = rig.pinned_array::<Pool>(names::ARRIVALS);
-    for index in 0..ARRIVALS {
-        marks.set(index, Pool::EMPTY, 0).expect("no marks");
-    }
-    let mut config = rig.pinned_array::<Config>(names::CONFIG);
-    let value = config.get(&0, 0).expect("the config");
-    let value = Config {
-        arrivals: 0,
-        ..value
-    };
-    config.set(0, value, 0).expect("the config");
-}
-
 #[test]
 fn flows_that_were_not_marked_are_found() {
     with_rig("flows_without_marks", |rig| {
@@ -300,7 +285,7 @@ fn flows_that_were_not_marked_are_found() {
                 came_for_others(back.tcp(6000, 8081, "A", b"x"));
             };
             all();
-            forget_marks(rig);
+            rig.forget_marks(names::ARRIVALS);
             all();
             // The next start finds them.
             let next = rig.another_daemon();
@@ -328,12 +313,10 @@ fn subnets_are_known_by_how_they_begin() {
         };
         let refused = [(DropReason::SpoofedSubnet, 1)];
         spoofed(Action::Drop, &refused);
-        let mut areas = rig.pinned_array::<Pool>(names::AREAS);
+        let areas = rig.pinned_array::<Pool>(names::AREAS);
         let held = [0, 1].map(|index| areas.get(&index, 0).expect("areas"));
         assert!(held.iter().all(|marks| *marks != Pool::EMPTY));
-        for index in 0..AREAS {
-            areas.set(index, Pool::EMPTY, 0).expect("no marks");
-        }
+        rig.clear_marks(names::AREAS);
         // It is by them alone that it is known.
         spoofed(Action::Pass, &[]);
         // They come and go with the subnets.

@@ -30,7 +30,7 @@ pub struct Config {
     /// Not 0 while each flow by an uplink has its mark in `arrivals`, each between containers in
     /// `siblings`, and each subnet in `areas`; a start with programs of another version, older or
     /// newer, writes 0.
-    pub arrivals: u8,
+    pub marked: u8,
     /// Entries of `evictable4` and `evictable6`.
     pub evictable: u32,
     /// New flows that one client may begin by published ports in

@@ -118,7 +118,7 @@ pub fn is_hosts<F: Family>(p: &Packet<F::Addr>) -> bool {
 /// Do the marks in `arrivals`, `siblings` and `areas` say all that there is?
 #[inline(always)]
 pub fn are_marked() -> bool {
-    CONFIG.get(0).is_some_and(|config| config.arrivals != 0)
+    CONFIG.get(0).is_some_and(|config| config.marked != 0)
 }
 
 /// Does the address begin as those of one of our subnets do?

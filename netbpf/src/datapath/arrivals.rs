@@ -50,7 +50,7 @@ impl Datapath {
         bit_maps(ebpf, names::SIBLINGS)?
             .set(SIBLINGS_OF_DAEMON, marks.siblings, 0)
             .written(names::SIBLINGS, SIBLINGS)?;
-        load::change_config(&mut load::config(ebpf)?, |config| config.arrivals = 1)
+        load::change_config(&mut load::config(ebpf)?, |config| config.marked = 1)
     }
 }
 

@@ -83,7 +83,7 @@ impl Datapath {
         let endpoints = wanted.endpoints.iter();
         found.extend(compare(
             names::VETHS,
-            endpoints.map(|e| (e.device.ifindex, tables::veth(e).veth)),
+            endpoints.map(|e| (e.device.ifindex, tables::veth(e))),
             tables.veths.iter().flatten(),
             of_device,
         ));
@@ -93,7 +93,7 @@ impl Datapath {
             .taken()
             .map(|slot| (slot.ifindex, slot))
             .collect();
-        let endpoints = wanted.endpoints.iter().map(tables::veth);
+        let endpoints = wanted.endpoints.iter().map(tables::veth_slot);
         found.extend(compare(
             names::VETH_SLOTS,
             endpoints

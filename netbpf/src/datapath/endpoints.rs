@@ -58,7 +58,7 @@ impl Slots {
         if held == slot || held.ifindex != slot.ifindex && is_known(&held, veths) {
             return Ok(());
         }
-        // The kernel copies an entry of an array bit by bit: nobody goes by it until all of
+        // The kernel copies an entry of an array piece by piece: nobody goes by it until all of
         // it is there.
         self.write(index, VethSlot { ifindex: 0, ..slot })?;
         self.write(index, slot)
@@ -66,22 +66,30 @@ impl Slots {
 
     /// Frees the place of a device, if it has one.
     fn remove(&mut self, ifindex: u32) -> Result<()> {
-        let held = self.at(veth_slot(ifindex))?;
-        if ifindex == 0 || held.ifindex != ifindex {
+        let index = veth_slot(ifindex);
+        let held = self.at(index)?;
+        if held.ifindex != ifindex {
             return Ok(());
         }
-        // The rest stays: a program may be reading it.
-        self.write(veth_slot(ifindex), VethSlot { ifindex: 0, ..held })
+        self.free(index, held)
     }
 
-    /// Frees the places of devices that `veths` does not know, or of which it says something else:
-    /// versions that knew of no places leave them behind.
+    /// The rest of it stays: a program may be reading it.
+    fn free(&mut self, index: u32, held: VethSlot) -> Result<()> {
+        self.write(index, VethSlot { ifindex: 0, ..held })
+    }
+
+    /// Frees the places of devices that `veths` does not know, or of which it says something else
+    /// (versions that knew of no places leave them behind), and what is at no device's place.
     fn retain(&mut self, veths: &Veths) -> Result<()> {
-        let stale = self.taken().filter(|slot| !is_known(slot, veths));
-        let stale: Vec<u32> = stale.map(|slot| slot.ifindex).collect();
-        stale
-            .into_iter()
-            .try_for_each(|ifindex| self.remove(ifindex))
+        for index in 0..VETH_SLOTS {
+            let held = self.at(index)?;
+            let is_right = veth_slot(held.ifindex) == index && is_known(&held, veths);
+            if held.ifindex != 0 && !is_right {
+                self.free(index, held)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,7 +112,7 @@ impl Datapath {
             });
         }
         let tables = &mut self.inner().tables;
-        let slot = tables::veth(endpoint);
+        let slot = tables::veth_slot(endpoint);
         tables
             .veths
             .insert(endpoint.device.ifindex, slot.veth, 0)

@@ -316,7 +316,7 @@ fn set_config(object: &mut Ebpf, options: &Options, is_loaded: bool) -> Result<(
         gateway_mac: GATEWAY_MAC,
         // Others may have begun flows, and go on until they are replaced: they may not know of
         // all marks.
-        arrivals: before.arrivals * u8::from(is_loaded),
+        marked: before.marked * u8::from(is_loaded),
         evictable,
         established,
         client_rate: options.client_rate,
@@ -354,7 +354,7 @@ pub(super) fn config(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Config>> {
 pub(super) fn is_trusted(ebpf: &mut Ebpf) -> Result<bool> {
     let config = config(ebpf)?.get(&0, 0);
     let config = config.map_err(|e| DatapathError::other("read config", chain(&e)))?;
-    Ok(config.arrivals != 0)
+    Ok(config.marked != 0)
 }
 
 /// Changes it; the programs see it with their next packet. One change at a time: each

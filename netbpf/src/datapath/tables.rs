@@ -246,14 +246,10 @@ pub(super) fn flags(network: NetworkFlags) -> u32 {
         )
 }
 
-pub(super) fn veth(e: &EndpointEntry) -> VethSlot {
+pub(super) fn veth(e: &EndpointEntry) -> Veth {
     let v4 = |ip: Option<Ipv4Addr>| ip.map_or([0; 4], |ip| ip.octets());
     let v6 = |ip: Option<Ipv6Addr>| ip.map_or([0; 16], |ip| ip.octets());
-    let (mask4, mask6) = (
-        e.ipv4.map(|net| net.netmask()),
-        e.ipv6.map(|net| net.netmask()),
-    );
-    let veth = Veth {
+    Veth {
         endpoint: e.index,
         network: e.network,
         flags: flags(e.flags) | (e.container as u32) << CONTAINER_SHIFT,
@@ -265,12 +261,16 @@ pub(super) fn veth(e: &EndpointEntry) -> VethSlot {
         mac: e.mac,
         mtu: e.mtu,
         vni: e.flags.overlay.map_or(0, |at| at.vni),
-    };
+    }
+}
+
+pub(super) fn veth_slot(e: &EndpointEntry) -> VethSlot {
+    let none = VethSlot::unplaced(veth(e));
     VethSlot {
         ifindex: e.device.ifindex,
-        mask4: mask4.map_or([0xff; 4], |mask| mask.octets()),
-        mask6: mask6.map_or([0xff; 16], |mask| mask.octets()),
-        ..VethSlot::unplaced(veth)
+        mask4: e.ipv4.map_or(none.mask4, |net| net.netmask().octets()),
+        mask6: e.ipv6.map_or(none.mask6, |net| net.netmask().octets()),
+        ..none
     }
 }
 

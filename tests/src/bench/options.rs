@@ -30,9 +30,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "rows")]
     pub against: Option<PathBuf>,
     /// Only comparisons whose name contains this: published, sibling,
-    /// masquerade, overlay, host, loopback, crowded, round-trip, set-up, stream (also mtu-stream and
-    /// two-cpu-stream), udp-round-trip, udp-packets, attach, size, flows,
-    /// cluster; with --rows, a packet's name
+    /// masquerade, overlay, host, loopback, crowded, round-trip, set-up, stream
+    /// (also mtu-stream and two-cpu-stream), udp-round-trip, udp-packets, attach,
+    /// size, flows, cluster; with --rows, a packet's name
     #[arg(long, value_name = "PATTERN")]
     pub only: Option<String>,
     /// Only worlds whose name contains this: netbpf, iptables, nftables, docker-proxy,

@@ -19,7 +19,10 @@ use netbpf::datapath::{
     Datapath, Device, EndpointEntry, GATEWAY_MAC, LocalEntry, NetworkFlags, Options, Service,
     ServiceAt, ServiceBackend, Sizes, SubnetEntry, UplinkEntry,
 };
-use netbpf_common::names::{EARLY_DROP, TO_UPLINK};
+use netbpf_common::{
+    maps::{Config, Pool},
+    names::{CONFIG, EARLY_DROP, TO_UPLINK},
+};
 
 use crate::packets::Way;
 
@@ -204,6 +207,25 @@ impl Rig {
     #[track_caller]
     pub fn pinned_array<V: Pod>(&self, name: &str) -> Array<MapData, V> {
         pinned_array(&self.bpffs(), name)
+    }
+
+    /// Takes all marks of these bit maps away.
+    #[track_caller]
+    pub fn clear_marks(&self, name: &str) {
+        let mut maps = self.pinned_array::<Pool>(name);
+        for index in 0..maps.len() {
+            maps.set(index, Pool::EMPTY, 0).expect("no marks");
+        }
+    }
+
+    /// As after programs of a version that set no such marks.
+    #[track_caller]
+    pub fn forget_marks(&self, name: &str) {
+        self.clear_marks(name);
+        let mut config = self.pinned_array::<Config>(CONFIG);
+        let value = config.get(&0, 0).expect("the config");
+        let value = Config { marked: 0, ..value };
+        config.set(0, value, 0).expect("the config");
     }
 
     fn fill(&self) {

@@ -224,12 +224,12 @@ impl<'a> Range<'a> {
         })
     }
 
-    /// What becomes of a packet by the uplink where the programs do not go by `arrivals`.
+    /// What becomes of a packet by the uplink where the programs do not go by marks.
     pub fn the_long_way(&self, packet: &[u8]) -> (u32, Vec<u8>) {
-        let switch = |arrivals| {
+        let switch = |marked| {
             let mut config = self.config.borrow_mut();
             let value = config.get(&0, 0).expect("the config");
-            let value = Config { arrivals, ..value };
+            let value = Config { marked, ..value };
             config.set(0, value, 0).expect("the config");
         };
         switch(0);

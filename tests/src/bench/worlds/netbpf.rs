@@ -14,14 +14,14 @@ pub struct Netbpf {
     town: Town,
     pair: Option<Pair>,
     /// Endpoints and daemon live as long as the world.
-    _containers: Vec<Container>,
+    containers: Vec<Container>,
     pub host: Host,
 }
 
 impl Netbpf {
     /// With another container, which lives as long.
     pub fn with(mut self, container: Container) -> Netbpf {
-        self._containers.push(container);
+        self.containers.push(container);
         self
     }
 }
@@ -61,7 +61,7 @@ pub fn build(
             web_address: web.addr(Family::V4),
             app: Namespace::clone(&app),
         },
-        _containers: vec![web, app],
+        containers: vec![web, app],
         host,
     }
 }
